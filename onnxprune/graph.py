@@ -1,0 +1,410 @@
+"""A model as a read-only graph: who writes and who reads each value, constants, concrete shapes.
+
+Two decisions live here.
+
+*Keys.* ONNX nodes may lack names, but value names are unique, so a node is identified by its first output.
+
+*Probes.* Shapes are computed twice, by walking the nodes once for each of two assignments of the symbolic
+dimensions (batch 1, then batch 2 and the others changed too). Everything that depends on shapes must hold for
+both, and whatever differs between them is known to be dynamic. Small integer values (shape arithmetic) are evaluated
+on the way, so `Shape -> Gather -> Concat -> Reshape` is as clear as a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from onnx.shape_inference import infer_node_outputs
+
+from onnxprune.errors import ModelError
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+SMALL = 4096  # elements up to which values are evaluated while shapes are inferred
+DEFAULT_DIM = {4: 224, 5: 32}  # a symbolic height or width of an image or a video; other axes get 16
+STANDARD = ("", "ai.onnx")
+NOT_FUNCTIONS = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+    "Dropout",
+    "If",
+    "Loop",
+    "Scan",
+}  # their output isn't a function of tensor inputs alone: never folded
+QUANTIZED = {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+}
+
+
+def load(path: str | Path) -> ModelProto:
+    """Read a model file with its external data; `ModelError` says in one sentence why it can't be read."""
+    path = Path(path)
+    if not path.exists():
+        raise ModelError(f"{path}: no such file; give the path of an .onnx model.")
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; give the path of an .onnx model.")
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # protobuf, OS and onnx.checker errors have no common base
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"{path} is not a readable ONNX model ({reason}); is it complete, and an .onnx file?"
+        ) from error
+    if not model.graph.node and not model.graph.output:
+        raise ModelError(f"{path} is not an ONNX model, or an empty one: it has no nodes and no outputs.")
+    return model
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """The attributes of a node as Python values (strings decoded)."""
+    values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
+    return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
+
+
+def key(node: NodeProto) -> str:
+    """The identity of a node: the name of its first output."""
+    return next((name for name in node.output if name), node.name)
+
+
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """The bodies of If, Loop and Scan."""
+    for a in node.attribute:
+        if a.type == AttributeProto.GRAPH:
+            yield a.g
+        elif a.type == AttributeProto.GRAPHS:
+            yield from a.graphs
+
+
+def outer_names(body: GraphProto) -> set[str]:
+    """Names that a body reads from the graphs around it."""
+    used = {name for node in body.node for name in node.input if name} | {o.name for o in body.output}
+    for node in body.node:
+        for inner in subgraphs(node):
+            used |= outer_names(inner)
+    own = {name for node in body.node for name in node.output}
+    return used - own - {i.name for i in body.input} - {t.name for t in body.initializer}
+
+
+def fresh(name: str, taken: set[str]) -> str:
+    """A name like `name` that isn't taken yet; it is added to `taken`."""
+    candidate, number = name, 1
+    while candidate in taken:
+        candidate, number = f"{name}_{number}", number + 1
+    taken.add(candidate)
+    return candidate
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Concrete shapes of all values, and the values of shape arithmetic, for one size of every symbolic dimension."""
+
+    shapes: dict[str, Shape]
+    values: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A read-only index over a ModelProto, which is never changed. `probes` holds two assignments of sizes."""
+
+    model: ModelProto
+    dims: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    @cached_property
+    def nodes(self) -> list[NodeProto]:
+        """All nodes in the order of the file, which ONNX requires to be topological."""
+        return list(self.model.graph.node)
+
+    @cached_property
+    def opset(self) -> int:
+        """Version of the standard operator set."""
+        return next((o.version for o in self.model.opset_import if o.domain in STANDARD), 1)
+
+    @cached_property
+    def initializers(self) -> dict[str, TensorProto]:
+        """The initializers by name."""
+        return {t.name: t for t in self.model.graph.initializer}
+
+    @cached_property
+    def inputs(self) -> list[onnx.ValueInfoProto]:
+        """Graph inputs that a caller must feed (an initializer that is also an input is a constant here)."""
+        return [i for i in self.model.graph.input if i.name not in self.initializers]
+
+    @cached_property
+    def outputs(self) -> list[str]:
+        """Names of the graph outputs."""
+        return [o.name for o in self.model.graph.output]
+
+    @cached_property
+    def producer(self) -> dict[str, int]:
+        """Value name -> index of the node that writes it."""
+        return {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[int]]:
+        """Value name -> indices of the nodes that read it, also from within their bodies."""
+        readers: dict[str, list[int]] = {}
+        for i, node in enumerate(self.nodes):
+            for name in self.reads(node):
+                readers.setdefault(name, []).append(i)
+        return readers
+
+    def reads(self, node: NodeProto) -> list[str]:
+        """All values a node depends on, including those its bodies take from outside."""
+        outer = set().union(*(outer_names(body) for body in subgraphs(node)))
+        return [name for name in dict.fromkeys([*node.input, *sorted(outer)]) if name]
+
+    @cached_property
+    def static(self) -> set[str]:
+        """Values that no input and no symbolic dimension can change: initializers and all that is computed from them."""
+        known = set(self.initializers)
+        for node in self.nodes:
+            standard = (
+                node.domain in STANDARD and node.op_type not in NOT_FUNCTIONS and not any(subgraphs(node))
+            )
+            if standard and all(name in known for name in node.input if name):
+                known.update(name for name in node.output if name)
+        return known
+
+    @cached_property
+    def _arrays(self) -> dict[str, Array]:
+        return {}
+
+    def array(self, name: str) -> Array:
+        """The value of a static name; large results of constant subgraphs are computed when first asked for."""
+        if name not in self._arrays:
+            if name in self.initializers:
+                self._arrays[name] = numpy_helper.to_array(self.initializers[name])
+            else:
+                node = self.nodes[self.producer[name]]
+                values = evaluate(node, [self.array(n) if n else None for n in node.input], self.opset)
+                self._arrays.update(zip(node.output, values, strict=False))
+        return self._arrays[name]
+
+    @cached_property
+    def symbolic(self) -> list[str]:
+        """Graph inputs with at least one dimension that isn't fixed."""
+        return [i.name for i in self.inputs if any(not d.dim_value for d in i.type.tensor_type.shape.dim)]
+
+    @cached_property
+    def probes(self) -> tuple[Probe, ...]:
+        """Shapes at batch 1, and again with every symbolic dimension changed (only the batch if the rest can't be)."""
+        first = self._probe(batch=1, factor=1)
+        if not self.symbolic:
+            return (first,)
+        for factor in (2, 1):
+            try:
+                return (first, self._probe(batch=2, factor=factor))
+            except ModelError:
+                continue
+        return (first,)
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Shapes at batch 1; a value of unknown shape is missing."""
+        return self.probes[0].shapes
+
+    def input_shapes(self, batch: int = 1, factor: int = 1) -> dict[str, Shape]:
+        """Sizes for every graph input: the declared ones, then `dims`, then defaults; symbolic ones times `factor`."""
+        sizes: dict[str, int] = {}
+        shapes = {}
+        for value in self.inputs:
+            declared = value.type.tensor_type.shape.dim
+            given = self.dims.get(value.name)
+            if given is not None and len(given) != len(declared):
+                raise ModelError(
+                    f"input '{value.name}' has {len(declared)} dimensions, but {list(given)} was given as its shape."
+                )
+            shape = []
+            for axis, d in enumerate(declared):
+                if d.dim_value:
+                    size = d.dim_value
+                elif axis == 0:
+                    size = sizes.setdefault(d.dim_param, batch) if d.dim_param else batch
+                else:
+                    default = DEFAULT_DIM.get(len(declared), 16) if axis > 1 else 16
+                    size = factor * (given[axis] if given is not None else default)
+                    size = sizes.setdefault(d.dim_param, size) if d.dim_param else size
+                shape.append(size)
+            shapes[value.name] = tuple(shape)
+        return shapes
+
+    def _probe(self, batch: int, factor: int) -> Probe:
+        types = {}
+        for value in self.inputs:
+            shape = self.input_shapes(batch, factor)[value.name]
+            types[value.name] = onnx.helper.make_tensor_type_proto(value.type.tensor_type.elem_type, shape)
+        return _Inference(self, types).run()
+
+    @cached_property
+    def declared(self) -> dict[str, TypeProto]:
+        """Types that the file itself states, used where inference fails."""
+        infos = [*self.model.graph.value_info, *self.model.graph.output]
+        return {info.name: info.type for info in infos}
+
+    @cached_property
+    def types(self) -> dict[str, int]:
+        """Element type of every value whose type is known (TensorProto.DataType)."""
+        known = {i.name: i.type.tensor_type.elem_type for i in self.model.graph.input}
+        known |= {name: t.tensor_type.elem_type for name, t in self.declared.items()}
+        known |= {name: t.data_type for name, t in self.initializers.items()}
+        return known | self._inferred_types
+
+    @cached_property
+    def _inferred_types(self) -> dict[str, int]:
+        return {}
+
+
+def evaluate(node: NodeProto, values: Sequence[Array | None], opset: int) -> list[Array]:
+    """Run one node on NumPy arrays by ONNX's reference implementation."""
+    if node.op_type == "Constant":
+        return [constant(node)]
+    evaluator = ReferenceEvaluator(_alone(node, opset))
+    feeds = {name: value for name, value in zip(node.input, values, strict=True) if name}
+    return [np.asarray(v) for v in evaluator.run(None, feeds)]
+
+
+def constant(node: NodeProto) -> Array:
+    """The value of a Constant node in any of its forms."""
+    value = attributes(node)
+    if "value" in value:
+        return numpy_helper.to_array(value["value"])
+    name, content = next(iter(value.items()))
+    return np.asarray(
+        content, np.int64 if name.startswith("value_int") else np.float32 if "float" in name else None
+    )
+
+
+def _alone(node: NodeProto, opset: int) -> ModelProto:
+    inputs = [onnx.helper.make_value_info(n, onnx.TypeProto()) for n in dict.fromkeys(node.input) if n]
+    outputs = [onnx.helper.make_value_info(n, onnx.TypeProto()) for n in node.output if n]
+    graph = onnx.helper.make_graph([node], "one", inputs, outputs)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+
+
+class _Inference:
+    """One walk over the nodes that gives each value its type, and small values their content."""
+
+    def __init__(self, graph: Graph, types: dict[str, TypeProto]) -> None:
+        self.graph, self.types = graph, types
+        self.values: dict[str, Array] = {}
+        self.protos: dict[str, TensorProto] = {}
+        for name, tensor in graph.initializers.items():
+            self.types[name] = onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
+            if np.prod(tensor.dims) <= SMALL and not tensor.external_data:
+                self._know(name, graph.array(name))
+
+    def run(self) -> Probe:
+        for node in self.graph.nodes:
+            if not self._compute(node):
+                self._infer(node)
+        shapes = {name: shape for name, t in self.types.items() if (shape := _shape(t)) is not None}
+        elements = {
+            name: t.tensor_type.elem_type for name, t in self.types.items() if t.tensor_type.elem_type
+        }
+        self.graph._inferred_types.update(elements)
+        return Probe(shapes, self.values)
+
+    def _know(self, name: str, value: Array) -> None:
+        self.values[name] = value
+        self.protos[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self.types[name] = onnx.helper.make_tensor_type_proto(self.protos[name].data_type, value.shape)
+
+    def _compute(self, node: NodeProto) -> bool:
+        """Evaluate the node if its inputs, or only their shapes where that is enough, are known; False if not."""
+        if node.domain not in STANDARD or node.op_type in NOT_FUNCTIONS:
+            return False
+        if node.op_type in ("Shape", "Size"):
+            shape = _shape(self.types.get(node.input[0], TypeProto()))
+            if shape is None:
+                return False
+            a = attributes(node)
+            whole = np.asarray(shape, np.int64)
+            value = (
+                whole[a.get("start", 0) : a.get("end", len(shape))]
+                if node.op_type == "Shape"
+                else whole.prod()
+            )
+            self._know(node.output[0], np.asarray(value, np.int64))
+            return True
+        if not all(name in self.values for name in node.input if name):
+            return False
+        if node.op_type == "ConstantOfShape" and self.values[node.input[0]].prod() > SMALL:
+            return False
+        try:
+            results = evaluate(node, [self.values.get(n) for n in node.input], self.graph.opset)
+        except Exception:  # the reference implementation raises anything; inference then decides
+            return False
+        for name, value in zip(node.output, results, strict=False):
+            if name and value.size <= SMALL:
+                self._know(name, value)
+            elif name:
+                self.types[name] = onnx.helper.make_tensor_type_proto(
+                    onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
+                )
+        return True
+
+    def _infer(self, node: NodeProto) -> None:
+        inferred: dict[str, TypeProto] = {}
+        known = {name: self.types[name] for name in self.graph.reads(node) if name in self.types}
+        domain = "" if node.domain in STANDARD else node.domain
+        versions = {
+            o.domain if o.domain not in STANDARD else "": o.version for o in self.graph.model.opset_import
+        }
+        try:
+            schema = onnx.defs.get_schema(node.op_type, versions.get(domain, 1), domain)
+            if all(name in known for name in node.input if name):
+                opsets = [onnx.helper.make_opsetid(d, v) for d, v in versions.items()]
+                inferred = infer_node_outputs(schema, node, known, self.protos, opset_imports=opsets)
+        except onnx.shape_inference.InferenceError as error:
+            raise ModelError(
+                f"shapes don't fit at node '{node.name or key(node)}' ({node.op_type}): {error}"
+            ) from error
+        except onnx.defs.SchemaError:
+            pass  # a custom or contributed operator: what the file declares must do
+        for name in node.output:
+            if name and _shape(inferred.get(name, TypeProto())) is not None:
+                self.types[name] = inferred[name]
+            elif name:
+                self.types[name] = self._declared(name, inferred.get(name))
+
+    def _declared(self, name: str, inferred: TypeProto | None) -> TypeProto:
+        """What the file says of a value, with its symbolic dimensions replaced by this probe's sizes."""
+        declared = self.graph.declared.get(name)
+        if declared is None or not declared.tensor_type.HasField("shape"):
+            return inferred or declared or TypeProto()
+        sizes: dict[str, int] = {}
+        for value in self.graph.inputs:
+            for d, size in zip(
+                value.type.tensor_type.shape.dim, _shape(self.types[value.name]) or (), strict=False
+            ):
+                sizes[d.dim_param] = size
+        dims = [d.dim_value or sizes.get(d.dim_param) for d in declared.tensor_type.shape.dim]
+        if any(d is None for d in dims):
+            return onnx.helper.make_tensor_type_proto(declared.tensor_type.elem_type, None)
+        return onnx.helper.make_tensor_type_proto(declared.tensor_type.elem_type, dims)
+
+
+def _shape(t: TypeProto) -> Shape | None:
+    if not t.HasField("tensor_type") or not t.tensor_type.HasField("shape"):
+        return None
+    dims = t.tensor_type.shape.dim
+    return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None

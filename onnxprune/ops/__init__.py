@@ -1,0 +1,12 @@
+"""Everything that is specific to an operator: one entry per operator, in the file of its family.
+
+An entry has up to four parts (see `Rule`): `couple` says what the channel ids of the outputs are and what it ties;
+`shrink` rewrites what the node says about sizes; `linear` describes the operator as a matrix product if it is one;
+`affine` its per-channel scale and shift if it is one. An operator without an entry freezes all it touches: unknown
+never means element-wise.
+"""
+
+from onnxprune.ops import elementwise, layers, movement, reductions
+from onnxprune.ops.registry import RULES, Cut, Rule, Visit, find
+
+__all__ = ["RULES", "Cut", "Rule", "Visit", "elementwise", "find", "layers", "movement", "reductions"]

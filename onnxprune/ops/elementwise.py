@@ -1,0 +1,206 @@
+"""Operators that treat every element by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+
+import numpy as np
+from onnx import NodeProto
+
+from onnxprune.graph import Graph, Shape
+from onnxprune.ids import Ids
+from onnxprune.ops.linear import Float, per_channel
+from onnxprune.ops.registry import Visit, rule
+
+Affine = tuple[Float, Float] | None
+
+UNARY = [
+    "Abs",
+    "Acos",
+    "Acosh",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "BitwiseNot",
+    "Celu",
+    "Ceil",
+    "Cos",
+    "Cosh",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "IsInf",
+    "IsNaN",
+    "LeakyRelu",
+    "Log",
+    "Mish",
+    "Neg",
+    "Not",
+    "Reciprocal",
+    "Relu",
+    "Round",
+    "Selu",
+    "Shrink",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Swish",
+    "Tan",
+    "Tanh",
+    "ThresholdedRelu",
+]
+
+
+@rule(*UNARY)
+def unary(v: Visit) -> None:
+    """The ids of the input."""
+    v.set(v.ids(0))
+
+
+@rule("Gelu", "QuickGelu", "FastGelu", domain="com.microsoft")
+def microsoft_unary(v: Visit) -> None:
+    """The ids of the input; FastGelu may add a bias along the last axis."""
+    if v.has(1):
+        elementwise(v)
+    else:
+        v.set(v.ids(0))
+
+
+@rule("Cast", "CastLike")
+def cast(v: Visit) -> None:
+    """The ids of the input; a size that becomes a number to calculate with may not change."""
+    if v.name(0) in v.notes.ids and v.probe.values.get(v.name(0)) is not None and _becomes_float(v):
+        v.freeze(v.ids(0), "calculates with the number of channels")
+    v.set(v.ids(0))
+
+
+def _becomes_float(v: Visit) -> bool:
+    value = v.probe.values.get(v.node.output[0])
+    return value is None or value.dtype.kind == "f"
+
+
+@rule("Dropout")
+def dropout(v: Visit) -> None:
+    """Does nothing at inference; its mask is like its input."""
+    for k in range(len(v.node.output)):
+        v.set(v.ids(0), k)
+
+
+@rule("Clip")
+def clip(v: Visit) -> None:
+    """Its bounds are scalars."""
+    v.set(v.ids(0))
+
+
+def add_affine(graph: Graph, node: NodeProto, i: int, axis: int, rank: int) -> Affine:
+    """x + constant."""
+    return _operand(graph, node, i, axis, rank, lambda c, first: (np.ones(1), c))
+
+
+def sub_affine(graph: Graph, node: NodeProto, i: int, axis: int, rank: int) -> Affine:
+    """x - constant, or constant - x."""
+    return _operand(
+        graph, node, i, axis, rank, lambda c, first: (np.ones(1), -c) if first else (-np.ones(1), c)
+    )
+
+
+def mul_affine(graph: Graph, node: NodeProto, i: int, axis: int, rank: int) -> Affine:
+    """x * constant."""
+    return _operand(graph, node, i, axis, rank, lambda c, first: (c, np.zeros(1)))
+
+
+def div_affine(graph: Graph, node: NodeProto, i: int, axis: int, rank: int) -> Affine:
+    """x / constant."""
+    return _operand(
+        graph, node, i, axis, rank, lambda c, first: (1 / c, np.zeros(1)) if first and c.all() else None
+    )
+
+
+def _operand(
+    graph: Graph, node: NodeProto, i: int, axis: int, rank: int, form: Callable[[Float, bool], Affine]
+) -> Affine:
+    other = node.input[1 - i]
+    if other not in graph.static:
+        return None
+    value = per_channel(graph.array(other), axis, rank)
+    return None if value is None else form(value, i == 0)
+
+
+@rule("Sum", "Max", "Min", "Mean", "Pow", "Mod", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+@rule("And", "Or", "Xor", "Where", "PRelu", "BitwiseAnd", "BitwiseOr", "BitwiseXor")
+@rule("Mul", affine=mul_affine)
+@rule("Div", affine=div_affine)
+def elementwise(v: Visit) -> None:
+    """Channels at equal places of all operands are tied."""
+    v.set(combine(v))
+
+
+@rule("Add", affine=add_affine)
+@rule("Sub", affine=sub_affine)
+def additive(v: Visit) -> None:
+    """As `elementwise`; channels that pass through the sum of two activations form a residual stream."""
+    ids = combine(v)
+    if not v.static(0) and not v.static(1):
+        v.notes.streams.append(ids)
+    v.set(ids)
+
+
+def combine(v: Visit) -> Ids:
+    """The ids of an element-wise result of several operands, which it ties.
+
+    An operand that really has length 1 along an axis is repeated over it: where channels vary along that axis its own
+    one stays (dropping it would leave none), and the others are free. A constant has ids of its own on each axis along
+    which channels vary; where it alone has more than one element, it makes the channels.
+    """
+    shape = v.out_shape()
+    operands = [i for i in range(len(v.node.input)) if v.has(i)]
+    active = [i for i in operands if not v.static(i)]
+    lengths = {i: _aligned(v.shape(i), len(shape)) for i in operands}
+    ids = {i: v.ids(i).reshape(_aligned(v.ids(i).shape, len(shape))) for i in active}
+    varies = [a for a, n in enumerate(shape) if n > 1 and _channels_vary(a, n, ids, lengths)]
+    whole = {}
+    for i in active:
+        if any(lengths[i][a] == 1 for a in varies):
+            v.freeze(ids[i], "repeats it over several channels")
+        else:
+            whole[i] = ids[i]
+    for i, j in combinations(whole, 2):
+        v.tie(whole[i], whole[j])
+    result = np.zeros((1,) * len(shape), np.int64)
+    for one in whole.values():
+        result = np.where(result == 0, one, result)
+    for i in set(operands) - set(active):
+        for axis in varies:
+            if lengths[i][axis] > 1:
+                result = _tie_constant(v, i, axis, result)
+    return result
+
+
+def _aligned(shape: Shape, rank: int) -> Shape:
+    return (1,) * (rank - len(shape)) + tuple(shape)
+
+
+def _channels_vary(axis: int, n: int, ids: dict[int, Ids], lengths: dict[int, Shape]) -> bool:
+    """Whether the result's channels vary along an axis: some activation's do, or a constant alone spans it."""
+    return any(one.shape[axis] > 1 for one in ids.values()) or all(lengths[i][axis] != n for i in ids)
+
+
+def _tie_constant(v: Visit, i: int, axis: int, result: Ids) -> Ids:
+    """The constant's elements along `axis` belong to the channels there."""
+    own = v.parameter(i, axis - result.ndim + len(v.shape(i)))
+    own = own.reshape([-1 if a == axis else 1 for a in range(result.ndim)])
+    if result.shape[axis] > 1:
+        v.tie(result, own)
+        return result
+    return np.where(result == 0, own, result)

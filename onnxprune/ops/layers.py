@@ -1,0 +1,260 @@
+"""Layers with weights: convolutions, matrix products, normalizations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import NodeProto
+
+from onnxprune.graph import Graph, attributes, key
+from onnxprune.ids import Ids
+from onnxprune.ops.linear import Float, Linear, Window, floating, per_channel
+from onnxprune.ops.registry import Cut, Visit, rule
+
+# ---------------------------------------------------------------------------------------------- convolutions
+
+
+def window(graph: Graph, node: NodeProto, transposed: bool) -> Window:
+    """The geometry that a convolution's attributes and weight state."""
+    a = attributes(node)
+    kernel = tuple(graph.shapes[node.input[1]][2:])
+    ones = (1,) * len(kernel)
+    return Window(
+        kernel,
+        tuple(a.get("strides", ones)),
+        tuple(a.get("dilations", ones)),
+        tuple(a.get("pads", (0,) * 2 * len(kernel))),
+        a.get("auto_pad", "NOTSET"),
+        transposed,
+    )
+
+
+def conv_linear(graph: Graph, index: int) -> Linear | None:
+    """Conv and ConvTranspose as matrix products, one per convolution group."""
+    node = graph.nodes[index]
+    transposed = node.op_type == "ConvTranspose"
+    if node.input[1] not in graph.static or not floating(graph.array(node.input[1])):
+        return None
+    a = attributes(node)
+    if transposed and (a.get("output_shape") or a.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")):
+        return None
+    weight, groups = graph.array(node.input[1]).astype(np.float64), a.get("group", 1)
+    taps = int(np.prod(weight.shape[2:]))
+    split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], taps)
+    inputs, outputs = (1, 2) if transposed else (2, 1)
+    matrix = split.transpose(0, inputs, 3, outputs).reshape(groups, -1, split.shape[outputs])
+    bias = node.input[2] if len(node.input) > 2 else ""
+    if bias and bias not in graph.static:
+        return None
+    width = groups * matrix.shape[2]
+    offset = graph.array(bias).astype(np.float64) if bias else np.zeros(width)
+    geometry = window(graph, node, transposed)
+    return Linear(index, key(node), node.input[0], key(node), node.input[1], bias, matrix, offset, geometry)
+
+
+def shrink_conv(cut: Cut) -> None:
+    """Grouped weights lose, in every group, the rows and columns of that group's channels; depthwise ones whole groups."""
+    groups = cut.attrs.get("group", 1)
+    if groups == 1:
+        return
+    name, x, y = cut.node.input[1], cut.node.input[0], key(cut.node)
+    inputs, outputs = cut.mask(x, 1), cut.mask(y, 1)
+    if inputs.all() and outputs.all():
+        return
+    transposed = cut.node.op_type == "ConvTranspose"
+    shape = cut.shape(name)
+    per_input = shape[0] // groups if transposed else shape[1]
+    if (
+        per_input == 1
+    ):  # depthwise: the weight is cut along its first axis like any other, a group per channel
+        cut.set_attr("group", int(inputs.sum()))
+        return
+    weight = cut.graph.array(name)
+    split = weight.reshape(groups, shape[0] // groups, *shape[1:])
+    rows, columns = (inputs, outputs) if transposed else (outputs, inputs)
+    pairs = zip(split, rows.reshape(groups, -1), columns.reshape(groups, -1), strict=True)
+    cut.set_input(1, np.concatenate([block[r][:, c] for block, r, c in pairs]), "cut")
+
+
+def weights_fixed(v: Visit) -> bool:
+    """Whether the weights are floating-point constants; if not, everything the node touches stays."""
+    if v.static(1) and floating(v.graph.array(v.name(1))):
+        return True
+    v.freeze_all("reads its weights from another node, not from a constant")
+    return False
+
+
+@rule("Conv", "ConvTranspose", linear=conv_linear, shrink=shrink_conv)
+def conv(v: Visit) -> None:
+    """Contracts the channels of its input group by group, makes those of its output; depthwise filters pass through."""
+    if not weights_fixed(v):
+        return
+    transposed = v.node.op_type == "ConvTranspose"
+    groups = v.attr("group", 1)
+    read, write = (0, 1) if transposed else (1, 0)
+    x = v.channels(0, 1)
+    inputs, outputs = len(x) // groups, v.out_shape()[1] // groups
+    if groups == 1:
+        y = v.parameter(1, write, "writer")
+        v.tie(x, v.parameter(1, read, "reader"))
+        v.notes.readers[v.index] = x
+    elif inputs == 1 and (not transposed or outputs == 1):
+        y = v.parameter(1, 0, "parameter")
+        v.tie(y.reshape(groups, -1), x[:, None])
+    elif transposed:
+        v.freeze(x, "is a transposed convolution in groups, whose channels stay")
+        y = np.zeros(groups * outputs, np.int64)
+    else:
+        y = v.parameter(1, 0, "writer")
+        v.ledger.partition((v.index, "in"), x.reshape(groups, inputs))
+        v.ledger.partition((v.index, "out"), y.reshape(groups, outputs))
+        v.notes.readers[v.index] = x
+    v.notes.writers[v.index] = y
+    if v.has(2):
+        bias(v, 2, y)
+    v.set_channels(y)
+
+
+def bias(v: Visit, i: int, channels: Ids) -> None:
+    """A bias vector, one element per channel; one that isn't constant keeps its channels."""
+    if v.static(i):
+        if v.shape(i) and v.shape(i)[-1] == len(channels) > 1:
+            v.tie(channels, v.parameter(i, len(v.shape(i)) - 1))
+    else:
+        v.freeze(channels, "reads its bias from another node")
+
+
+# ---------------------------------------------------------------------------------------------- matrix products
+
+
+def gemm_linear(graph: Graph, index: int) -> Linear | None:
+    """Gemm as a matrix product, alpha and beta folded in."""
+    node, a = graph.nodes[index], attributes(graph.nodes[index])
+    if node.input[1] not in graph.static or not floating(graph.array(node.input[1])) or a.get("transA", 0):
+        return None
+    weight = graph.array(node.input[1]).astype(np.float64) * a.get("alpha", 1.0)
+    matrix = weight.T if a.get("transB", 0) else weight
+    bias = node.input[2] if len(node.input) > 2 else ""
+    offset = np.zeros(matrix.shape[1])
+    if bias:
+        value = per_channel(graph.array(bias), 1, 2) if bias in graph.static else None
+        if value is None:
+            return None
+        offset = offset + value * a.get("beta", 1.0)
+    return Linear(index, key(node), node.input[0], key(node), node.input[1], bias, matrix[None], offset)
+
+
+@rule("Gemm", linear=gemm_linear)
+def gemm(v: Visit) -> None:
+    """Contracts the last axis of its input, makes the last axis of its output."""
+    if not weights_fixed(v):
+        return
+    if v.attr("transA", 0):
+        v.freeze_all("reads its input transposed")
+        return
+    read, write = (1, 0) if v.attr("transB", 0) else (0, 1)
+    if v.ids(0).shape[0] > 1:
+        v.freeze(v.ids(0), "keeps the rows of its input apart")
+    product(v, v.channels(0, 1), read, write)
+    if v.has(2):
+        bias(v, 2, v.notes.writers[v.index])
+
+
+def product(v: Visit, x: Ids, read: int, write: int) -> None:
+    """The common part of Gemm and MatMul with a constant matrix."""
+    v.tie(x, v.parameter(1, read, "reader"))
+    y = v.parameter(1, write, "writer")
+    v.notes.readers[v.index], v.notes.writers[v.index] = x, y
+    v.set_channels(y, axis=len(v.out_shape()) - 1)
+
+
+def matmul_linear(graph: Graph, index: int) -> Linear | None:
+    """MatMul by a constant matrix on the right."""
+    node = graph.nodes[index]
+    if node.input[1] not in graph.static or len(graph.shapes.get(node.input[0], ())) < 2:
+        return None
+    weight = graph.array(node.input[1])
+    if not floating(weight) or weight.ndim < 2 or weight.size != weight.shape[-1] * weight.shape[-2]:
+        return None
+    matrix = weight.reshape(weight.shape[-2:]).astype(np.float64)
+    offset = np.zeros(matrix.shape[1])
+    return Linear(index, key(node), node.input[0], key(node), node.input[1], "", matrix[None], offset)
+
+
+@rule("MatMul", linear=matmul_linear)
+def matmul(v: Visit) -> None:
+    """By a constant matrix on the right: contracts the last axis, makes a new one. Anything else stays."""
+    if not v.static(1):
+        v.freeze_all(
+            "multiplies two computed values" if not v.static(0) else "has its constant matrix on the left"
+        )
+        return
+    if not weights_fixed(v):
+        return
+    shape = v.shape(1)
+    if len(shape) < 2 or np.prod(shape[:-2]) != 1 or len(v.shape(0)) < 2:
+        v.freeze_all("multiplies by a stack of matrices or a vector")
+        return
+    ids = v.ids(0)
+    if any(n > 1 for n in ids.shape[:-1]):
+        v.freeze(ids, "keeps the rows of its input apart")
+    product(v, v.channels(0, ids.ndim - 1), len(shape) - 2, len(shape) - 1)
+
+
+# ---------------------------------------------------------------------------------------------- normalizations
+
+
+def batchnorm_affine(
+    graph: Graph, node: NodeProto, i: int, axis: int, rank: int
+) -> tuple[Float, Float] | None:
+    """y = scale * x + shift per channel, from the running statistics."""
+    a = attributes(node)
+    if i != 0 or axis != 1 or a.get("training_mode", 0) or not all(n in graph.static for n in node.input[1:]):
+        return None
+    if len([name for name in node.output if name]) != 1:
+        return None
+    gamma, beta, mean, var = (graph.array(n).astype(np.float64) for n in node.input[1:5])
+    scale = gamma / np.sqrt(var + a.get("epsilon", 1e-5))
+    return scale, beta - mean * scale
+
+
+@rule("BatchNormalization", affine=batchnorm_affine)
+def batchnorm(v: Visit) -> None:
+    """Four numbers per channel."""
+    per_channel_parameters(v, range(1, 5))
+
+
+@rule("InstanceNormalization")
+def instancenorm(v: Visit) -> None:
+    """Each channel is normalized by itself, then scaled and shifted."""
+    per_channel_parameters(v, range(1, 3))
+
+
+def per_channel_parameters(v: Visit, positions: Sequence[int]) -> None:
+    """Inputs that hold one number per channel of axis 1."""
+    channels = v.channels(0, 1) if len(v.shape(0)) > 1 else np.zeros(0, np.int64)
+    for i in positions:
+        if v.static(i):
+            v.tie(channels, v.parameter(i, 0))
+        else:
+            v.freeze(channels, "reads its parameters from another node")
+    v.set_channels(channels)
+
+
+@rule("LayerNormalization", "RMSNormalization")
+def layernorm(v: Visit) -> None:
+    """Mixes everything from `axis` on."""
+    ids = v.ids(0)
+    axis = v.attr("axis", -1) % ids.ndim
+    width = int(np.prod(v.shape(0)[axis:]))
+    if any(n > 1 for n in ids.shape[axis:]) or ids.any():
+        v.freeze(ids, f"mixes all {width} channels of its input")
+    v.set(ids)
+
+
+@rule("LRN")
+def lrn(v: Visit) -> None:
+    """Divides by a sum over neighbouring channels."""
+    v.freeze(v.ids(0), "mixes neighbouring channels")
+    v.set(v.ids(0))

@@ -1,0 +1,227 @@
+"""A layer as a matrix product: Y = X W + b, with X the rows that the layer reads at its output positions.
+
+For a convolution a row is the patch under one output position, channel-major: column c * taps + t holds channel c at
+kernel tap t. So a channel of the input owns `taps` consecutive rows of W. Gemm and MatMul are the case of one tap.
+Constant per-channel operations behind the layer (BatchNormalization, a bias Add, a scale) are its *tail*: they are
+folded into W and b, and drop out of the written model where W is written anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from onnxprune.graph import Array, Graph, Shape, key
+from onnxprune.ops.registry import find
+
+Float = NDArray[np.float64]
+Ints = NDArray[np.int64]
+FLOATS = {"float16", "bfloat16", "float32", "float64"}
+
+
+@dataclass(frozen=True)
+class Window:
+    """Geometry of a (transposed) convolution over any number of spatial axes."""
+
+    kernel: Shape
+    strides: Shape
+    dilations: Shape
+    pads: Shape  # begins, then ends
+    auto_pad: str = "NOTSET"
+    transposed: bool = False
+
+    def taps(self) -> int:
+        """Number of kernel taps."""
+        return prod(self.kernel)
+
+    def begins(self, extent: Shape) -> Shape:
+        """Padding before the first element of each spatial axis of an input of this extent."""
+        if self.auto_pad in ("NOTSET", ""):
+            return self.pads[: len(self.kernel)]
+        if self.auto_pad == "VALID":
+            return (0,) * len(self.kernel)
+        totals = [
+            max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
+            for n, k, s, d in zip(extent, self.kernel, self.strides, self.dilations, strict=True)
+        ]
+        return tuple(t // 2 if self.auto_pad == "SAME_UPPER" else t - t // 2 for t in totals)
+
+    def reads(self, extent: Shape, out_extent: Shape, positions: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+        """Flat input index under each (output position, tap), and whether it lies inside the input: both [P, taps]."""
+        begins = self.begins(extent)
+        places = np.unravel_index(positions, out_extent)
+        taps = np.unravel_index(np.arange(self.taps()), self.kernel)
+        index = np.zeros((len(positions), self.taps()), np.int64)
+        inside = np.ones(index.shape, bool)
+        for axis, n in enumerate(extent):
+            stride, reach = self.strides[axis], taps[axis] * self.dilations[axis]
+            if self.transposed:
+                numerator = places[axis][:, None] + begins[axis] - reach
+                at = numerator // stride
+                inside &= numerator % stride == 0
+            else:
+                at = places[axis][:, None] * stride + reach - begins[axis]
+            inside &= (at >= 0) & (at < n)
+            index = index * n + at
+        return np.where(inside, index, 0), inside
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One linear layer with its tail folded in. matrix [conv_group, N, o] and offset [conv_group * o] are float64."""
+
+    index: int
+    key: str
+    input: str
+    output: str
+    weight: str
+    bias: str
+    matrix: Float
+    offset: Float
+    window: Window | None = None
+    tail: tuple[int, ...] = ()
+
+    @property
+    def conv_group(self) -> int:
+        """Number of convolution groups (Conv's attribute `group`)."""
+        return self.matrix.shape[0]
+
+    @property
+    def taps(self) -> int:
+        """Rows of the matrix that one input channel owns."""
+        return self.window.taps() if self.window else 1
+
+    @property
+    def channels(self) -> int:
+        """Number of input channels."""
+        return self.matrix.shape[0] * self.matrix.shape[1] // self.taps
+
+    def extents(self, x: Shape, y: Shape) -> tuple[Shape, Shape]:
+        """Sizes of the axes over which the layer is repeated, for an input and an output of these shapes."""
+        return (x[2:], y[2:]) if self.window else (x[1:-1], y[1:-1])
+
+    def reads(self, x: Shape, y: Shape, positions: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+        """Where output `positions` read the input of shape x, flat over its repeated axes: [P, taps] each."""
+        extent, out_extent = self.extents(x, y)
+        if self.window:
+            return self.window.reads(extent, out_extent, positions)
+        return positions[:, None], np.ones((len(positions), 1), bool)
+
+    def count(self, x: Shape, y: Shape) -> int:
+        """Number of output positions per sample."""
+        return prod(self.extents(x, y)[1])
+
+    def rows(self, gathered: Array, inside: NDArray[np.bool_]) -> Array:
+        """Rows [samples * P, channels * taps] from what `gather` took; places outside the input become zero."""
+        positions, taps = inside.shape
+        if self.window:
+            b, c, _ = gathered.shape
+            patches = gathered.reshape(b, c, positions, taps)
+            if not inside.all():
+                patches = patches * inside.astype(patches.dtype)
+            return np.ascontiguousarray(patches.transpose(0, 2, 1, 3)).reshape(b * positions, c * taps)
+        return gathered.reshape(-1, gathered.shape[-1])
+
+    def gather(self, x: Array, index: Ints) -> Array:
+        """The elements of x at flat places `index` [P, taps], on all channels: what the appended nodes compute."""
+        if self.window:
+            return x.reshape(*x.shape[:2], -1)[:, :, index.ravel()]
+        return x.reshape(x.shape[0], -1, x.shape[-1])[:, index.ravel()]
+
+    def sample(self, x: Array, y: Shape, positions: Ints) -> Array:
+        """Rows that the layer reads at the output positions."""
+        index, inside = self.reads(x.shape, y, positions)
+        return self.rows(self.gather(x, index), inside)
+
+    def outputs(self, y: Array, positions: Ints) -> Array:
+        """Rows [samples * P, channels] of a value of the output's shape at the output positions."""
+        if self.window:
+            flat = y.reshape(*y.shape[:2], -1)[:, :, positions]
+            return np.ascontiguousarray(flat.transpose(0, 2, 1)).reshape(-1, y.shape[1])
+        return y.reshape(y.shape[0], -1, y.shape[-1])[:, positions].reshape(-1, y.shape[-1])
+
+    def apply(self, rows: Array) -> Array:
+        """Y = X W + b on rows [S, channels * taps]."""
+        groups, n, o = self.matrix.shape
+        out = np.empty((len(rows), groups * o), rows.dtype)
+        for g in range(groups):
+            np.matmul(
+                rows[:, g * n : (g + 1) * n],
+                self.matrix[g].astype(rows.dtype),
+                out=out[:, g * o : (g + 1) * o],
+            )
+        return out + self.offset.astype(rows.dtype)
+
+    def tensor(self, matrix: Float, node: NodeProto, rank: int) -> Float:
+        """The weight tensor, in the layout of `node`, that holds `matrix` [conv_group, N, o]."""
+        groups, n, o = matrix.shape
+        if self.window is None:
+            weight = matrix[0].T if _attr(node, "transB", 0) else matrix[0]
+            return weight.reshape((1,) * (rank - 2) + weight.shape)
+        kernel = self.window.kernel
+        split = matrix.reshape(groups, n // self.taps, self.taps, o)
+        if self.window.transposed:
+            return split.transpose(0, 1, 3, 2).reshape(groups * (n // self.taps), o, *kernel)
+        return split.transpose(0, 3, 1, 2).reshape(groups * o, n // self.taps, *kernel)
+
+
+def _attr(node: NodeProto, name: str, default: Any) -> Any:
+    return next((a.i if a.type == a.INT else a.f for a in node.attribute if a.name == name), default)
+
+
+def floating(array: Array) -> bool:
+    """Whether an array is of a floating-point type that a layer's weights may have."""
+    return array.dtype.name in FLOATS
+
+
+def fold_tail(graph: Graph, linear: Linear) -> Linear:
+    """The layer together with all constant per-channel operations that alone read its output."""
+    while linear.output not in graph.outputs and len(graph.consumers.get(linear.output, ())) == 1:
+        index = graph.consumers[linear.output][0]
+        node = graph.nodes[index]
+        known = find(node)
+        position = list(node.input).index(linear.output) if linear.output in node.input else -1
+        if (
+            known is None
+            or known.affine is None
+            or position < 0
+            or list(node.input).count(linear.output) != 1
+        ):
+            break
+        rank, width = len(graph.shapes[linear.output]), len(linear.offset)
+        found = known.affine(graph, node, position, 1 if linear.window else rank - 1, rank)
+        if found is None or graph.shapes.get(key(node)) != graph.shapes[linear.output]:
+            break
+        scale, shift = (np.broadcast_to(np.asarray(v, np.float64), (width,)) for v in found)
+        columns = scale.reshape(linear.conv_group, 1, -1)
+        linear = replace(
+            linear,
+            output=key(node),
+            tail=(*linear.tail, index),
+            matrix=linear.matrix * columns,
+            offset=linear.offset * scale + shift,
+        )
+    return linear
+
+
+def per_channel(value: Array, axis: int, rank: int) -> Float | None:
+    """A constant operand as one number per channel (or one for all); None if it varies along another axis."""
+    shape: Sequence[int] = (1,) * (rank - value.ndim) + value.shape
+    if value.ndim > rank or any(n != 1 for a, n in enumerate(shape) if a != axis):
+        return None
+    return value.astype(np.float64).ravel()
+
+
+def describe(graph: Graph, index: int) -> Linear | None:
+    """The node as a linear layer with its tail, or None when it isn't one (or reads weights computed at run time)."""
+    known = find(graph.nodes[index])
+    if known is None or known.linear is None or key(graph.nodes[index]) not in graph.shapes:
+        return None
+    linear = known.linear(graph, index)
+    return fold_tail(graph, linear) if linear is not None else None

@@ -1,0 +1,431 @@
+"""Operators that move elements and leave their values alone: they are run on the ids themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from onnxprune.graph import Array, key
+from onnxprune.ids import Ids, narrow, reshape, widen
+from onnxprune.ops.registry import Cut, Visit, rule
+
+STAYS = "moves them in a way that can't be written for fewer channels"
+
+
+@rule("Transpose")
+def transpose(v: Visit) -> None:
+    """Permutes the axes."""
+    v.set(v.ids(0).transpose(v.attr("perm", range(v.ids(0).ndim)[::-1])))
+
+
+# ---------------------------------------------------------------------------------------------- reshaping
+
+
+def target(v: Visit) -> list[int] | None:
+    """The shape of output 0 as Reshape may state it: fixed lengths, 0 (copied) or one -1 where sizes are symbolic."""
+    name, x = v.node.output[0], v.name(0)
+    first, *others = [
+        (p.shapes[name], p.shapes[x]) for p in v.graph.probes if name in p.shapes and x in p.shapes
+    ]
+    stated = list(first[0])
+    for axis, n in enumerate(stated):
+        if all(out[axis] == n for out, _ in others):
+            continue
+        copied = axis < len(first[1]) and all(o[axis] == i[axis] for o, i in [first, *others])
+        stated[axis] = 0 if copied else -1
+    return stated if stated.count(-1) <= 1 else None
+
+
+def shrink_reshape(cut: Cut) -> None:
+    """The lengths along the axis that loses channels are those that are left."""
+    name = key(cut.node)
+    if not cut.changes(name) and not cut.changes(cut.node.input[0]):
+        return
+    before, after = cut.shape(name), cut.kept(name)
+    stated = _stated(cut)
+    stated = [new if new != old else s for s, old, new in zip(stated, before, after, strict=True)]
+    if len(cut.node.input) > 1:
+        cut.set_input(1, np.asarray(stated, np.int64), "kept")
+        cut.drop_attr("allowzero")  # a 0 means "copied" again
+    else:
+        cut.set_attr("shape", stated)
+
+
+def _stated(cut: Cut) -> list[int]:
+    stated = target(Visit(cut.graph, cut.graph.probes[0], cut.index, None, None))  # type: ignore[arg-type]
+    assert stated is not None  # coupling froze the channels otherwise
+    return stated
+
+
+@rule("Reshape", shrink=shrink_reshape)
+def rereshape(v: Visit) -> None:
+    """New lengths, same order. Channels stay where the new shape couldn't be written down."""
+    ids, old, new = v.ids(0), v.shape(0), v.out_shape()
+    if v.static(0):
+        return
+    if target(v) is None:
+        v.freeze(ids, "changes its shape by sizes that are known only at run time")
+    v.set(reshape(ids, old, new))
+
+
+@rule("Flatten", "Squeeze", "Unsqueeze")
+def flatten(v: Visit) -> None:
+    """Merges, drops or adds axes; nothing in it names a number of channels."""
+    v.set(reshape(v.ids(0), v.shape(0), v.out_shape()))
+
+
+def shrink_expand(cut: Cut) -> None:
+    """Lengths along the channel axis follow; 1 leaves an axis as it is."""
+    name = key(cut.node)
+    before, after = cut.shape(name), cut.kept(name)
+    if before == after:
+        return
+    stated = cut.graph.probes[0].values[cut.node.input[1]].copy()
+    offset = len(before) - len(stated)
+    for axis, (old, new) in enumerate(zip(before, after, strict=True)):
+        if old != new:
+            stated[axis - offset] = new
+    cut.set_input(1, stated, "kept")
+
+
+@rule("Expand", shrink=shrink_expand)
+def expand(v: Visit) -> None:
+    """Repeats along axes of length 1, which is fine as long as no channel axis is made."""
+    ids = v.ids(0)
+    rank = len(v.out_shape())
+    ids = ids.reshape((1,) * (rank - ids.ndim) + ids.shape)
+    if not v.static(1) and any(n > 1 for n in ids.shape):
+        v.freeze(ids, "repeats it to a size that is known only at run time")
+    v.set(ids)
+
+
+@rule("Tile")
+def tile(v: Visit) -> None:
+    """Repeats whole values; channels stay where their own axis is repeated."""
+    ids, repeats = v.ids(0), v.value(1)
+    if repeats is None or any(n > 1 and r != 1 for n, r in zip(ids.shape, repeats, strict=True)):
+        v.freeze(ids, STAYS)
+        ids = np.zeros((1,) * ids.ndim, np.int64)
+    v.set(ids)
+
+
+def blocks_to_space(v: Visit, split: Callable[[tuple[int, ...], int], tuple[list[int], list[int]]]) -> None:
+    """DepthToSpace and SpaceToDepth as Reshape, Transpose, Reshape of the ids."""
+    inner, perm = split(v.shape(0), v.attr("blocksize"))
+    ids = v.ids(0)
+    wide = widen(
+        ids, v.shape(0), [a for a in range(1, 4) if ids.shape[1] > 1 or (a > 1 and ids.shape[a] > 1)]
+    )
+    moved = (
+        np.broadcast_to(wide, (wide.shape[0], *v.shape(0)[1:]))
+        .reshape(wide.shape[0], *inner[1:])
+        .transpose(perm)
+    )
+    v.set_channels(v.vector(narrow(moved.reshape(wide.shape[0], *v.out_shape()[1:])), v.out_shape(), 1))
+
+
+@rule("DepthToSpace")
+def depth_to_space(v: Visit) -> None:
+    """One channel of the result owns blocksize² of the input."""
+
+    def split(shape: tuple[int, ...], b: int) -> tuple[list[int], list[int]]:
+        n, c, h, w = shape
+        if v.attr("mode", "DCR") == "DCR":
+            return [n, b, b, c // b**2, h, w], [0, 3, 4, 1, 5, 2]
+        return [n, c // b**2, b, b, h, w], [0, 1, 4, 2, 5, 3]
+
+    blocks_to_space(v, split)
+
+
+@rule("SpaceToDepth")
+def space_to_depth(v: Visit) -> None:
+    """One channel of the input owns blocksize² of the result."""
+    n, c, h, w = v.shape(0)
+    b = v.attr("blocksize")
+    ids = v.channels(0, 1)
+    v.set_channels(np.tile(ids, b * b))
+    assert v.out_shape() == (n, c * b * b, h // b, w // b)
+
+
+# ---------------------------------------------------------------------------------------------- joining, cutting
+
+
+@rule("Concat")
+def concat(v: Visit) -> None:
+    """Puts values side by side."""
+    axis = v.attr("axis", 1) % len(v.out_shape())
+    parts = [_part(v, i, axis) for i in range(len(v.node.input))]
+    common = np.broadcast_shapes(*(tuple(n for a, n in enumerate(p.shape) if a != axis) for p in parts))
+    parts = [np.broadcast_to(p, (*common[:axis], p.shape[axis], *common[axis:])) for p in parts]
+    v.set(np.concatenate(parts, axis))
+
+
+def _part(v: Visit, i: int, axis: int) -> Ids:
+    """Ids of one operand, real length along the axis; a constant gets ids of its own where the others' channels vary."""
+    if not v.static(i):
+        return widen(v.ids(i), v.shape(i), [axis])
+    ids = np.zeros((1,) * len(v.shape(i)), np.int64)
+    others = [v.ids(j).shape for j in range(len(v.node.input)) if not v.static(j)]
+    varying = [a for a in range(ids.ndim) if a != axis and any(s[a] > 1 for s in others)]
+    if len(varying) == 1 and v.shape(i)[varying[0]] > 1:
+        a = varying[0]
+        first = next(v.ids(j) for j in range(len(v.node.input)) if not v.static(j) and v.ids(j).shape[a] > 1)
+        ids = v.parameter(i, a).reshape([-1 if b == a else 1 for b in range(ids.ndim)])
+        v.tie(v.vector(first, v.shape(i), a), v.parameter(i, a))
+    return widen(ids, v.shape(i), [axis])
+
+
+def split_axis(cut: Cut) -> int:
+    """The axis of a Split node."""
+    return int(cut.attrs.get("axis", 0)) % len(cut.shape(cut.node.input[0]))
+
+
+def shrink_split(cut: Cut) -> None:
+    """Every part keeps its own channels."""
+    axis = split_axis(cut)
+    if not cut.changes(cut.node.input[0]) or cut.mask(cut.node.input[0], axis).all():
+        return
+    sizes = np.asarray([cut.kept(name)[axis] for name in cut.node.output], np.int64)
+    if cut.graph.opset < 13:
+        cut.set_attr("split", sizes.tolist())
+        return
+    cut.drop_attr("num_outputs")
+    while len(cut.node.input) < 2:
+        cut.node.input.append("")
+    cut.set_input(1, sizes, "sizes")
+
+
+@rule("Split", shrink=shrink_split)
+def split(v: Visit) -> None:
+    """Cuts one axis into parts."""
+    axis = v.attr("axis", 0) % len(v.shape(0))
+    ids = v.ids(0)
+    if v.has(1) and not v.static(1):
+        v.freeze(ids, "cuts it at places known only at run time")
+    ends = np.cumsum([v.out_shape(k)[axis] for k in range(len(v.node.output))])
+    for k, part in enumerate(np.split(widen(ids, v.shape(0), [axis]), ends[:-1], axis)):
+        v.set(part, k)
+
+
+def slice_terms(v: Visit) -> list[tuple[int, int, int, int]] | None:
+    """(axis, start, stop, step) of a Slice node with constant terms; None if any is unknown."""
+    rank = len(v.shape(0))
+    if v.graph.opset < 10:
+        starts, ends = v.attr("starts"), v.attr("ends")
+        axes, steps = v.attr("axes", range(len(starts))), [1] * len(starts)
+    else:
+        given = [v.value(i) for i in range(1, 5)]
+        if given[0] is None or given[1] is None or any(v.has(i) and given[i - 1] is None for i in (3, 4)):
+            return None
+        starts, ends = given[0].tolist(), given[1].tolist()
+        axes = given[2].tolist() if given[2] is not None else range(len(starts))
+        steps = given[3].tolist() if given[3] is not None else [1] * len(starts)
+    return [(a % rank, s, e, t) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)]
+
+
+def shrink_slice(cut: Cut) -> None:
+    """Starts and ends along the channel axis count the channels kept before them."""
+    x = cut.node.input[0]
+    terms = slice_terms(Visit(cut.graph, cut.graph.probes[0], cut.index, None, None))  # type: ignore[arg-type]
+    if terms is None or not cut.changes(x):
+        return
+    shape, starts, ends = cut.shape(x), [], []
+    for axis, start, end, step in terms:
+        mask = cut.mask(x, axis)
+        if not mask.all():
+            first, stop, _ = slice(start, end, step).indices(shape[axis])
+            start, end = int(mask[:first].sum()), int(mask[: max(stop, first)].sum())
+        starts.append(start)
+        ends.append(end)
+    if cut.graph.opset < 10:
+        cut.set_attr("starts", starts)
+        cut.set_attr("ends", ends)
+    else:
+        cut.set_input(1, np.asarray(starts, np.int64), "starts")
+        cut.set_input(2, np.asarray(ends, np.int64), "ends")
+
+
+@rule("Slice", shrink=shrink_slice)
+def cut_out(v: Visit) -> None:
+    """Takes a part; a channel axis only in steps of one and at known places."""
+    ids, terms = v.ids(0), slice_terms(v)
+    if terms is None:
+        if any(n > 1 for n in ids.shape):
+            v.freeze(ids, "cuts it at places known only at run time")
+        v.set(np.zeros((1,) * len(v.out_shape()), np.int64))
+        return
+    for axis, start, end, step in terms:
+        if ids.shape[axis] > 1:
+            known = all(v.static(i) for i in range(1, 5) if v.has(i))
+            if step != 1 or not known:
+                v.freeze(ids, STAYS)
+            ids = ids[(slice(None),) * axis + (slice(start, end, step),)]
+    v.set(ids)
+
+
+def shrink_gather(cut: Cut) -> None:
+    """Indices along the channel axis count the channels kept before them."""
+    x, axis = cut.node.input[0], int(cut.attrs.get("axis", 0)) % len(cut.shape(cut.node.input[0]))
+    if x in cut.graph.static or cut.mask(x, axis).all():
+        return
+    mask = cut.mask(x, axis)
+    indices = cut.graph.array(cut.node.input[1]) % len(mask)
+    kept = (np.cumsum(mask) - 1)[indices[mask[indices]]]
+    cut.set_input(1, kept.astype(indices.dtype), "kept")
+
+
+@rule("Gather", shrink=shrink_gather)
+def gather(v: Visit) -> None:
+    """Picks places of one axis: of a channel axis only by a constant list."""
+    ids, rank = v.ids(0), len(v.shape(0))
+    axis = v.attr("axis", 0) % rank
+    if v.static(0):
+        v.freeze_all("looks its values up in a table")
+        return
+    indices = v.value(1)
+    inner = len(v.shape(1))
+    if ids.shape[axis] > 1 and v.static(1) and indices is not None and indices.ndim == 1:
+        v.set(ids.take(indices, axis))
+        return
+    if v.probe.values.get(v.name(0)) is not None and indices is not None:
+        v.set(ids.take(indices if ids.shape[axis] > 1 else np.zeros_like(indices), axis))  # shape arithmetic
+        return
+    if ids.shape[axis] > 1:
+        v.freeze(ids, "picks single channels")
+        ids = np.zeros((1,) * rank, np.int64)
+    v.set(ids.reshape(ids.shape[:axis] + (1,) * inner + ids.shape[axis + 1 :]))
+
+
+# ---------------------------------------------------------------------------------------------- padding, resizing
+
+
+def pads(v: Visit) -> tuple[list[int], list[int], Array | float | None] | None:
+    """(begins, ends, value) per axis of a Pad node; None when they aren't known."""
+    rank = len(v.shape(0))
+    if v.graph.opset < 11:
+        amounts = v.attr("pads", v.attr("paddings"))
+        return list(amounts[:rank]), list(amounts[rank:]), v.attr("value", 0.0)
+    known = v.value(1)
+    if known is None:
+        return None
+    given, axes = known.tolist(), v.value(3)
+    if axes is None:
+        return given[:rank], given[rank:], v.value(2)
+    begins, ends = [0] * rank, [0] * rank
+    for k, axis in enumerate(axes.tolist()):
+        begins[axis], ends[axis] = given[k], given[len(given) // 2 + k]
+    return begins, ends, v.value(2)
+
+
+def shrink_pad(cut: Cut) -> None:
+    """Added channels are removable like others: the new amounts count those that are kept on each side."""
+    x, y = cut.node.input[0], key(cut.node)
+    if not cut.changes(y):
+        return
+    found = pads(Visit(cut.graph, cut.graph.probes[0], cut.index, None, None))  # type: ignore[arg-type]
+    assert found is not None  # coupling froze the channels otherwise
+    begins, ends, _ = found
+    for axis, n in enumerate(cut.shape(x)):
+        mask = cut.mask(y, axis)
+        if not mask.all():
+            begins[axis], ends[axis] = int(mask[: begins[axis]].sum()), int(mask[begins[axis] + n :].sum())
+    if cut.graph.opset < 11:
+        cut.set_attr("pads" if "pads" in cut.attrs else "paddings", begins + ends)
+        return
+    cut.set_input(1, np.asarray(begins + ends, np.int64), "kept")
+    if len(cut.node.input) > 3:
+        cut.node.input[3] = ""
+
+
+@rule("Pad", shrink=shrink_pad)
+def pad(v: Visit) -> None:
+    """Channels that are added have ids of their own: they can go, too. They hold a constant."""
+    ids, found = v.ids(0), pads(v)
+    if found is None:
+        if any(n > 1 for n in ids.shape):
+            v.freeze(ids, "pads it by sizes that are known only at run time")
+        v.set(ids)
+        return
+    begins, ends, _ = found
+    for axis, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+        if ids.shape[axis] == 1 or begin == end == 0:
+            continue
+        if (
+            min(begin, end) < 0
+            or v.attr("mode", "constant") != "constant"
+            or (not v.static(1) and v.graph.opset >= 11)
+        ):
+            v.freeze(ids, STAYS)
+        ids = _padded(v, ids, axis, max(begin, 0), max(end, 0))
+    v.set(ids)
+
+
+def _padded(v: Visit, ids: Ids, axis: int, begin: int, end: int) -> Ids:
+    new = v.ledger.fresh(("pad", v.index, axis), begin + end)
+    shape: Sequence[int] = [-1 if a == axis else 1 for a in range(ids.ndim)]
+    sides = [new[:begin].reshape(shape), ids, new[begin:].reshape(shape)]
+    common = [max(s.shape[a] for s in sides) for a in range(ids.ndim)]
+    return np.concatenate(
+        [np.broadcast_to(s, [*common[:axis], s.shape[axis], *common[axis + 1 :]]) for s in sides], axis
+    )
+
+
+def shrink_resize(cut: Cut) -> None:
+    """A target size names the channels that are kept."""
+    y = key(cut.node)
+    sizes = cut.node.input[3] if len(cut.node.input) > 3 else ""
+    if not sizes or not cut.changes(y) or "axes" in cut.attrs:
+        return
+    value = cut.graph.probes[0].values[sizes].copy()
+    for axis, (old, new) in enumerate(zip(cut.shape(y), cut.kept(y), strict=True)):
+        if old != new:
+            value[axis] = new
+    cut.set_input(3, value, "kept")
+
+
+@rule("Resize", "Upsample", shrink=shrink_resize)
+def resize(v: Visit) -> None:
+    """Interpolates over space; channels stay where their own axis is resized or a size is known only at run time."""
+    ids = v.ids(0)
+    moved = any(n > 1 and a != b for n, a, b in zip(ids.shape, v.shape(0), v.out_shape(), strict=True))
+    if moved or (v.has(3) and not v.static(3) and any(n > 1 for n in ids.shape)):
+        v.freeze(ids, "resizes it to a size that is known only at run time" if not moved else STAYS)
+        ids = np.zeros((1,) * ids.ndim, np.int64)
+    v.set(ids)
+
+
+# ---------------------------------------------------------------------------------------------- sizes
+
+
+@rule("Shape")
+def shape_of(v: Visit) -> None:
+    """Each length along which channels vary is an id of its own: calculating with it freezes those channels."""
+    ids = v.ids(0)
+    lengths = np.zeros(ids.ndim, np.int64)
+    for axis, n in enumerate(ids.shape):
+        if n > 1:
+            lengths[axis] = v.ledger.fresh(("length", v.name(0), axis), 1)[0]
+            v.ledger.measured(int(lengths[axis]), ids)
+    v.set(lengths[v.attr("start", 0) : v.attr("end", len(lengths))])
+
+
+@rule("Size")
+def size_of(v: Visit) -> None:
+    """A total over all axes."""
+    v.freeze(v.ids(0), "counts its elements")
+
+
+@rule(
+    "ConstantOfShape",
+    "Range",
+    "RandomNormal",
+    "RandomUniform",
+    "EyeLike",
+    "RandomNormalLike",
+    "RandomUniformLike",
+)
+def made(v: Visit) -> None:
+    """Makes a value from sizes: it has no channels, and sizes that are channels stay."""
+    v.freeze_all("makes a value of this size")
+    v.set(np.zeros((1,) * len(v.out_shape()), np.int64))

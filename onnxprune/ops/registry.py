@@ -1,0 +1,206 @@
+"""The table of operator rules, and what a rule sees: a `Visit` while coupling, a `Cut` while rewriting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, helper
+
+from onnxprune.graph import STANDARD, Array, Graph, Probe, Shape, attributes, key
+from onnxprune.ids import Ids, Ledger, narrow, widen
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """An axis of a constant tensor whose elements belong to channels; as a "writer" it makes them."""
+
+    tensor: str
+    axis: int
+    role: str  # "writer", "reader" or "parameter"
+
+
+@dataclass
+class Notes:
+    """What the walk writes down beside the ledger: ids of every value, parameters and the readers' input channels."""
+
+    ids: dict[str, Ids] = field(default_factory=dict)
+    parameters: dict[Parameter, Ids] = field(default_factory=dict)
+    uses: dict[tuple[int, int], dict[int, Ids]] = field(default_factory=dict)  # (node, input) -> axis -> ids
+    readers: dict[int, Ids] = field(
+        default_factory=dict
+    )  # node index -> ids of the channels that it contracts
+    writers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it makes
+    streams: list[Ids] = field(default_factory=list)  # ids that pass through an addition of two activations
+
+
+class Visit:
+    """One node as its coupling rule sees it, under one probe. Values without known shape arrive as `None` ids."""
+
+    def __init__(self, graph: Graph, probe: Probe, index: int, ledger: Ledger, notes: Notes) -> None:
+        self.graph, self.probe, self.index = graph, probe, index
+        self.node: NodeProto = graph.nodes[index]
+        self.ledger, self.notes = ledger, notes
+        self.attrs = attributes(self.node)
+        self.label = self.node.name or key(self.node)
+
+    def __str__(self) -> str:
+        return f"{self.node.op_type} '{self.label}'"
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute, or its default."""
+        return self.attrs.get(name, default)
+
+    def name(self, i: int) -> str:
+        """Name of input i; empty when it isn't there."""
+        return self.node.input[i] if i < len(self.node.input) else ""
+
+    def has(self, i: int) -> bool:
+        """Whether input i is given."""
+        return bool(self.name(i))
+
+    def shape(self, i: int) -> Shape:
+        """Shape of input i."""
+        return self.probe.shapes[self.name(i)]
+
+    def out_shape(self, k: int = 0) -> Shape:
+        """Shape of output k."""
+        return self.probe.shapes[self.node.output[k]]
+
+    def static(self, i: int) -> bool:
+        """Whether input i is a constant."""
+        return self.name(i) in self.graph.static
+
+    def value(self, i: int) -> Array | None:
+        """Value of input i if it is a constant or known shape arithmetic."""
+        if not self.has(i):
+            return None
+        if self.static(i):
+            return self.graph.array(self.name(i))
+        return self.probe.values.get(self.name(i))
+
+    def ids(self, i: int) -> Ids:
+        """Ids of input i; none for constants, whose axes `parameter` names one by one."""
+        rank = len(self.shape(i))
+        return self.notes.ids.get(self.name(i), np.zeros((1,) * rank, np.int64))
+
+    def channels(self, i: int, axis: int) -> Ids:
+        """Ids of input i along one axis, as a vector; what varies along other axes too is tied there."""
+        return self.vector(self.ids(i), self.shape(i), axis)
+
+    def vector(self, ids: Ids, shape: Shape, axis: int) -> Ids:
+        """The ids along `axis`, real length, tied across all other axes."""
+        rows = np.moveaxis(widen(ids, shape, [axis]), axis, 0).reshape(shape[axis], -1)
+        self.tie(rows, rows[:, :1])
+        return np.ascontiguousarray(rows[:, 0])
+
+    def parameter(self, i: int, axis: int, role: str = "parameter") -> Ids:
+        """Ids of an axis of the constant input i: they belong to the tensor, so all who use it agree on them."""
+        length = self.shape(i)[axis]
+        ids = self.ledger.fresh(("parameter", self.name(i), axis), length)
+        self.notes.parameters.setdefault(Parameter(self.name(i), axis, role), ids)
+        self.notes.uses.setdefault((self.index, i), {})[axis] = ids
+        return ids
+
+    def set(self, ids: Ids, k: int = 0) -> None:
+        """Ids of output k."""
+        if k < len(self.node.output) and self.node.output[k]:
+            self.notes.ids[self.node.output[k]] = narrow(ids)
+
+    def set_channels(self, vector: Ids, axis: int = 1, k: int = 0) -> None:
+        """Ids of output k that vary along one axis."""
+        shape = [1] * len(self.out_shape(k))
+        shape[axis] = len(vector)
+        self.set(vector.reshape(shape), k)
+
+    def tie(self, a: Ids, b: Ids) -> None:
+        """Channels that stay or go together."""
+        self.ledger.tie(a, b, f"{self} combines them with values that aren't channels of a layer")
+
+    def freeze(self, ids: Ids, why: str) -> None:
+        """Channels that must stay; `why` completes the sentence "Conv 'x' ..."."""
+        self.ledger.freeze(ids, f"{self} {why}")
+
+    def freeze_all(self, why: str) -> None:
+        """All channels that reach this node stay, and its outputs carry none."""
+        for name in self.graph.reads(self.node):
+            if name in self.notes.ids:
+                self.freeze(self.notes.ids[name], why)
+
+
+@dataclass
+class Cut:
+    """One node as its shrinking rule sees it while the model is rewritten: which channels of each value are kept."""
+
+    graph: Graph
+    node: NodeProto  # a copy that the rule may change
+    mask: Callable[[str, int], Bools]  # (value, axis) -> kept flags, real length
+    constant: Callable[[Array, str], str]  # adds an initializer, gives its name
+    index: int = 0
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The node's attributes."""
+        return attributes(self.node)
+
+    def shape(self, name: str) -> Shape:
+        """Shape before pruning."""
+        return self.graph.shapes[name]
+
+    def kept(self, name: str) -> Shape:
+        """Shape after pruning."""
+        return tuple(int(self.mask(name, axis).sum()) for axis in range(len(self.shape(name))))
+
+    def changes(self, name: str) -> bool:
+        """Whether the value loses channels."""
+        return self.kept(name) != self.shape(name)
+
+    def set_attr(self, name: str, value: Any) -> None:
+        """Replace an attribute."""
+        self.drop_attr(name)
+        self.node.attribute.append(helper.make_attribute(name, value))
+
+    def drop_attr(self, name: str) -> None:
+        """Remove an attribute, so that its default holds."""
+        for a in [a for a in self.node.attribute if a.name == name]:
+            self.node.attribute.remove(a)
+
+    def set_input(self, i: int, value: Array, hint: str) -> None:
+        """Replace input i by a new constant."""
+        self.node.input[i] = self.constant(value, f"{self.node.input[i] or key(self.node)}_{hint}")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """All that is known of one operator."""
+
+    couple: Callable[[Visit], None]
+    shrink: Callable[[Cut], None] | None = None
+    linear: Callable[..., Any] | None = None  # (Graph, node index) -> linear.Linear or None
+    affine: Callable[..., Any] | None = None  # (Graph, node, input position) -> (scale, shift) or None
+
+
+RULES: dict[tuple[str, str], Rule] = {}
+
+
+def rule(
+    *names: str, domain: str = "", **parts: Any
+) -> Callable[[Callable[[Visit], None]], Callable[[Visit], None]]:
+    """Register a coupling rule (and its further parts) for operators."""
+
+    def register(couple: Callable[[Visit], None]) -> Callable[[Visit], None]:
+        for name in names:
+            RULES[domain, name] = Rule(couple, **parts)
+        return couple
+
+    return register
+
+
+def find(node: NodeProto) -> Rule | None:
+    """The rule of a node's operator, if someone taught it."""
+    return RULES.get(("" if node.domain in STANDARD else node.domain, node.op_type))

@@ -1,0 +1,142 @@
+"""The proof of surgery: the pruned model computes what its full-size twin computes.
+
+Both run with onnxruntime's graph optimizations off. They are compared at the model's floating-point outputs; where an
+output isn't continuous in the values before it (ArgMax, a comparison, TopK), the floats in front of it are compared
+instead, and likewise in front of a final Sigmoid or Softmax, whose saturated outputs tell little. The difference is
+relative to the root mean square of the twin's value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper
+
+from onnxprune.coupling import Coupling
+from onnxprune.errors import InternalError
+from onnxprune.graph import Array, Graph
+from onnxprune.plan import Plan
+from onnxprune.rewrite import twin
+from onnxprune.runtime import Runtime
+
+TOLERANCE = {
+    TensorProto.FLOAT16: 1e-2,
+    TensorProto.BFLOAT16: 1e-2,
+    TensorProto.FLOAT: 1e-4,
+    TensorProto.DOUBLE: 1e-4,
+}
+JUMPS = {
+    "ArgMax",
+    "ArgMin",
+    "TopK",
+    "NonMaxSuppression",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Equal",
+}
+JUMPS |= {"Floor", "Ceil", "Round", "Sign", "NonZero", "Unique", "Hardmax", "OneHot", "RoiAlign"}
+SATURATES = {"Sigmoid", "Softmax", "LogSoftmax", "Tanh", "HardSigmoid", "Exp"}
+RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Largest difference relative to the RMS of the twin's value, whether it is small enough, and where it is."""
+
+    max_abs_diff: float
+    ok: bool
+    where: str
+
+
+def check(
+    coupling: Coupling, plan: Plan, pruned: ModelProto, feeds: Iterable[Mapping[str, Array]]
+) -> Verdict:
+    """Compare a pruned model with the twin of the original on some inputs."""
+    points = comparable(coupling.graph)
+    runtime = Runtime("cpu")
+    left = runtime.session(_expose(twin(coupling, plan), points), optimize=False)
+    right = runtime.session(_expose(pruned, points), optimize=False)
+    worst = Verdict(0.0, True, "")
+    for feed in feeds:
+        expected, found = left.run(feed, list(points)), right.run(feed, list(points))
+        for name, elem_type in points.items():
+            verdict = _compare(expected[name], found[name], name, TOLERANCE[elem_type])
+            if not verdict.ok or verdict.max_abs_diff >= worst.max_abs_diff:
+                worst = verdict
+            if not worst.ok:
+                return worst
+    return worst
+
+
+def demand(verdict: Verdict) -> None:
+    """Raise InternalError if the surgery wasn't exact."""
+    if not verdict.ok:
+        raise InternalError(
+            f"the pruned model differs from its full-size twin at '{verdict.where}' by {verdict.max_abs_diff:.1e} "
+            "of its size, so nothing is written; please report this model, it is a bug."
+        )
+
+
+def _compare(expected: Array, found: Array, name: str, tolerance: float) -> Verdict:
+    if expected.shape != found.shape:
+        return Verdict(float("inf"), False, name)
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    finite = np.isfinite(a)
+    if not np.array_equal(np.isfinite(b), finite):
+        return Verdict(float("inf"), False, name)
+    scale = float(np.sqrt(np.mean(a[finite] ** 2))) if finite.any() else 0.0
+    difference = float(np.max(np.abs(a - b)[finite], initial=0.0)) / (scale or 1.0)
+    return Verdict(difference, difference <= tolerance, name)
+
+
+def comparable(graph: Graph) -> dict[str, int]:
+    """Values to compare: floating-point outputs, or the nearest floats in front of operators that jump."""
+    points: dict[str, int] = {}
+    stack, seen = list(graph.outputs), set[str]()
+    while stack:
+        name = stack.pop()
+        if name in seen or name in graph.static:
+            continue
+        seen.add(name)
+        if name not in graph.producer:
+            continue
+        saturated = graph.nodes[graph.producer[name]].op_type in SATURATES
+        if not saturated and graph.types.get(name) in TOLERANCE and not _behind_a_jump(graph, name):
+            points[name] = graph.types[name]
+        else:
+            stack.extend(graph.reads(graph.nodes[graph.producer[name]]))
+    return points
+
+
+def _behind_a_jump(graph: Graph, name: str) -> bool:
+    stack, seen = [name], set[str]()
+    while stack:
+        name = stack.pop()
+        if name in seen or name not in graph.producer or name in graph.static:
+            continue
+        seen.add(name)
+        node = graph.nodes[graph.producer[name]]
+        if node.op_type in JUMPS | RANDOM:
+            return True
+        stack.extend(graph.reads(node))
+    return False
+
+
+def _expose(model: ModelProto, points: Mapping[str, int]) -> ModelProto:
+    """The model with these values as its outputs."""
+    new = ModelProto()
+    new.CopyFrom(model)
+    del new.graph.output[:]
+    new.graph.output.extend(helper.make_tensor_value_info(n, t, None) for n, t in points.items())
+    return new

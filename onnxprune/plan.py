@@ -1,0 +1,58 @@
+"""What is to be done to a model: channels kept per group, and new weights for layers. It can be saved and applied again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.errors import DataError
+
+Ints = NDArray[np.int64]
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """New weights of one linear layer at full size: matrix [conv_group, N, o] as in `Linear`, offset [conv_group * o].
+
+    Rows of removed input channels are zero; what stands in columns of removed output channels doesn't matter.
+    """
+
+    matrix: Float
+    offset: Float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """keep: group -> numbers of the channels that stay, ascending. weights: layer (its node's key) -> new weights."""
+
+    keep: Mapping[str, Ints] = field(default_factory=dict)
+    weights: Mapping[str, Weights] = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as an .npz of arrays; nothing in it is pickled."""
+        names = {"keep": list(self.keep), "weights": list(self.weights)}
+        arrays = {f"keep{i}": kept for i, kept in enumerate(self.keep.values())}
+        for i, new in enumerate(self.weights.values()):
+            arrays |= {f"matrix{i}": new.matrix, f"offset{i}": new.offset}
+        with Path(path).open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, names=np.asarray(json.dumps(names)), **arrays)
+
+    @staticmethod
+    def load(path: str | Path) -> Plan:
+        """Read a plan; DataError if the file isn't one."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                names = json.loads(str(file["names"]))
+                keep = {name: file[f"keep{i}"] for i, name in enumerate(names["keep"])}
+                pairs = ((file[f"matrix{i}"], file[f"offset{i}"]) for i in range(len(names["weights"])))
+                return Plan(
+                    keep, {n: Weights(*pair) for n, pair in zip(names["weights"], pairs, strict=True)}
+                )
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise DataError(f"{path} is not a plan ({error}); give a file written by --save-plan.") from error

@@ -1,0 +1,328 @@
+"""The model that a plan describes, and its full-size twin.
+
+`rewrite` cuts: it is pure, and touches only what the plan names. `twin` gives the model that must behave the same
+without a single channel having been cut: new weights are zero at removed inputs, and every layer that reads removed
+channels gets them multiplied by zero. Comparing the two (see `oracle`) separates an error of surgery from the
+approximation that pruning is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TypeVar
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxprune.coupling import Coupling, Mask
+from onnxprune.errors import DataError
+from onnxprune.graph import Array, Graph, fresh, key
+from onnxprune.ops import Cut, find
+from onnxprune.ops.linear import Linear
+from onnxprune.plan import Plan, Weights
+
+Message = TypeVar("Message", ModelProto, NodeProto, onnx.ValueInfoProto)
+
+
+class _Draft:
+    """A model under construction: nodes are copied when they change, constants are added under fresh names."""
+
+    def __init__(self, coupling: Coupling, plan: Plan) -> None:
+        self.coupling, self.graph = coupling, coupling.graph
+        self.mask: Mask = coupling.mask(plan.keep)
+        self.taken = _names(self.graph.model)
+        self.added: list[TensorProto] = []
+        self.replaced: dict[str, Array] = {}
+        linears = {linear.key: linear for i in coupling.notes.readers if (linear := coupling.linear(i))}
+        self.renewed = {linears[k].index: (linears[k], new) for k, new in plan.weights.items()}
+        self.dropped = {i for linear, _ in self.renewed.values() for i in linear.tail}
+
+    def constant(self, value: Array, hint: str) -> str:
+        """Add an initializer; its name is like `hint`."""
+        name = fresh(hint, self.taken)
+        self.added.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def renew(self, name: str, value: Array, index: int, hint: str) -> str:
+        """A constant in the place of `name`, which keeps its name when node `index` alone reads it."""
+        if (
+            name in self.graph.initializers
+            and self.graph.consumers[name] == [index]
+            and name not in self.graph.outputs
+        ):
+            self.replaced[name] = np.ascontiguousarray(value)
+            return name
+        return self.constant(value, hint)
+
+    def build(self, nodes: Iterable[NodeProto]) -> ModelProto:
+        """The model with these nodes: constants that nothing reads any more go, all else is as it was."""
+        old = self.graph.model
+        model = ModelProto()
+        for field, value in old.ListFields():
+            if field.name == "graph":
+                continue
+            if field.is_repeated:
+                getattr(model, field.name).extend(value)
+            else:
+                setattr(model, field.name, value)
+        model.graph.CopyFrom(_without(old.graph, ("node", "initializer", "value_info")))
+        live = _live(list(nodes), self.graph.outputs, old)
+        model.graph.node.extend(live)
+        used = {name for node in live for name in self.graph.reads(node)} | set(self.graph.outputs)
+        for tensor in old.graph.initializer:
+            if tensor.name in self.replaced:
+                model.graph.initializer.append(
+                    numpy_helper.from_array(self.replaced[tensor.name], tensor.name)
+                )
+            elif tensor.name in used or tensor.name not in self.graph.consumers:
+                model.graph.initializer.append(tensor)
+        model.graph.initializer.extend(self.added)
+        _fit_inputs(model, set(self.graph.initializers))
+        return model
+
+
+def rewrite(coupling: Coupling, plan: Plan) -> ModelProto:
+    """The pruned model. An empty plan gives an equal model. Raises DataError if the plan names what isn't there."""
+    validate(coupling, plan)
+    draft = _Draft(coupling, plan)
+    if not plan.weights and draft.mask.flags.all():
+        return _copy(coupling.graph.model)
+    cuts = _cuts(draft)
+    nodes: list[NodeProto] = []
+    for index, node in enumerate(draft.graph.nodes):
+        if index in draft.dropped:
+            continue
+        if index in draft.renewed:
+            nodes += _renew(draft, index, cut=True)
+        else:
+            nodes.append(_cut_inputs(draft, index, _shrink(draft, index, node), cuts))
+    model = draft.build(nodes)
+    return annotate(model)
+
+
+def twin(coupling: Coupling, plan: Plan) -> ModelProto:
+    """The original at full size with the plan's weights, removed channels silenced where they are read."""
+    draft = _Draft(coupling, plan)
+    nodes: list[NodeProto] = []
+    for index, node in enumerate(draft.graph.nodes):
+        if index in draft.dropped:
+            continue
+        if index in draft.coupling.notes.readers:
+            flags = draft.mask.of(draft.coupling.notes.readers[index])
+            renewed = _renew(draft, index, cut=False) if index in draft.renewed else [_copy(node)]
+            nodes += (_silence(draft, renewed[0], flags) if not flags.all() else []) + renewed
+        else:
+            nodes.append(node)
+    return draft.build(nodes)
+
+
+def validate(coupling: Coupling, plan: Plan) -> None:
+    """Check that a plan fits a model; DataError names the first thing that doesn't."""
+    keys = {key(coupling.graph.nodes[i]) for i in coupling.notes.readers}
+    for name, kept in plan.keep.items():
+        group = coupling.by_name.get(name)
+        if group is None:
+            raise DataError(
+                f"the plan names a group '{name}' that this model doesn't have; was it made for another one?"
+            )
+        sizes = np.bincount(group.cells[kept], minlength=group.cells.max() + 1) if len(kept) else np.zeros(1)
+        fits = len(kept) and kept.min() >= 0 and kept.max() < group.channels and (np.diff(kept) > 0).all()
+        if not fits or not (sizes == sizes[0]).all() or not sizes[0]:
+            raise DataError(
+                f"the plan's channels for group '{name}' don't fit its {group.channels} channels."
+            )
+    for name, new in plan.weights.items():
+        linear = coupling.linear(coupling.graph.producer[name]) if name in keys else None
+        if (
+            linear is None
+            or linear.matrix.shape != new.matrix.shape
+            or linear.offset.shape != new.offset.shape
+        ):
+            raise DataError(
+                f"the plan's weights for layer '{name}' don't fit this model; was it made for another one?"
+            )
+
+
+# ---------------------------------------------------------------------------------------------- nodes
+
+
+def _shrink(draft: _Draft, index: int, node: NodeProto) -> NodeProto:
+    """The node with what it says about sizes brought in line with the channels that are kept."""
+    known = find(node)
+    shapes = draft.graph.shapes
+    touched = [n for n in (*node.input, *node.output) if n in draft.coupling.notes.ids and n in shapes]
+    if known is None or known.shrink is None:
+        return node
+    if all(draft.mask(n, a).all() for n in touched for a in range(len(shapes[n]))):
+        return node
+    node = _copy(node)
+    known.shrink(Cut(draft.graph, node, draft.mask, draft.constant, index))
+    return node
+
+
+def _cuts(draft: _Draft) -> dict[tuple[int, int], dict[int, tuple[int, ...]]]:
+    """(node, input) -> axis -> places that stay, for every use of a constant that loses some."""
+    cuts: dict[tuple[int, int], dict[int, tuple[int, ...]]] = {}
+    for use, axes in draft.coupling.notes.uses.items():
+        masks = {axis: draft.mask.of(ids) for axis, ids in axes.items()}
+        found = {axis: tuple(np.flatnonzero(m).tolist()) for axis, m in masks.items() if not m.all()}
+        if found:
+            cuts[use] = found
+    return cuts
+
+
+def _cut_inputs(
+    draft: _Draft, index: int, node: NodeProto, cuts: dict[tuple[int, int], dict[int, tuple[int, ...]]]
+) -> NodeProto:
+    """The node with its constants cut; one that all its readers cut alike keeps its name."""
+    for i, name in enumerate(draft.graph.nodes[index].input):
+        if (index, i) not in cuts or node.input[i] != name or name in draft.replaced:
+            continue
+        uses = [
+            (j, k)
+            for j in draft.graph.consumers[name]
+            for k, n in enumerate(draft.graph.nodes[j].input)
+            if n == name
+        ]
+        alike = all(cuts.get(use) == cuts[index, i] and use[0] not in draft.renewed for use in uses)
+        value = draft.graph.array(name)
+        for axis, places in cuts[index, i].items():
+            value = value.take(places, axis)
+        if alike and name in draft.graph.initializers and name not in draft.graph.outputs:
+            draft.replaced[name] = np.ascontiguousarray(value)
+        else:
+            if node is draft.graph.nodes[index]:
+                node = _copy(node)
+            node.input[i] = draft.constant(value, f"{name}_cut")
+    return node
+
+
+def _renew(draft: _Draft, index: int, cut: bool) -> list[NodeProto]:
+    """The layer's node with its new weights (cut or at full size); its tail is part of them."""
+    linear, new = draft.renewed[index]
+    node = _copy(draft.graph.nodes[index])
+    weight = draft.graph.array(linear.weight)
+    inputs = draft.mask.of(draft.coupling.notes.readers[index])
+    outputs = draft.mask.of(draft.coupling.notes.writers[index])
+    if not cut:
+        inputs, outputs = np.ones_like(inputs), np.ones_like(outputs)
+    matrix, offset = _select(linear, new, inputs, outputs)
+    tensor = linear.tensor(matrix, node, weight.ndim).astype(weight.dtype)
+    node.input[1] = draft.renew(linear.weight, tensor, index, f"{linear.weight}_new")
+    plain = linear.bias == "" and not linear.tail and not offset.any()
+    nodes = [node]
+    if node.op_type == "MatMul":
+        if plain:
+            return nodes
+        node.output[0] = fresh(f"{linear.output}_product", draft.taken)
+        bias = draft.constant(offset.astype(weight.dtype), f"{linear.output}_bias")
+        nodes.append(
+            helper.make_node(
+                "Add", [node.output[0], bias], [linear.output], fresh(f"{node.name}_bias", draft.taken)
+            )
+        )
+        return nodes
+    for a in [a for a in node.attribute if a.name in ("alpha", "beta")]:
+        node.attribute.remove(a)
+    del node.input[2:]
+    if not plain:
+        bias = offset.astype(weight.dtype)
+        node.input.append(draft.renew(linear.bias, bias, index, f"{linear.bias or linear.weight + '_bias'}"))
+    node.output[0] = linear.output
+    return nodes
+
+
+def _select(linear: Linear, new: Weights, inputs: Array, outputs: Array) -> tuple[Array, Array]:
+    """The rows and columns of the matrix that are kept, group by group; equal numbers in each group."""
+    groups = linear.conv_group
+    rows = np.repeat(inputs, linear.taps).reshape(groups, -1)
+    columns = outputs.reshape(groups, -1)
+    blocks = [new.matrix[g][rows[g]][:, columns[g]] for g in range(groups)]
+    return np.stack(blocks), new.offset[outputs]
+
+
+def _silence(draft: _Draft, node: NodeProto, flags: Array) -> list[NodeProto]:
+    """A node that multiplies the layer's removed input channels by zero."""
+    x, rank = node.input[0], len(draft.graph.shapes[node.input[0]])
+    axis = 1 if node.op_type in ("Conv", "ConvTranspose") or rank == 1 else rank - 1
+    dtype = helper.tensor_dtype_to_np_dtype(draft.graph.types[x])
+    mask = flags.astype(dtype).reshape([-1 if a == axis else 1 for a in range(rank)])
+    node.input[0] = fresh(f"{x}_silenced", draft.taken)
+    return [helper.make_node("Mul", [x, draft.constant(mask, f"{x}_mask")], [node.input[0]])]
+
+
+# ---------------------------------------------------------------------------------------------- protobuf
+
+
+def _copy(message: Message) -> Message:
+    new = type(message)()
+    new.CopyFrom(message)
+    return new
+
+
+def _without(graph: onnx.GraphProto, fields: tuple[str, ...]) -> onnx.GraphProto:
+    """A graph without some of its fields, which aren't copied on the way."""
+    new = onnx.GraphProto()
+    for field, value in graph.ListFields():
+        if field.name in fields:
+            continue
+        if field.is_repeated:
+            getattr(new, field.name).extend(value)
+        else:
+            setattr(new, field.name, value)
+    return new
+
+
+def _names(model: ModelProto) -> set[str]:
+    names = {t.name for t in model.graph.initializer} | {i.name for i in model.graph.input}
+    for node in model.graph.node:
+        names |= {*node.input, *node.output, node.name}
+    return names
+
+
+def _live(nodes: list[NodeProto], outputs: list[str], old: ModelProto) -> list[NodeProto]:
+    """Nodes without those whose results nothing reads any more (but something read before)."""
+    before = Graph(old)
+    readers = Counter(name for node in nodes for name in before.reads(node))
+    readers.update(outputs)
+    live = []
+    for node in reversed(nodes):
+        was_read = any(name in before.consumers or name in outputs for name in node.output)
+        if was_read and not any(readers[name] for name in node.output if name):
+            readers.subtract(before.reads(node))
+        else:
+            live.append(node)
+    return live[::-1]
+
+
+def _fit_inputs(model: ModelProto, optional: set[str]) -> None:
+    """Initializers that are also inputs: the input states the new shape, or goes with its initializer.
+
+    Files before IR version 4 list every initializer as an input, so there the new ones join them.
+    """
+    tensors = {t.name: t for t in model.graph.initializer}
+    kept = [_copy(v) for v in model.graph.input if v.name in tensors or v.name not in optional]
+    if model.ir_version < 4:
+        kept += [
+            helper.make_tensor_value_info(n, 1, None) for n in tensors if n not in {v.name for v in kept}
+        ]
+    for value in kept:
+        if value.name in tensors:
+            tensor = tensors[value.name]
+            value.type.CopyFrom(helper.make_tensor_type_proto(tensor.data_type, tensor.dims))
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+
+
+def annotate(model: ModelProto) -> ModelProto:
+    """The model with value_info inferred anew; what it says of its outputs stays as it was."""
+    outputs = [_copy(o) for o in model.graph.output]
+    try:
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:  # a hint for viewers, not a part of the computation: better none than a failure
+        return model
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    return model
