@@ -80,9 +80,7 @@ class Coupling:
 
     def mask(self, keep: Mapping[str, Ints]) -> Mask:
         """Flags of what stays, from the channels kept per group; groups that aren't named stay whole."""
-        flags = np.ones(
-            len(self.components.label) + 1, bool
-        )  # the last one is for "no channel", component -1
+        flags = np.ones(len(self.components.label) + 1, bool)  # the last one is for "no channel", component -1
         for group in self.groups:
             if group.name in keep:
                 flags[group.components] = False
@@ -169,9 +167,7 @@ def _one_axis(ledger: Ledger, walks: Iterable[Notes], graph: Graph) -> Component
                 if sum(n > 1 for n in ids.shape) < 2:
                     continue
                 labels = components.of(ids)
-                varying = [
-                    a for a, n in enumerate(ids.shape) if n > 1 and (labels != labels.take([0], a)).any()
-                ]
+                varying = [a for a, n in enumerate(ids.shape) if n > 1 and (labels != labels.take([0], a)).any()]
                 if len(varying) > 1:
                     rows = np.moveaxis(ids, varying[-1], 0).reshape(ids.shape[varying[-1]], -1)
                     ledger.tie(rows, rows[:, :1], f"'{name}' arranges channels along two axes")
@@ -194,10 +190,7 @@ def _groups(graph: Graph, ledger: Ledger, notes: Notes, components: Components) 
     summed = {int(c) for ids in notes.streams for c in np.unique(components.of(ids))}
     groups, names = [], set[str]()
     for signature, members in alike.items():
-        at = {
-            n: np.asarray([[p for m, p in places[c] if m == n] for c in members], np.int64)
-            for n in set(signature)
-        }
+        at = {n: np.asarray([[p for m, p in places[c] if m == n] for c in members], np.int64) for n in set(signature)}
         parameters = [(port, at[n]) for n in sorted(at) if isinstance(port := ports[n][0], Parameter)]
         reads = {port: at[n] for n in sorted(at) if not isinstance(port := ports[n][0], Parameter)}
         writers = tuple(i for i, y in notes.writers.items() if np.isin(components.of(y), members).any())
@@ -209,9 +202,7 @@ def _groups(graph: Graph, ledger: Ledger, notes: Notes, components: Components) 
         if cells is None or not reads or not parameters:
             continue
         made = [
-            i
-            for i in writers
-            if any(p.role == "writer" and p.tensor in graph.nodes[i].input for p, _ in parameters)
+            i for i in writers if any(p.role == "writer" and p.tensor in graph.nodes[i].input for p, _ in parameters)
         ]
         first = (made or writers or tuple(reads))[0]
         group = Group(
@@ -225,9 +216,7 @@ def _groups(graph: Graph, ledger: Ledger, notes: Notes, components: Components) 
         )
         groups.append(group)
     groups.sort(key=lambda g: min(g.writers or g.reads))
-    return Coupling(
-        graph, tuple(groups), _left_alone(graph, ledger, notes, components, groups), notes, components
-    )
+    return Coupling(graph, tuple(groups), _left_alone(graph, ledger, notes, components, groups), notes, components)
 
 
 def _cells(ledger: Ledger, components: Components, members: list[int]) -> Ints | None:

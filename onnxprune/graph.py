@@ -177,9 +177,7 @@ class Graph:
         """Values that no input and no symbolic dimension can change: initializers and all that is computed from them."""
         known = set(self.initializers)
         for node in self.nodes:
-            standard = (
-                node.domain in STANDARD and node.op_type not in NOT_FUNCTIONS and not any(subgraphs(node))
-            )
+            standard = node.domain in STANDARD and node.op_type not in NOT_FUNCTIONS and not any(subgraphs(node))
             if standard and all(name in known for name in node.input if name):
                 known.update(name for name in node.output if name)
         return known
@@ -288,9 +286,7 @@ def constant(node: NodeProto) -> Array:
     if "value" in value:
         return numpy_helper.to_array(value["value"])
     name, content = next(iter(value.items()))
-    return np.asarray(
-        content, np.int64 if name.startswith("value_int") else np.float32 if "float" in name else None
-    )
+    return np.asarray(content, np.int64 if name.startswith("value_int") else np.float32 if "float" in name else None)
 
 
 def _alone(node: NodeProto, opset: int) -> ModelProto:
@@ -317,9 +313,7 @@ class _Inference:
             if not self._compute(node):
                 self._infer(node)
         shapes = {name: shape for name, t in self.types.items() if (shape := _shape(t)) is not None}
-        elements = {
-            name: t.tensor_type.elem_type for name, t in self.types.items() if t.tensor_type.elem_type
-        }
+        elements = {name: t.tensor_type.elem_type for name, t in self.types.items() if t.tensor_type.elem_type}
         self.graph._inferred_types.update(elements)
         return Probe(shapes, self.values)
 
@@ -338,11 +332,7 @@ class _Inference:
                 return False
             a = attributes(node)
             whole = np.asarray(shape, np.int64)
-            value = (
-                whole[a.get("start", 0) : a.get("end", len(shape))]
-                if node.op_type == "Shape"
-                else whole.prod()
-            )
+            value = whole[a.get("start", 0) : a.get("end", len(shape))] if node.op_type == "Shape" else whole.prod()
             self._know(node.output[0], np.asarray(value, np.int64))
             return True
         if not all(name in self.values for name in node.input if name):
@@ -366,9 +356,7 @@ class _Inference:
         inferred: dict[str, TypeProto] = {}
         known = {name: self.types[name] for name in self.graph.reads(node) if name in self.types}
         domain = "" if node.domain in STANDARD else node.domain
-        versions = {
-            o.domain if o.domain not in STANDARD else "": o.version for o in self.graph.model.opset_import
-        }
+        versions = {o.domain if o.domain not in STANDARD else "": o.version for o in self.graph.model.opset_import}
         try:
             schema = onnx.defs.get_schema(node.op_type, versions.get(domain, 1), domain)
             if all(name in known for name in node.input if name):
@@ -393,9 +381,7 @@ class _Inference:
             return inferred or declared or TypeProto()
         sizes: dict[str, int] = {}
         for value in self.graph.inputs:
-            for d, size in zip(
-                value.type.tensor_type.shape.dim, _shape(self.types[value.name]) or (), strict=False
-            ):
+            for d, size in zip(value.type.tensor_type.shape.dim, _shape(self.types[value.name]) or (), strict=False):
                 sizes[d.dim_param] = size
         dims = [d.dim_value or sizes.get(d.dim_param) for d in declared.tensor_type.shape.dim]
         if any(d is None for d in dims):

@@ -59,9 +59,7 @@ class Verdict:
     where: str
 
 
-def check(
-    coupling: Coupling, plan: Plan, pruned: ModelProto, feeds: Iterable[Mapping[str, Array]]
-) -> Verdict:
+def check(coupling: Coupling, plan: Plan, pruned: ModelProto, feeds: Iterable[Mapping[str, Array]]) -> Verdict:
     """Compare a pruned model with the twin of the original on some inputs."""
     points = comparable(coupling.graph)
     runtime = Runtime("cpu")

@@ -51,8 +51,6 @@ class Plan:
                 names = json.loads(str(file["names"]))
                 keep = {name: file[f"keep{i}"] for i, name in enumerate(names["keep"])}
                 pairs = ((file[f"matrix{i}"], file[f"offset{i}"]) for i in range(len(names["weights"])))
-                return Plan(
-                    keep, {n: Weights(*pair) for n, pair in zip(names["weights"], pairs, strict=True)}
-                )
+                return Plan(keep, {n: Weights(*pair) for n, pair in zip(names["weights"], pairs, strict=True)})
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise DataError(f"{path} is not a plan ({error}); give a file written by --save-plan.") from error

@@ -9,7 +9,7 @@ approximation that pruning is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import numpy as np
@@ -47,11 +47,7 @@ class _Draft:
 
     def renew(self, name: str, value: Array, index: int, hint: str) -> str:
         """A constant in the place of `name`, which keeps its name when node `index` alone reads it."""
-        if (
-            name in self.graph.initializers
-            and self.graph.consumers[name] == [index]
-            and name not in self.graph.outputs
-        ):
+        if name in self.graph.initializers and self.graph.consumers[name] == [index] and name not in self.graph.outputs:
             self.replaced[name] = np.ascontiguousarray(value)
             return name
         return self.constant(value, hint)
@@ -73,9 +69,7 @@ class _Draft:
         used = {name for node in live for name in self.graph.reads(node)} | set(self.graph.outputs)
         for tensor in old.graph.initializer:
             if tensor.name in self.replaced:
-                model.graph.initializer.append(
-                    numpy_helper.from_array(self.replaced[tensor.name], tensor.name)
-                )
+                model.graph.initializer.append(numpy_helper.from_array(self.replaced[tensor.name], tensor.name))
             elif tensor.name in used or tensor.name not in self.graph.consumers:
                 model.graph.initializer.append(tensor)
         model.graph.initializer.extend(self.added)
@@ -130,19 +124,11 @@ def validate(coupling: Coupling, plan: Plan) -> None:
         sizes = np.bincount(group.cells[kept], minlength=group.cells.max() + 1) if len(kept) else np.zeros(1)
         fits = len(kept) and kept.min() >= 0 and kept.max() < group.channels and (np.diff(kept) > 0).all()
         if not fits or not (sizes == sizes[0]).all() or not sizes[0]:
-            raise DataError(
-                f"the plan's channels for group '{name}' don't fit its {group.channels} channels."
-            )
+            raise DataError(f"the plan's channels for group '{name}' don't fit its {group.channels} channels.")
     for name, new in plan.weights.items():
         linear = coupling.linear(coupling.graph.producer[name]) if name in keys else None
-        if (
-            linear is None
-            or linear.matrix.shape != new.matrix.shape
-            or linear.offset.shape != new.offset.shape
-        ):
-            raise DataError(
-                f"the plan's weights for layer '{name}' don't fit this model; was it made for another one?"
-            )
+        if linear is None or linear.matrix.shape != new.matrix.shape or linear.offset.shape != new.offset.shape:
+            raise DataError(f"the plan's weights for layer '{name}' don't fit this model; was it made for another one?")
 
 
 # ---------------------------------------------------------------------------------------------- nodes
@@ -181,10 +167,7 @@ def _cut_inputs(
         if (index, i) not in cuts or node.input[i] != name or name in draft.replaced:
             continue
         uses = [
-            (j, k)
-            for j in draft.graph.consumers[name]
-            for k, n in enumerate(draft.graph.nodes[j].input)
-            if n == name
+            (j, k) for j in draft.graph.consumers[name] for k, n in enumerate(draft.graph.nodes[j].input) if n == name
         ]
         alike = all(cuts.get(use) == cuts[index, i] and use[0] not in draft.renewed for use in uses)
         value = draft.graph.array(name)
@@ -200,47 +183,53 @@ def _cut_inputs(
 
 
 def _renew(draft: _Draft, index: int, cut: bool) -> list[NodeProto]:
-    """The layer's node with its new weights (cut or at full size); its tail is part of them."""
+    """The layer's node with its new weights (cut or at full size)."""
     linear, new = draft.renewed[index]
-    node = _copy(draft.graph.nodes[index])
-    weight = draft.graph.array(linear.weight)
     inputs = draft.mask.of(draft.coupling.notes.readers[index])
     outputs = draft.mask.of(draft.coupling.notes.writers[index])
     if not cut:
         inputs, outputs = np.ones_like(inputs), np.ones_like(outputs)
-    matrix, offset = _select(linear, new, inputs, outputs)
-    tensor = linear.tensor(matrix, node, weight.ndim).astype(weight.dtype)
-    node.input[1] = draft.renew(linear.weight, tensor, index, f"{linear.weight}_new")
+
+    def constant(name: str, value: Array, hint: str) -> str:
+        return draft.renew(name, value, index, hint)
+
+    return renewed_nodes(draft.graph, linear, _select(linear, new, inputs, outputs), constant, draft.taken)
+
+
+def renewed_nodes(
+    graph: Graph, linear: Linear, new: Weights, constant: Callable[[str, Array, str], str], taken: set[str]
+) -> list[NodeProto]:
+    """The nodes that compute a layer and its tail with other weights.
+
+    `constant(name, value, hint)` stores a value in the place of the constant `name` (there may be none: "") and gives
+    its name; `taken` are the names in use. A layer without a bias gets one where the new offset isn't zero.
+    """
+    node, weight = _copy(graph.nodes[linear.index]), graph.array(linear.weight)
+    tensor = linear.tensor(new.matrix, node, weight.ndim).astype(weight.dtype)
+    offset = new.offset.astype(weight.dtype)
+    node.input[1] = constant(linear.weight, tensor, f"{linear.weight}_new")
     plain = linear.bias == "" and not linear.tail and not offset.any()
-    nodes = [node]
-    if node.op_type == "MatMul":
-        if plain:
-            return nodes
-        node.output[0] = fresh(f"{linear.output}_product", draft.taken)
-        bias = draft.constant(offset.astype(weight.dtype), f"{linear.output}_bias")
-        nodes.append(
-            helper.make_node(
-                "Add", [node.output[0], bias], [linear.output], fresh(f"{node.name}_bias", draft.taken)
-            )
-        )
-        return nodes
+    if node.op_type == "MatMul" and not plain:
+        node.output[0] = fresh(f"{linear.output}_product", taken)
+        inputs = [node.output[0], constant("", offset, f"{linear.output}_bias")]
+        return [node, helper.make_node("Add", inputs, [linear.output], fresh(f"{node.name}_bias", taken))]
+    if plain:
+        return [node]
     for a in [a for a in node.attribute if a.name in ("alpha", "beta")]:
         node.attribute.remove(a)
     del node.input[2:]
-    if not plain:
-        bias = offset.astype(weight.dtype)
-        node.input.append(draft.renew(linear.bias, bias, index, f"{linear.bias or linear.weight + '_bias'}"))
+    node.input.append(constant(linear.bias, offset, linear.bias or f"{linear.weight}_bias"))
     node.output[0] = linear.output
-    return nodes
+    return [node]
 
 
-def _select(linear: Linear, new: Weights, inputs: Array, outputs: Array) -> tuple[Array, Array]:
+def _select(linear: Linear, new: Weights, inputs: Array, outputs: Array) -> Weights:
     """The rows and columns of the matrix that are kept, group by group; equal numbers in each group."""
     groups = linear.conv_group
     rows = np.repeat(inputs, linear.taps).reshape(groups, -1)
     columns = outputs.reshape(groups, -1)
     blocks = [new.matrix[g][rows[g]][:, columns[g]] for g in range(groups)]
-    return np.stack(blocks), new.offset[outputs]
+    return Weights(np.stack(blocks), new.offset[outputs])
 
 
 def _silence(draft: _Draft, node: NodeProto, flags: Array) -> list[NodeProto]:
@@ -305,9 +294,7 @@ def _fit_inputs(model: ModelProto, optional: set[str]) -> None:
     tensors = {t.name: t for t in model.graph.initializer}
     kept = [_copy(v) for v in model.graph.input if v.name in tensors or v.name not in optional]
     if model.ir_version < 4:
-        kept += [
-            helper.make_tensor_value_info(n, 1, None) for n in tensors if n not in {v.name for v in kept}
-        ]
+        kept += [helper.make_tensor_value_info(n, 1, None) for n in tensors if n not in {v.name for v in kept}]
     for value in kept:
         if value.name in tensors:
             tensor = tensors[value.name]

@@ -110,9 +110,7 @@ def add_affine(graph: Graph, node: NodeProto, i: int, axis: int, rank: int) -> A
 
 def sub_affine(graph: Graph, node: NodeProto, i: int, axis: int, rank: int) -> Affine:
     """x - constant, or constant - x."""
-    return _operand(
-        graph, node, i, axis, rank, lambda c, first: (np.ones(1), -c) if first else (-np.ones(1), c)
-    )
+    return _operand(graph, node, i, axis, rank, lambda c, first: (np.ones(1), -c) if first else (-np.ones(1), c))
 
 
 def mul_affine(graph: Graph, node: NodeProto, i: int, axis: int, rank: int) -> Affine:
@@ -122,9 +120,7 @@ def mul_affine(graph: Graph, node: NodeProto, i: int, axis: int, rank: int) -> A
 
 def div_affine(graph: Graph, node: NodeProto, i: int, axis: int, rank: int) -> Affine:
     """x / constant."""
-    return _operand(
-        graph, node, i, axis, rank, lambda c, first: (1 / c, np.zeros(1)) if first and c.all() else None
-    )
+    return _operand(graph, node, i, axis, rank, lambda c, first: (1 / c, np.zeros(1)) if first and c.all() else None)
 
 
 def _operand(

@@ -65,9 +65,7 @@ def shrink_conv(cut: Cut) -> None:
     transposed = cut.node.op_type == "ConvTranspose"
     shape = cut.shape(name)
     per_input = shape[0] // groups if transposed else shape[1]
-    if (
-        per_input == 1
-    ):  # depthwise: the weight is cut along its first axis like any other, a group per channel
+    if per_input == 1:  # depthwise: the weight is cut along its first axis like any other, a group per channel
         cut.set_attr("group", int(inputs.sum()))
         return
     weight = cut.graph.array(name)
@@ -186,9 +184,7 @@ def matmul_linear(graph: Graph, index: int) -> Linear | None:
 def matmul(v: Visit) -> None:
     """By a constant matrix on the right: contracts the last axis, makes a new one. Anything else stays."""
     if not v.static(1):
-        v.freeze_all(
-            "multiplies two computed values" if not v.static(0) else "has its constant matrix on the left"
-        )
+        v.freeze_all("multiplies two computed values" if not v.static(0) else "has its constant matrix on the left")
         return
     if not weights_fixed(v):
         return
@@ -205,9 +201,7 @@ def matmul(v: Visit) -> None:
 # ---------------------------------------------------------------------------------------------- normalizations
 
 
-def batchnorm_affine(
-    graph: Graph, node: NodeProto, i: int, axis: int, rank: int
-) -> tuple[Float, Float] | None:
+def batchnorm_affine(graph: Graph, node: NodeProto, i: int, axis: int, rank: int) -> tuple[Float, Float] | None:
     """y = scale * x + shift per channel, from the running statistics."""
     a = attributes(node)
     if i != 0 or axis != 1 or a.get("training_mode", 0) or not all(n in graph.static for n in node.input[1:]):

@@ -187,12 +187,7 @@ def fold_tail(graph: Graph, linear: Linear) -> Linear:
         node = graph.nodes[index]
         known = find(node)
         position = list(node.input).index(linear.output) if linear.output in node.input else -1
-        if (
-            known is None
-            or known.affine is None
-            or position < 0
-            or list(node.input).count(linear.output) != 1
-        ):
+        if known is None or known.affine is None or position < 0 or list(node.input).count(linear.output) != 1:
             break
         rank, width = len(graph.shapes[linear.output]), len(linear.offset)
         found = known.affine(graph, node, position, 1 if linear.window else rank - 1, rank)

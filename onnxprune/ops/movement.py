@@ -25,9 +25,7 @@ def transpose(v: Visit) -> None:
 def target(v: Visit) -> list[int] | None:
     """The shape of output 0 as Reshape may state it: fixed lengths, 0 (copied) or one -1 where sizes are symbolic."""
     name, x = v.node.output[0], v.name(0)
-    first, *others = [
-        (p.shapes[name], p.shapes[x]) for p in v.graph.probes if name in p.shapes and x in p.shapes
-    ]
+    first, *others = [(p.shapes[name], p.shapes[x]) for p in v.graph.probes if name in p.shapes and x in p.shapes]
     stated = list(first[0])
     for axis, n in enumerate(stated):
         if all(out[axis] == n for out, _ in others):
@@ -114,14 +112,8 @@ def blocks_to_space(v: Visit, split: Callable[[tuple[int, ...], int], tuple[list
     """DepthToSpace and SpaceToDepth as Reshape, Transpose, Reshape of the ids."""
     inner, perm = split(v.shape(0), v.attr("blocksize"))
     ids = v.ids(0)
-    wide = widen(
-        ids, v.shape(0), [a for a in range(1, 4) if ids.shape[1] > 1 or (a > 1 and ids.shape[a] > 1)]
-    )
-    moved = (
-        np.broadcast_to(wide, (wide.shape[0], *v.shape(0)[1:]))
-        .reshape(wide.shape[0], *inner[1:])
-        .transpose(perm)
-    )
+    wide = widen(ids, v.shape(0), [a for a in range(1, 4) if ids.shape[1] > 1 or (a > 1 and ids.shape[a] > 1)])
+    moved = np.broadcast_to(wide, (wide.shape[0], *v.shape(0)[1:])).reshape(wide.shape[0], *inner[1:]).transpose(perm)
     v.set_channels(v.vector(narrow(moved.reshape(wide.shape[0], *v.out_shape()[1:])), v.out_shape(), 1))
 
 
@@ -351,11 +343,7 @@ def pad(v: Visit) -> None:
     for axis, (begin, end) in enumerate(zip(begins, ends, strict=True)):
         if ids.shape[axis] == 1 or begin == end == 0:
             continue
-        if (
-            min(begin, end) < 0
-            or v.attr("mode", "constant") != "constant"
-            or (not v.static(1) and v.graph.opset >= 11)
-        ):
+        if min(begin, end) < 0 or v.attr("mode", "constant") != "constant" or (not v.static(1) and v.graph.opset >= 11):
             v.freeze(ids, STAYS)
         ids = _padded(v, ids, axis, max(begin, 0), max(end, 0))
     v.set(ids)

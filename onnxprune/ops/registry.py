@@ -32,9 +32,7 @@ class Notes:
     ids: dict[str, Ids] = field(default_factory=dict)
     parameters: dict[Parameter, Ids] = field(default_factory=dict)
     uses: dict[tuple[int, int], dict[int, Ids]] = field(default_factory=dict)  # (node, input) -> axis -> ids
-    readers: dict[int, Ids] = field(
-        default_factory=dict
-    )  # node index -> ids of the channels that it contracts
+    readers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it contracts
     writers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it makes
     streams: list[Ids] = field(default_factory=list)  # ids that pass through an addition of two activations
 
@@ -188,9 +186,7 @@ class Rule:
 RULES: dict[tuple[str, str], Rule] = {}
 
 
-def rule(
-    *names: str, domain: str = "", **parts: Any
-) -> Callable[[Callable[[Visit], None]], Callable[[Visit], None]]:
+def rule(*names: str, domain: str = "", **parts: Any) -> Callable[[Callable[[Visit], None]], Callable[[Visit], None]]:
     """Register a coupling rule (and its further parts) for operators."""
 
     def register(couple: Callable[[Visit], None]) -> Callable[[Visit], None]:
