@@ -162,17 +162,18 @@ class _Memory:
 
 @dataclass(frozen=True)
 class _ArrayFile:
-    """An `.npy` (mapped into memory), or the arrays of an `.npz` that `wanted` names (None: all)."""
+    """An `.npy` (mapped into memory), or the arrays of an `.npz` that feed `inputs` (None: all of them)."""
 
     where: Path
-    wanted: frozenset[str] | None = None
+    inputs: tuple[Input, ...] | None = None
 
     def read(self) -> Mapping[str, Array]:
         with _readable(self.where), self.where.open("rb") as stream:
             if stream.peek(6)[:6] == b"\x93NUMPY":
                 return {"arr_0": np.load(self.where, mmap_mode="r", allow_pickle=False)}
             with np.load(stream, allow_pickle=False) as loaded:
-                return {name: loaded[name] for name in loaded if self.wanted is None or name in self.wanted}
+                names = loaded.files if self.inputs is None else _keys(loaded.files, self.inputs, self.where)
+                return {name: loaded[name] for name in names}
 
 
 @dataclass(frozen=True)
@@ -566,8 +567,8 @@ def _mirrored(found: Samples) -> Samples:
 def _from_file(path: Path, inputs: Sequence[Input], plan: Preprocessing) -> Samples:
     """An `.npz`, read now, or an `.npy`."""
     if path.suffix == ".npz":
-        wanted = frozenset([*ALIASES, *(item.name for item in inputs)])
-        return _surveyed([_Memory(str(path), _ArrayFile(path, wanted).read())], inputs, plan, strict=True)
+        arrays = _ArrayFile(path, tuple(inputs)).read()
+        return _surveyed([_Memory(str(path), arrays)], inputs, plan, strict=True)
     if path.suffix == ".npy":
         return _surveyed([_ArrayFile(path)], inputs, plan, strict=True)
     if path.suffix == ".py":
@@ -586,7 +587,7 @@ def _from_folder(folder: Path, inputs: Sequence[Input], pinned: Sequence[Input],
         raise DataError(f"{folder} holds {held}: fill it with either images, .npy or .npz files")
     if kinds == ["images"]:
         return _from_images(folder, files, pinned, plan)
-    return _surveyed([_ArrayFile(f) for f in files], inputs, plan, strict=False)
+    return _surveyed([_ArrayFile(f, tuple(inputs)) for f in files], inputs, plan, strict=False)
 
 
 def _from_images(folder: Path, files: Sequence[Path], inputs: Sequence[Input], plan: Preprocessing) -> Samples:

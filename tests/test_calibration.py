@@ -271,8 +271,10 @@ def test_nan_in_an_npy_is_found_when_it_is_fed(tmp_path):
 
 
 def test_wrong_and_missing_names(tmp_path):
+    with pytest.raises(DataError, match=r"d\.npz holds wrong, y, but the model takes data"):
+        load(npz(tmp_path / "d.npz", wrong=normal(2, 4), y=[0, 1]), [ROWS])
     with pytest.raises(DataError, match=r"d\.npz holds no arrays, but the model takes data"):
-        load(npz(tmp_path / "d.npz", wrong=normal(2, 4)), [ROWS])
+        load(npz(tmp_path / "d.npz"), [ROWS])
     with pytest.raises(DataError, match="holds data, but the model takes mask"):
         load({"data": normal(2, 4)}, [ROWS, floats(("N", 4), "mask")])
     with pytest.raises(DataError, match="holds arr_0, but the model takes data, mask"):
@@ -305,6 +307,11 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "data.txt").write_text("1 2 3")
     with pytest.raises(DataError, match="no kind of data we read"):
         load(tmp_path / "data.txt", [ROWS])
+
+
+def test_arrays_that_the_model_does_not_take_are_not_read(tmp_path):
+    npz(tmp_path / "d.npz", x=normal(2, 4), names=np.array(["a", None], dtype=object))
+    assert load(tmp_path / "d.npz", [ROWS]).count == load(tmp_path, [ROWS]).count == 2
 
 
 def test_nothing_is_unpickled(tmp_path):
