@@ -1,0 +1,137 @@
+"""Parameters and MACs, counted and as exact functions of the groups' widths.
+
+MACs are multiplications of Conv, ConvTranspose, Gemm and MatMul (and of the matrices in RNN cells) at batch 1;
+parameters are the floating-point elements of initializers and Constant nodes. Both are sums of products of a number of
+input channels and a number of output channels, so pruning changes them bilinearly in the widths.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune.allocation import Bilinear
+from onnxprune.coupling import Coupling, Group
+from onnxprune.graph import Graph, attributes
+from onnxprune.ids import Ids
+
+FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+RECURRENT = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+def parameters(graph: Graph) -> int:
+    """Number of floating-point elements in initializers and Constant nodes."""
+    total = sum(prod(t.dims) for t in graph.model.graph.initializer if t.data_type in FLOATS)
+    for node in graph.nodes:
+        if node.op_type == "Constant":
+            value = attributes(node).get("value")
+            total += prod(value.dims) if value is not None and value.data_type in FLOATS else 0
+    return int(total)
+
+
+def macs(graph: Graph, index: int) -> int:
+    """Multiply-accumulates of one node at batch 1; 0 for nodes that aren't counted or whose shapes aren't known."""
+    node, shapes = graph.nodes[index], graph.shapes
+    if any(name and name not in shapes for name in (*node.input, *node.output)):
+        return 0
+    if node.op_type == "Conv":
+        return prod(shapes[node.output[0]]) * prod(shapes[node.input[1]][1:])
+    if node.op_type == "ConvTranspose":
+        return prod(shapes[node.input[0]]) * prod(shapes[node.input[1]][1:])
+    if node.op_type == "Gemm":
+        depth = shapes[node.input[0]][0 if attributes(node).get("transA", 0) else 1]
+        return prod(shapes[node.output[0]]) * depth
+    if node.op_type == "MatMul":
+        return prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
+    if node.op_type in RECURRENT:
+        weights = prod(shapes[node.input[1]]) + prod(shapes[node.input[2]])
+        return weights * prod(shapes[node.input[0]][:2])
+    return 0
+
+
+def total_macs(graph: Graph) -> int:
+    """Multiply-accumulates of a whole model at batch 1 (bodies of If, Loop and Scan aren't counted)."""
+    return sum(macs(graph, i) for i in range(len(graph.nodes)))
+
+
+class _Terms:
+    """Collects products of two affine functions of the widths."""
+
+    def __init__(self, coupling: Coupling, groups: list[Group]) -> None:
+        self.coupling, self.size = coupling, len(groups)
+        self.owner = np.full(len(coupling.components.label) + 1, -1)
+        for number, group in enumerate(groups):
+            self.owner[group.components] = number
+        self.rows: list[tuple[float, NDArray[np.float64], float, NDArray[np.float64], float]] = []
+
+    def affine(self, ids: Ids) -> tuple[NDArray[np.float64], float]:
+        """How many of these channels are kept: a coefficient per group, and those that always stay.
+
+        A channel may own several places, so a group's coefficient is places per channel.
+        """
+        components = self.coupling.components.of(ids)
+        owners = self.owner[components]
+        coefficients = np.zeros(self.size)
+        for number in np.unique(owners[owners >= 0]):
+            mine = components[owners == number]
+            coefficients[number] = len(mine) / len(np.unique(mine))
+        return coefficients, float((owners < 0).sum())
+
+    def add(self, scale: float, first: Ids, second: Ids | None = None) -> None:
+        """Add scale * kept(first) * kept(second)."""
+        one = (np.zeros(self.size), 1.0)
+        self.rows.append((scale, *self.affine(first), *(one if second is None else self.affine(second))))
+
+    def constant(self, value: float) -> None:
+        """Add a number that no width changes."""
+        self.rows.append((value, np.zeros(self.size), 1.0, np.zeros(self.size), 1.0))
+
+    def bilinear(self) -> Bilinear:
+        """All terms as arrays."""
+        scale, ins, in_fixed, outs, out_fixed = zip(*self.rows, strict=True)
+        return Bilinear(np.array(scale), np.array(ins), np.array(in_fixed), np.array(outs), np.array(out_fixed))
+
+
+def macs_of_widths(coupling: Coupling, groups: list[Group]) -> Bilinear:
+    """MACs as a function of the widths of `groups` (what isn't in them stays)."""
+    terms, graph, notes = _Terms(coupling, groups), coupling.graph, coupling.notes
+    terms.constant(0.0)
+    for index in range(len(graph.nodes)):
+        count = macs(graph, index)
+        inputs, outputs = notes.readers.get(index), notes.writers.get(index)
+        if not count:
+            continue
+        if inputs is not None and outputs is not None:
+            terms.add(count / len(inputs) / len(outputs), inputs, outputs)
+        elif outputs is not None:
+            terms.add(count / len(outputs), outputs)
+        else:
+            terms.constant(count)
+    return terms.bilinear()
+
+
+def parameters_of_widths(coupling: Coupling, groups: list[Group]) -> Bilinear:
+    """Parameters as a function of the widths of `groups`, before any bias is added or BatchNormalization folded."""
+    terms, graph, notes = _Terms(coupling, groups), coupling.graph, coupling.notes
+    tensors: dict[str, dict[int, Ids]] = {}
+    for (index, i), axes in notes.uses.items():
+        tensors.setdefault(graph.nodes[index].input[i], {}).update(axes)
+    for index, inputs in notes.readers.items():  # grouped convolutions: axis 1 holds one conv group's channels
+        name = graph.nodes[index].input[1]
+        known = tensors.get(name, {})
+        if len(known) == 1 and inputs is not None:
+            axis = 1 - next(iter(known))
+            share = graph.shapes[name][axis] / len(inputs)
+            rest = prod(graph.shapes[name]) / graph.shapes[name][axis] / graph.shapes[name][1 - axis]
+            terms.add(share * rest, inputs, known[1 - axis])
+            tensors.pop(name)
+    for name, axes in tensors.items():
+        rest = prod(n for a, n in enumerate(graph.shapes[name]) if a not in axes)
+        terms.add(rest, *axes.values())
+    everything = np.array([g.channels for g in groups], float)
+    terms.constant(0.0)
+    terms.constant(parameters(graph) - terms.bilinear().total(everything))
+    return terms.bilinear()

@@ -1,0 +1,288 @@
+"""New weights for the layers that read removed channels.
+
+The modes differ in what a layer is fitted to, and on which inputs:
+
+    none    the weights of the channels that are left, as they were
+    mean    the same, and the bias makes up for the mean of what is gone
+    local   least squares towards the layer's own output, on the original's inputs
+    ls      least squares front to back: on the inputs that the network pruned so far really produces, towards the
+            output of the original. A layer whose result is added to a shortcut also absorbs what the shortcut has
+            drifted: its target is (original sum − shortcut as it is now). A layer followed by ReLU or Clip is fitted
+            to what comes out behind it (POEM, Kamma & Wada 2025). Layers of unpruned groups are refitted, too, once
+            their input has drifted.
+
+All fits are centred (the bias is refitted) and damped towards the old weights, with the damping chosen per layer on
+samples that weren't fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.coupling import Coupling
+from onnxprune.elimination import solve
+from onnxprune.graph import Array
+from onnxprune.ops.elementwise import bounds
+from onnxprune.ops.linear import Linear
+from onnxprune.plan import Weights
+from onnxprune.runtime import Runtime
+from onnxprune.statistics import Moments, draw, positions_per_sample
+from onnxprune.walk import Walk, layers_in_order
+
+Float = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Progress = Callable[[int, int], None]
+DAMPINGS = (1e-4, 1e-2, 0.1, 0.5, 2.0, 8.0)
+DEFAULT_DAMPING = 1e-2  # without samples to choose by
+POEM_STEPS = 3
+ROWS_HELD = 5e8  # bytes of rows kept for the steps behind an activation; above it they are gathered again
+MODES = ("none", "mean", "local", "ls")
+
+
+@dataclass(frozen=True)
+class Refit:
+    """New weights of a layer, the damping chosen, and its relative squared error on samples that weren't fitted."""
+
+    weights: Weights
+    damping: float
+    error: float
+
+
+def kept_rows(linear: Linear, flags: NDArray[np.bool_]) -> list[Ints]:
+    """Rows of the matrix that belong to kept input channels, per convolution group."""
+    rows = np.repeat(flags, linear.taps).reshape(linear.conv_group, -1)
+    return [np.flatnonzero(r) for r in rows]
+
+
+def masked(linear: Linear, flags: NDArray[np.bool_]) -> Weights:
+    """The layer's own weights, zero where it reads removed channels."""
+    rows = np.repeat(flags, linear.taps).reshape(linear.conv_group, -1, 1)
+    return Weights(linear.matrix * rows, linear.offset)
+
+
+def with_mean(linear: Linear, flags: NDArray[np.bool_], mean: Float) -> Weights:
+    """The same, and a bias that keeps every output's mean, given the mean of the rows [channels * taps]."""
+    weights = masked(linear, flags)
+    lost = (linear.matrix - weights.matrix) * mean.reshape(linear.conv_group, -1, 1)
+    return Weights(weights.matrix, linear.offset + lost.sum(1).ravel())
+
+
+# ---------------------------------------------------------------------------------------------- one layer
+
+
+def refit(linear: Linear, flags: NDArray[np.bool_], fit: Moments, tune: Moments | None) -> Refit:
+    """Least squares on `fit` with the damping that does best on `tune`; then on both together.
+
+    Moments without targets stand for the layer's own output on the same inputs.
+    """
+    damping, error = choose_damping(linear, flags, fit, tune)
+    everything = fit + tune if tune is not None else fit
+    return Refit(fitted(linear, flags, everything, damping), damping, error)
+
+
+def choose_damping(
+    linear: Linear, flags: NDArray[np.bool_], fit: Moments, tune: Moments | None
+) -> tuple[float, float]:
+    """The damping with the smallest error on `tune`, and that error relative to the output's variance there."""
+    if tune is None or not tune.count:
+        return DEFAULT_DAMPING, error_on(linear, fitted(linear, flags, fit, DEFAULT_DAMPING), fit)
+    errors = [error_on(linear, fitted(linear, flags, fit, damping), tune) for damping in DAMPINGS]
+    best = int(np.argmin(errors))
+    return DAMPINGS[best], errors[best]
+
+
+def fitted(linear: Linear, flags: NDArray[np.bool_], moments: Moments, damping: float) -> Weights:
+    """Least-squares weights and offset for some moments."""
+    symmetric = len(moments.target_shift) == 0
+    gram, cross, _ = moments.centred()
+    mean = moments.mean
+    matrices, offsets = [], []
+    for g, rows in enumerate(kept_rows(linear, flags)):
+        block, columns = _block(linear, g)
+        weight = linear.matrix[g]
+        target = gram[block, block] @ weight if symmetric else cross[block, columns]
+        matrix = solve(gram[block, block], target, weight, rows, damping)
+        goal = mean[block] @ weight + linear.offset[columns] if symmetric else moments.target_mean[columns]
+        matrices.append(matrix)
+        offsets.append(goal - mean[block] @ matrix)
+    return Weights(np.stack(matrices), np.concatenate(offsets))
+
+
+def error_on(linear: Linear, weights: Weights, moments: Moments) -> float:
+    """Squared error of new weights on some moments, relative to the variance of the target there."""
+    symmetric = len(moments.target_shift) == 0
+    error = power = 0.0
+    gram_about, cross_about, power_about = moments.about(moments.mean, moments.target_mean)
+    for g in range(linear.conv_group):
+        block, columns = _block(linear, g)
+        gram, matrix = gram_about[block, block], weights.matrix[g]
+        if symmetric:
+            difference = linear.matrix[g] - matrix
+            bias = moments.mean[block] @ difference + linear.offset[columns] - weights.offset[columns]
+            error += float(np.sum(difference * (gram @ difference)) + bias @ bias)
+            power += float(np.sum(linear.matrix[g] * (gram @ linear.matrix[g])))
+        else:
+            bias = moments.target_mean[columns] - moments.mean[block] @ matrix - weights.offset[columns]
+            squared = power_about[columns].sum() + np.sum(matrix * (gram @ matrix - 2 * cross_about[block, columns]))
+            error += float(max(squared, 0.0) + bias @ bias)
+            power += float(power_about[columns].sum())
+    return error / power if power else 0.0
+
+
+def _block(linear: Linear, g: int) -> tuple[slice, slice]:
+    _, n, o = linear.matrix.shape
+    return slice(g * n, (g + 1) * n), slice(g * o, (g + 1) * o)
+
+
+# ---------------------------------------------------------------------------------------------- front to back
+
+
+def front_to_back(
+    coupling: Coupling,
+    keep: Mapping[str, Ints],
+    parts: Sequence[Iterable[Mapping[str, Array]]],
+    samples: int,
+    runtime: Runtime,
+    *,
+    seed: int = 0,
+    max_memory: float = 2e9,
+    progress: Progress = lambda done, total: None,
+) -> dict[str, Refit]:
+    """New weights for every layer that reads removed channels or whose input has drifted: layer key -> refit.
+
+    `parts` are the samples to fit and the samples to choose dampings by.
+    """
+    feeds = [dict(feed) for part in parts for feed in part]
+    split = len(list(parts[0])) if len(parts) > 1 else len(feeds)
+    mask, refits = coupling.mask(keep), dict[str, Refit]()
+    layers = layers_in_order(coupling)
+    with Walk(coupling, feeds, runtime, max_memory) as walk:
+        del feeds
+        for number, linear in enumerate(layers):
+            flags = mask.of(coupling.notes.readers[linear.index])
+            if not flags.all() or walk.drifted:
+                walk.advance(linear.index)
+                if not flags.all() or linear.input in walk.drifted:
+                    refits[linear.key] = _Layer(walk, linear, flags, split, samples, seed).refit()
+                    walk.renew(linear, refits[linear.key].weights)
+            progress(number + 1, len(layers))
+    return refits
+
+
+class _Layer:
+    """One layer at its turn: where it reads, what it should give, and its fit."""
+
+    def __init__(
+        self, walk: Walk, linear: Linear, flags: NDArray[np.bool_], split: int, samples: int, seed: int
+    ) -> None:
+        self.walk, self.linear, self.flags = walk, linear, flags
+        self.split, self.samples, self.seed = split, samples, seed
+        self.shortcut = _shortcut(walk, linear)
+        self.bounds = None if self.shortcut else _activation(walk, linear)
+        self._rows: dict[int, tuple[Array, Array]] = {}
+        self._held = 0.0
+
+    def refit(self) -> Refit:
+        """Least squares, then a few steps behind the activation where there is one."""
+        parts: list[Moments | None] = [None, None]
+        for batch in range(len(self.walk.original)):
+            x, y = self.rows(batch)
+            part = int(batch >= self.split)
+            if parts[part] is None:
+                first = parts[0]
+                parts[part] = Moments(first.shift, first.target_shift) if first else Moments.starting_with(x, y)
+            parts[part].add(x, y, samples=1)  # type: ignore[union-attr]
+        fit, tune = parts
+        assert fit is not None
+        found = refit(self.linear, self.flags, fit, tune)
+        return found if self.bounds is None else self._behind_activation(found, fit)
+
+    def rows(self, batch: int) -> tuple[Array, Array]:
+        """Rows that the layer reads in the pruned network, and its targets: float32 [S, N] and [S, o]."""
+        if batch in self._rows:
+            return self._rows[batch]
+        walk, linear = self.walk, self.linear
+        before, now = walk.original[batch][linear.input], walk.value(batch, linear.input)
+        shape = linear.output_shape(before.shape)
+        places = draw(
+            np.random.default_rng((self.seed, linear.index, batch)),
+            linear.count(before.shape, shape),
+            positions_per_sample(linear, self.samples),
+        )
+        x = linear.sample(before, shape, places).astype(np.float32, copy=False)
+        y = linear.apply(x)
+        if now is not before:
+            x = linear.sample(now, shape, places).astype(np.float32, copy=False)
+        if self.shortcut:
+            drift = walk.original[batch][self.shortcut], walk.value(batch, self.shortcut)
+            y += (linear.outputs(drift[0], places) - linear.outputs(drift[1], places)).astype(np.float32, copy=False)
+        if self._held + x.nbytes + y.nbytes < ROWS_HELD:
+            self._rows[batch] = x, y
+            self._held += x.nbytes + y.nbytes
+        return x, y
+
+    def _behind_activation(self, start: Refit, fit: Moments) -> Refit:
+        """POEM: where the target is cut off by the activation, any value beyond the cut will do.
+
+        Alternates such targets with least squares and keeps the step that does best on the held-out part.
+        """
+        best, smallest = start, self._error_behind(start.weights)
+        weights = fitted(self.linear, self.flags, fit, start.damping)
+        for _ in range(POEM_STEPS):
+            moments = Moments(fit.shift, fit.target_shift)
+            for batch in range(min(self.split, len(self.walk.original))):
+                x, y = self.rows(batch)
+                moments.add(x, self._relaxed(y, self._predicted(x, weights)))
+            weights = fitted(self.linear, self.flags, moments, start.damping)
+            error = self._error_behind(weights)
+            if error < smallest:
+                best, smallest = Refit(weights, start.damping, start.error), error
+        return best
+
+    def _relaxed(self, y: Array, predicted: Array) -> Array:
+        assert self.bounds is not None
+        low, high = self.bounds
+        targets = np.where(y <= low, np.minimum(predicted, low), y)
+        return targets if np.isinf(high) else np.where(y >= high, np.maximum(predicted, high), targets)
+
+    def _predicted(self, x: Array, weights: Weights) -> Array:
+        return self.linear.apply(x, weights.matrix, weights.offset)
+
+    def _error_behind(self, weights: Weights) -> float:
+        """Squared error behind the activation, on held-out batches if there are any."""
+        assert self.bounds is not None
+        low, high = self.bounds
+        count = len(self.walk.original)
+        total = 0.0
+        for batch in range(self.split if self.split < count else 0, count):
+            x, y = self.rows(batch)
+            total += float(np.square(np.clip(y, low, high) - np.clip(self._predicted(x, weights), low, high)).sum())
+        return total
+
+
+def _shortcut(walk: Walk, linear: Linear) -> str:
+    """The other operand of the sum that the layer's output goes into, if it is known by now and has drifted."""
+    graph = walk.graph
+    consumers = graph.consumers.get(linear.output, [])
+    if len(consumers) != 1 or linear.output in graph.outputs:
+        return ""
+    node = graph.nodes[consumers[0]]
+    if node.op_type != "Add" or len(set(node.input)) != 2:
+        return ""
+    other = next(name for name in node.input if name != linear.output)
+    same = graph.shapes.get(other) == graph.shapes.get(linear.output)
+    return other if other in walk.drifted and same and other in walk.pruned[0] else ""
+
+
+def _activation(walk: Walk, linear: Linear) -> tuple[float, float] | None:
+    """Bounds of the Relu or Clip that alone reads the layer's output."""
+    graph = walk.graph
+    nodes = [graph.nodes[i] for i in graph.consumers.get(linear.output, [])]
+    if linear.output in graph.outputs or not nodes:
+        return None
+    found = {bounds(graph, node) for node in nodes}
+    return found.pop() if len(found) == 1 else None

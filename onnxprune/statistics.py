@@ -1,0 +1,182 @@
+"""Second moments of what layers read, computed while data streams through the model.
+
+onnxruntime gathers sampled rows inside the graph (appended Reshape and Gather nodes, on whatever provider it has), the
+host adds them up in float64 about a fixed shift. Memory depends on the width of the layers, not on the number of
+samples. The sampled places are drawn anew for every batch, the same for all channels. Sums merge exactly, so parts of
+the data can be kept apart (to judge on what wasn't fitted) and joined later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper
+from scipy.linalg.blas import dsyrk
+
+from onnxprune.graph import Array, Graph
+from onnxprune.ops.linear import Linear
+from onnxprune.runtime import Runtime
+
+Float = NDArray[np.float64]
+POSITIONS = 10  # output positions per sample and map, at least
+
+
+@dataclass
+class Moments:
+    """Sums over rows x [N] and targets y [o], both about a fixed shift: count, Σx, Σxxᵀ, Σy, Σxyᵀ, Σ‖y‖²."""
+
+    shift: Float
+    target_shift: Float
+    count: int = 0
+    samples: int = 0
+
+    def __post_init__(self) -> None:
+        n, o = len(self.shift), len(self.target_shift)
+        self.total, self.square = np.zeros(n), np.zeros((n, n), order="F")
+        self.target_total, self.cross, self.power = np.zeros(o), np.zeros((n, o)), np.zeros(o)
+
+    @classmethod
+    def starting_with(cls, x: Array, y: Array | None = None) -> Moments:
+        """Empty sums about the mean of the first rows, which keeps the sums small."""
+        shift = x.mean(0, dtype=np.float64)
+        return cls(shift, y.mean(0, dtype=np.float64) if y is not None else np.zeros(0))
+
+    def add(self, x: Array, y: Array | None = None, samples: int = 0) -> None:
+        """Add rows x [S, N] and, where targets are kept, y [S, o]."""
+        rows = x - self.shift
+        self.count, self.samples = self.count + len(x), self.samples + samples
+        self.total += rows.sum(0)
+        self.square = dsyrk(1.0, rows.T, beta=1.0, c=self.square, overwrite_c=1)
+        if y is not None:
+            targets = y - self.target_shift
+            self.target_total += targets.sum(0)
+            self.cross += rows.T @ targets
+            self.power += np.einsum("so,so->o", targets, targets)
+
+    def __add__(self, other: Moments) -> Moments:
+        """The sums over both parts, which must have the same shifts."""
+        merged = Moments(self.shift, self.target_shift, self.count + other.count, self.samples + other.samples)
+        for name in ("total", "square", "target_total", "cross", "power"):
+            setattr(merged, name, getattr(self, name) + getattr(other, name))
+        return merged
+
+    @property
+    def mean(self) -> Float:
+        """Mean of x."""
+        return self.shift + self.total / max(self.count, 1)
+
+    @property
+    def target_mean(self) -> Float:
+        """Mean of y."""
+        return self.target_shift + self.target_total / max(self.count, 1)
+
+    def about(self, mean: Float, target_mean: Float) -> tuple[Float, Float, Float]:
+        """Per row: E[(x−m)(x−m)ᵀ], E[(x−m)(y−m')ᵀ] and E[(y−m')²] per target, about given means."""
+        count = max(self.count, 1)
+        d, e = mean - self.shift, target_mean - self.target_shift
+        upper = np.triu(self.square)
+        square = upper + np.triu(upper, 1).T
+        square -= np.outer(self.total, d) + np.outer(d, self.total) - count * np.outer(d, d)
+        cross = self.cross - np.outer(self.total, e) - np.outer(d, self.target_total) + count * np.outer(d, e)
+        power = self.power - 2 * e * self.target_total + count * e**2
+        return square / count, cross / count, power / count
+
+    def centred(self) -> tuple[Float, Float, Float]:
+        """Covariances about the own means."""
+        return self.about(self.mean, self.target_mean)
+
+
+def positions_per_sample(linear: Linear, samples: int) -> int:
+    """How many output positions of a sample become rows: enough for 8 rows per column, and at least `POSITIONS`."""
+    return max(POSITIONS, -(-8 * linear.channels * linear.taps // max(samples, 1)))
+
+
+def draw(rng: np.random.Generator, available: int, wanted: int) -> NDArray[np.int64]:
+    """Different positions in ascending order; all of them where there aren't more."""
+    if available <= wanted:
+        return np.arange(available)
+    return np.sort(rng.choice(available, wanted, replace=False))
+
+
+def gathering(graph: Graph, linears: Sequence[Linear], outputs: Sequence[str] = ()) -> ModelProto:
+    """The model with nodes that gather, for every layer, the inputs at flat places `<key>/index` into `<key>/rows`."""
+    model = ModelProto()
+    model.CopyFrom(graph.model)
+    kept = {o.name: o for o in model.graph.output}
+    del model.graph.output[:]
+    model.graph.output.extend(kept[name] for name in outputs if name in kept)
+    missing = [name for name in outputs if name not in kept]
+    model.graph.output.extend(helper.make_tensor_value_info(name, graph.types[name], None) for name in missing)
+    for linear in linears:
+        rows, index, flat = (f"{linear.key}/{part}" for part in ("rows", "index", "flat"))
+        width = linear.channels
+        shape = [0, width, -1] if linear.window else [0, -1, width] if len(graph.shapes[linear.input]) > 2 else [-1, 1, width]
+        constant = helper.make_tensor(f"{linear.key}/shape", TensorProto.INT64, [3], shape)
+        model.graph.initializer.append(constant)
+        model.graph.input.append(helper.make_tensor_value_info(index, TensorProto.INT64, [None]))
+        model.graph.node.append(helper.make_node("Reshape", [linear.input, constant.name], [flat]))
+        model.graph.node.append(helper.make_node("Gather", [flat, index], [rows], axis=2 if linear.window else 1))
+        model.graph.output.append(helper.make_tensor_value_info(rows, graph.types[linear.input], None))
+    if model.ir_version < 4:
+        listed = {i.name for i in model.graph.input}
+        new = [t for t in model.graph.initializer if t.name not in listed]
+        model.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in new)
+    return model
+
+
+def collect(
+    graph: Graph,
+    linears: Sequence[Linear],
+    parts: Sequence[Iterable[Mapping[str, Array]]],
+    samples: int,
+    runtime: Runtime,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda n: None,
+) -> dict[str, list[Moments]]:
+    """Moments of the input of every layer, kept apart for each part of the data: layer key -> one per part.
+
+    `samples` is the number of all samples, from which the number of places per sample follows.
+    """
+    session = runtime.session(gathering(graph, linears))
+    found: dict[str, list[Moments]] = {linear.key: [] for linear in linears}
+    rng = np.random.default_rng(seed)
+    for part, feeds in enumerate(parts):
+        for feed in feeds:
+            shapes = sized(graph, feed)
+            indices: dict[str, Any] = {}
+            inside = {}
+            for linear in linears:
+                x, y = shapes[linear.input], shapes[linear.output]
+                places = draw(rng, linear.count(x, y), positions_per_sample(linear, samples))
+                index, inside[linear.key] = linear.reads(x, y, places)
+                indices[f"{linear.key}/index"] = index.ravel()
+            values = session.run({**feed, **indices})
+            count = len(next(iter(feed.values())))
+            for linear in linears:
+                gathered = values.pop(f"{linear.key}/rows")
+                rows = linear.rows(gathered, inside[linear.key]).astype(np.float32, copy=False)
+                moments = found[linear.key]
+                while len(moments) <= part:
+                    moments.append(Moments(moments[0].shift, moments[0].target_shift) if moments else Moments.starting_with(rows))
+                moments[part].add(rows, samples=count)
+            progress(count)
+    return found
+
+
+_SIZED: dict[tuple[int, tuple[tuple[str, tuple[int, ...]], ...]], dict[str, tuple[int, ...]]] = {}
+
+
+def sized(graph: Graph, feed: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    """Shapes of all values at batch 1 for inputs of the sizes of `feed`."""
+    shapes = tuple(sorted((name, tuple(value.shape)) for name, value in feed.items()))
+    declared = graph.input_shapes()
+    if all(declared.get(name, ())[1:] == shape[1:] for name, shape in shapes):
+        return graph.shapes
+    found = _SIZED.get((id(graph), shapes))
+    if found is None:
+        found = _SIZED[id(graph), shapes] = Graph(graph.model, dict(shapes)).shapes
+    return found

@@ -1,0 +1,208 @@
+"""Two networks side by side: the original and the pruned one, carried together from layer to layer.
+
+To refit a layer one needs what it reads and should give in the original, and what it reads in the network pruned so
+far. A forward run per layer would cost the square of the depth. So the graph is cut where layers are refitted, and
+only the values that are alive at the cut are kept, for all samples and both networks; they move to files in a
+temporary folder when they outgrow the memory granted. The pruned network keeps its full size here (removed channels
+have zero weights where they are read), so both run the same nodes, and what hasn't drifted apart is stored once.
+
+Nodes run by depth, not in the order of the file: what a layer doesn't depend on is done before it, so that a shortcut
+is known when the last layer of its branch is refitted.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from onnxprune.coupling import Coupling
+from onnxprune.graph import Array, key
+from onnxprune.ops.linear import Linear
+from onnxprune.plan import Weights
+from onnxprune.rewrite import renewed_nodes
+from onnxprune.runtime import Runtime, Session
+
+Batch = dict[str, Array]
+
+
+class Walk:
+    """Carries values of both networks for all batches; `original[b]` and `pruned[b]` hold what is alive in batch b.
+
+    `pruned[b]` holds only values that differ from the original's; `value` looks in both.
+    """
+
+    def __init__(
+        self, coupling: Coupling, feeds: Iterable[Mapping[str, Array]], runtime: Runtime, max_memory: float = 2e9
+    ) -> None:
+        self.coupling, self.graph, self.runtime = coupling, coupling.graph, runtime
+        self.schedule = by_depth(coupling)
+        self.place = {index: position for position, index in enumerate(self.schedule)}
+        self.last_use = self._last_use()
+        self.drifted: set[str] = set()
+        self.renewed: dict[int, tuple[Linear, Weights]] = {}
+        self.skipped: set[int] = set()
+        self.position = 0
+        self._granted, self._held = max_memory, 0.0
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._files = 0
+        self.original: list[Batch] = [self._stored(dict(feed)) for feed in feeds]
+        self.pruned: list[Batch] = [{} for _ in self.original]
+
+    def __enter__(self) -> Walk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.original, self.pruned = [], []
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def value(self, batch: int, name: str) -> Array:
+        """A value as the pruned network has it."""
+        return self.pruned[batch].get(name, self.original[batch].get(name))  # type: ignore[return-value]
+
+    def renew(self, linear: Linear, new: Weights) -> None:
+        """Give a layer that hasn't run yet new weights in the pruned network; its tail is part of them."""
+        self.renewed[linear.index] = linear, new
+        self.skipped.update(linear.tail)
+
+    def advance(self, index: int | None = None) -> None:
+        """Run both networks up to a node (not including it), or to the end."""
+        stop = len(self.schedule) if index is None else self.place[index]
+        nodes = self.schedule[self.position : stop]
+        self.position = stop
+        needed = [n for i in nodes for n in self.graph.nodes[i].output if n and self.last_use.get(n, -1) >= stop]
+        if nodes:
+            self._run(_segment(self, nodes, needed), self.original, needed)
+            self._drift(nodes, [name for name in needed])
+        for batch in (*self.original, *self.pruned):
+            for name in [n for n in batch if self.last_use.get(n, -1) < stop]:
+                self._held -= batch.pop(name).nbytes
+
+    def _drift(self, nodes: Sequence[int], needed: Sequence[str]) -> None:
+        """Run the part of the nodes whose results differ in the pruned network."""
+        own: list[int] = []
+        for i in nodes:
+            changed = i in self.renewed or any(name in self.drifted for name in self.graph.reads(self.graph.nodes[i]))
+            if changed and i not in self.skipped:
+                own.append(i)
+                outputs = [self.renewed[i][0].output] if i in self.renewed else self.graph.nodes[i].output
+                self.drifted.update(name for name in outputs if name)
+        outputs = {name for i in own for name in self.graph.nodes[i].output}
+        outputs |= {self.renewed[i][0].output for i in own if i in self.renewed}
+        early = [n for n in outputs if n not in needed and self.last_use.get(n, -1) >= self.position]
+        wanted = [name for name in needed if name in outputs] + early
+        if wanted:
+            self._run(_segment(self, own, wanted, self.renewed), self.pruned, wanted)
+
+    def _run(self, session: Session, batches: list[Batch], names: Sequence[str]) -> None:
+        for number, batch in enumerate(batches):
+            feed = {n: (self.original[number][n] if batches is self.original else self.value(number, n)) for n in session.inputs}
+            batch.update(self._stored(session.run(feed, names)))
+
+    def _stored(self, values: Batch) -> Batch:
+        """The values, in memory as far as granted and else in files."""
+        stored: Batch = {}
+        for name, value in values.items():
+            if self._held + value.nbytes > self._granted:
+                self._folder = self._folder or tempfile.TemporaryDirectory(prefix="onnxprune-")
+                self._files += 1
+                path = Path(self._folder.name) / f"{self._files}.npy"
+                np.save(path, value)
+                stored[name] = np.load(path, mmap_mode="r")
+            else:
+                stored[name] = value
+            self._held += stored[name].nbytes if not isinstance(stored[name], np.memmap) else 0
+        return stored
+
+    def suffix(self, replaced: Mapping[int, tuple[Linear, Weights]], names: Sequence[str]) -> Session:
+        """The rest of the original from here to the values `names`, with other weights in some layers."""
+        skipped = {i for linear, _ in replaced.values() for i in linear.tail}
+        rest = [i for i in self.schedule[self.position :] if i not in skipped]
+        return _segment(self, rest, names, replaced)
+
+    def _last_use(self) -> dict[str, int]:
+        last: dict[str, int] = {}
+        for position, index in enumerate(self.schedule):
+            for name in self.graph.reads(self.graph.nodes[index]):
+                last[name] = position
+        return last | dict.fromkeys(self.graph.outputs, len(self.schedule))
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Don't drop these values."""
+        self.last_use.update(dict.fromkeys(names, len(self.schedule)))
+
+
+def by_depth(coupling: Coupling) -> list[int]:
+    """Nodes that depend on the input, by the length of the longest path that leads to them."""
+    graph = coupling.graph
+    depth: dict[str, int] = {}
+    order = []
+    for index, node in enumerate(graph.nodes):
+        if all(name in graph.static for name in node.output if name):
+            continue
+        level = 1 + max((depth.get(name, 0) for name in graph.reads(node)), default=0)
+        depth.update((name, level) for name in node.output)
+        order.append((level, index))
+    return [index for _, index in sorted(order)]
+
+
+def _segment(
+    walk: Walk, nodes: Sequence[int], outputs: Sequence[str], replaced: Mapping[int, tuple[Linear, Weights]] | None = None
+) -> Session:
+    """A session for some nodes: what they read from before them is input, constants are built in."""
+    graph, model = walk.graph, ModelProto()
+    model.ir_version = max(graph.model.ir_version, 4)
+    model.opset_import.extend(graph.model.opset_import)
+    model.functions.extend(graph.model.functions)
+    model.graph.name = "segment"
+    made: list[NodeProto] = []
+    taken = {name for node in graph.nodes for name in (*node.input, *node.output)} | set(graph.initializers)
+
+    def constant(_: str, value: Array, hint: str) -> str:
+        from onnxprune.graph import fresh
+
+        name = fresh(hint, taken)
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+        return name
+
+    for i in nodes:
+        if replaced and i in replaced:
+            made += renewed_nodes(graph, *replaced[i], constant, taken)
+        else:
+            made.append(graph.nodes[i])
+    model.graph.node.extend(made)
+    produced = {name for node in made for name in node.output}
+    read = dict.fromkeys(name for node in made for name in graph.reads(node) if name not in produced)
+    have = {t.name for t in model.graph.initializer}
+    for name in read:
+        if name in graph.initializers:
+            model.graph.initializer.append(graph.initializers[name])
+        elif name in graph.static:
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(graph.array(name), order="C"), name))
+        elif name not in have:
+            model.graph.input.append(helper.make_tensor_value_info(name, _elem_type(walk, name), None))
+    model.graph.output.extend(helper.make_tensor_value_info(name, _elem_type(walk, name), None) for name in outputs)
+    return walk.runtime.session(model)
+
+
+def _elem_type(walk: Walk, name: str) -> int:
+    known: Any = walk.graph.types.get(name)
+    if known:
+        return int(known)
+    held = walk.original[0].get(name) if walk.original else None
+    return int(helper.np_dtype_to_tensor_dtype(held.dtype)) if held is not None else 0
+
+
+def layers_in_order(coupling: Coupling) -> list[Linear]:
+    """All linear layers by depth."""
+    place = {index: position for position, index in enumerate(by_depth(coupling))}
+    linears = [linear for i in coupling.notes.readers if (linear := coupling.linear(i)) is not None]
+    return sorted(linears, key=lambda linear: place[linear.index])
+
+
+__all__ = ["Walk", "by_depth", "key", "layers_in_order"]
