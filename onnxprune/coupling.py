@@ -13,20 +13,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import NodeProto
 
 from onnxprune.errors import ModelError
-from onnxprune.graph import QUANTIZED, Graph, fresh, key
+from onnxprune.graph import QUANTIZED, Graph, fresh, key, subgraphs
 from onnxprune.ids import Components, Ids, Ledger
 from onnxprune.ops import Visit, find
 from onnxprune.ops.linear import Linear, describe
 from onnxprune.ops.registry import Notes, Parameter
 
 Ints = NDArray[np.int64]
+
+UNEQUAL = "its channels can't be removed in equal number from each group of a grouped convolution"
+SINGLE = "only one channel is there, or one per group of a grouped convolution or part of a value, and it must stay"
 
 
 @dataclass(frozen=True)
@@ -109,11 +113,18 @@ class Mask:
         return self.flags[self.coupling.components.of(ids)]
 
     def __call__(self, name: str, axis: int) -> NDArray[np.bool_]:
-        """Kept flags along one axis of a value, real length."""
+        """Kept flags along one axis of a value, real length; all True on an axis along which channels don't vary."""
         ids, length = self.coupling.notes.ids.get(name), self.coupling.graph.shapes[name][axis]
-        if ids is None or ids.shape[axis] == 1:
+        if ids is None or axis not in varying(self.coupling.components.of(ids)):
             return np.ones(length, bool)
         return self.of(np.moveaxis(ids, axis, 0).reshape(length, -1)[:, 0])
+
+    def restated(self, name: str) -> bool:
+        """Whether a computed size depends on a number of channels of which some go."""
+        if name not in self.coupling.notes.ids:
+            return False
+        labels = self.coupling.components.of(self.coupling.notes.ids[name])
+        return any(size in labels and not self.of(ids).all() for size, ids in self.coupling.components.sizes)
 
 
 def couple(graph: Graph) -> Coupling:
@@ -137,28 +148,38 @@ def couple(graph: Graph) -> Coupling:
         for name in graph.outputs:
             ledger.freeze(notes.ids.get(name, np.zeros(0, np.int64)), f"'{name}' is an output of the model")
         walks.append(notes)
-    components = _one_axis(ledger, walks, graph)
+    components = _one_axis(ledger, walks)
     return _groups(graph, ledger, walks[0], components)
 
 
 def _visit(v: Visit) -> None:
-    """Apply the node's rule; without one, or without the shapes it needs, everything that the node touches stays."""
-    if all(name in v.graph.static for name in v.node.output if name):
+    """Apply the node's rule. What no rule explains stays: unknown operators, unknown shapes, inputs left aside."""
+    outputs = [name for name in v.node.output if name and name not in v.graph.static]
+    if not outputs:
         return
     known = find(v.node)
-    missing = [n for n in (*v.node.input, *v.node.output) if n and n not in v.probe.shapes]
+    missing = [name for name in (*v.node.input, *outputs) if name and name not in v.probe.shapes]
     if known is None:
-        v.freeze_all("is an operator that isn't known")
+        v.freeze_all("has a body that isn't looked into" if any(subgraphs(v.node)) else "isn't a known operator")
     elif missing:
         v.freeze_all(f"has a value of unknown shape ('{missing[0]}')")
     else:
         known.couple(v)
-    for name in v.node.output:
-        if name and name in v.probe.shapes and name not in v.notes.ids and name not in v.graph.static:
+        for i, name in enumerate(v.node.input):
+            if name in v.notes.ids and i not in v.seen:
+                v.freeze(v.notes.ids[name], f"uses '{name}' for more than passing its channels on")
+    for name in outputs:
+        if name in v.probe.shapes and name not in v.notes.ids:
+            v.freeze_all(f"makes '{name}' of it, which isn't followed")
             v.notes.ids[name] = np.zeros((1,) * len(v.probe.shapes[name]), np.int64)
 
 
-def _one_axis(ledger: Ledger, walks: Iterable[Notes], graph: Graph) -> Components:
+def varying(labels: Ids) -> list[int]:
+    """The axes of an array along which anything varies."""
+    return [a for a, n in enumerate(labels.shape) if n > 1 and (labels != labels.take([0], a)).any()]
+
+
+def _one_axis(ledger: Ledger, walks: Iterable[Notes]) -> Components:
     """Tie until the components of every value vary along one axis only; the innermost such axis wins."""
     while True:
         components, done = ledger.solve(), True
@@ -166,65 +187,77 @@ def _one_axis(ledger: Ledger, walks: Iterable[Notes], graph: Graph) -> Component
             for name, ids in notes.ids.items():
                 if sum(n > 1 for n in ids.shape) < 2:
                     continue
-                labels = components.of(ids)
-                varying = [a for a, n in enumerate(ids.shape) if n > 1 and (labels != labels.take([0], a)).any()]
-                if len(varying) > 1:
-                    rows = np.moveaxis(ids, varying[-1], 0).reshape(ids.shape[varying[-1]], -1)
+                axes = varying(components.of(ids))
+                if len(axes) > 1:
+                    rows = np.moveaxis(ids, axes[-1], 0).reshape(ids.shape[axes[-1]], -1)
                     ledger.tie(rows, rows[:, :1], f"'{name}' arranges channels along two axes")
                     done = False
         if done:
             return components
 
 
+@dataclass(frozen=True)
+class _Port:
+    """Where channels occur: an axis of a constant, the input of a reader, or a part that is cut out of a value."""
+
+    ids: Ids
+    parameter: Parameter | None = None
+    reader: int | None = None
+
+
 def _groups(graph: Graph, ledger: Ledger, notes: Notes, components: Components) -> Coupling:
-    """Components that touch the same tensors in equal measure are the channels of one group."""
-    ports = [*notes.parameters.items(), *notes.readers.items()]
+    """Components that occur at the same ports, equally often, are the channels of one group."""
+    ports = [_Port(ids, parameter=p) for p, ids in notes.parameters.items()]
+    ports += [_Port(ids, reader=index) for index, ids in notes.readers.items()]
+    ports += [_Port(ids) for ids in notes.parts]
     places: dict[int, list[tuple[int, int]]] = defaultdict(list)  # component -> (port, position)
-    for number, (_, ids) in enumerate(ports):
-        for position, component in enumerate(components.of(ids).tolist()):
+    for number, port in enumerate(ports):
+        for position, component in enumerate(components.of(port.ids).tolist()):
             if component >= 0 and component not in components.frozen:
                 places[component].append((number, position))
     alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for component, where in places.items():
         alike[tuple(number for number, _ in where)].append(component)
-    summed = {int(c) for ids in notes.streams for c in np.unique(components.of(ids))}
     groups, names = [], set[str]()
-    for signature, members in alike.items():
-        at = {n: np.asarray([[p for m, p in places[c] if m == n] for c in members], np.int64) for n in set(signature)}
-        parameters = [(port, at[n]) for n in sorted(at) if isinstance(port := ports[n][0], Parameter)]
-        reads = {port: at[n] for n in sorted(at) if not isinstance(port := ports[n][0], Parameter)}
-        writers = tuple(i for i, y in notes.writers.items() if np.isin(components.of(y), members).any())
-        cells = _cells(ledger, components, members)
-        if cells is None:
-            components.frozen.update(
-                dict.fromkeys(members, "its channels can't be removed in equal number per conv group")
-            )
-        if cells is None or not reads or not parameters:
+    for signature, channels in alike.items():
+        cells = _cells(ledger, components, channels)
+        if isinstance(cells, str):
+            components.frozen.update(dict.fromkeys(channels, cells))
             continue
-        made = [
-            i for i in writers if any(p.role == "writer" and p.tensor in graph.nodes[i].input for p, _ in parameters)
-        ]
-        first = (made or writers or tuple(reads))[0]
-        group = Group(
-            fresh(graph.nodes[first].name or key(graph.nodes[first]), names),
-            np.asarray(members, np.int64),
-            tuple(Member(p.tensor, p.axis, p.role, index) for p, index in parameters),
-            writers,
-            reads,
-            cells,
-            len(made) > 1 and not summed.isdisjoint(members),
-        )
-        groups.append(group)
+        index = {
+            number: np.asarray([[p for m, p in places[c] if m == number] for c in channels], np.int64)
+            for number in sorted(set(signature))
+        }
+        group = _group(graph, notes, components, channels, [(ports[n], at) for n, at in index.items()], cells)
+        if group is not None:
+            groups.append(replace(group, name=fresh(group.name, names)))
     groups.sort(key=lambda g: min(g.writers or g.reads))
     return Coupling(graph, tuple(groups), _left_alone(graph, ledger, notes, components, groups), notes, components)
 
 
-def _cells(ledger: Ledger, components: Components, members: list[int]) -> Ints | None:
-    """Labels of the channels whose counts must stay equal; None if the channels don't divide that way."""
-    lookup = {component: i for i, component in enumerate(members)}
-    labels = np.zeros(len(members), np.int64)
+def _group(
+    graph: Graph, notes: Notes, components: Components, channels: list[int], at: list[tuple[_Port, Ints]], cells: Ints
+) -> Group | None:
+    """The group of these components, or None if no layer reads them, or nothing would be saved."""
+    members = tuple(Member(p.tensor, p.axis, p.role, index) for port, index in at if (p := port.parameter) is not None)
+    reads = {port.reader: index for port, index in at if port.reader is not None}
+    if not reads or not members:
+        return None
+    writers = tuple(i for i, y in notes.writers.items() if np.isin(components.of(y), channels).any())
+    written = {m.tensor for m in members if m.role == "writer"}
+    made = [i for i in writers if not written.isdisjoint(graph.nodes[i].input)]
+    first = (made or writers or tuple(reads))[0]
+    summed = any(np.isin(components.of(ids), channels).any() for ids in notes.streams)
+    name = graph.nodes[first].name or key(graph.nodes[first])
+    return Group(name, np.asarray(channels, np.int64), members, writers, reads, cells, len(made) > 1 and summed)
+
+
+def _cells(ledger: Ledger, components: Components, channels: list[int]) -> Ints | str:
+    """Labels of the channels whose counts must stay equal; why none can go if they don't divide that way."""
+    lookup = {component: i for i, component in enumerate(channels)}
+    labels = np.zeros(len(channels), np.int64)
     for rows in ledger.partitions.values():
-        counts = np.zeros((len(members), len(rows)), np.int64)
+        counts = np.zeros((len(channels), len(rows)), np.int64)
         for row, ids in enumerate(components.of(rows).tolist()):
             for component in ids:
                 if component in lookup:
@@ -232,10 +265,12 @@ def _cells(ledger: Ledger, components: Components, members: list[int]) -> Ints |
         if (counts == counts[:, :1]).all():
             continue
         if (np.count_nonzero(counts, axis=1) != 1).any() or not (counts.sum(0) == counts.sum(0)[0]).all():
-            return None
+            return UNEQUAL
         labels = labels * len(rows) + counts.argmax(1)
     _, labels, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    return labels if (sizes == sizes[0]).all() else None
+    if not (sizes == sizes[0]).all():
+        return UNEQUAL
+    return labels if sizes[0] > 1 else SINGLE
 
 
 def _left_alone(
@@ -250,17 +285,18 @@ def _left_alone(
             if prunable.isdisjoint(found):
                 known = (components.frozen[c] for c in found if c in components.frozen)
                 reasons[index] = next(known, "no other layer reads its channels")
-        elif _has_weights(graph, index):
+        elif _has_weights(graph, node):
             label = f"{node.op_type} '{node.name or key(node)}' "
             said = (reason for _, reason in ledger.freezes if reason.startswith(label))
             reasons[index] = next(said, label + "isn't an operator whose channels can be removed")
     return reasons
 
 
-def _has_weights(graph: Graph, index: int) -> bool:
-    """Whether the node computes with a constant matrix."""
-    node = graph.nodes[index]
+def _has_weights(graph: Graph, node: NodeProto) -> bool:
+    """Whether the node computes with a constant matrix, or is an operator that does so as a rule."""
     if all(name in graph.static for name in node.output if name):
         return False
     shapes = [graph.shapes.get(name, ()) for name in node.input if name in graph.static]
-    return find(node) is None and any(sum(n > 1 for n in shape) > 1 for shape in shapes)
+    matrix = any(sum(n > 1 for n in shape) > 1 for shape in shapes)
+    known = find(node)
+    return matrix if known is None else known.linear is not None and (matrix or node.op_type != "MatMul")

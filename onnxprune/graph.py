@@ -174,7 +174,7 @@ class Graph:
 
     @cached_property
     def static(self) -> set[str]:
-        """Values that no input and no symbolic dimension can change: initializers and all that is computed from them."""
+        """Values that no input can change: initializers and all that is computed from them alone."""
         known = set(self.initializers)
         for node in self.nodes:
             standard = node.domain in STANDARD and node.op_type not in NOT_FUNCTIONS and not any(subgraphs(node))
@@ -204,13 +204,13 @@ class Graph:
 
     @cached_property
     def probes(self) -> tuple[Probe, ...]:
-        """Shapes at batch 1, and again with every symbolic dimension changed (only the batch if the rest can't be)."""
+        """Shapes at batch 1, and again with every symbolic dimension changed, or as many of them as can be."""
         first = self._probe(batch=1, factor=1)
         if not self.symbolic:
             return (first,)
-        for factor in (2, 1):
+        for batch, factor in ((2, 2), (2, 1), (1, 2)):
             try:
-                return (first, self._probe(batch=2, factor=factor))
+                return (first, self._probe(batch, factor))
             except ModelError:
                 continue
         return (first,)
@@ -319,7 +319,7 @@ class _Inference:
 
     def _know(self, name: str, value: Array) -> None:
         self.values[name] = value
-        self.protos[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self.protos[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         self.types[name] = onnx.helper.make_tensor_type_proto(self.protos[name].data_type, value.shape)
 
     def _compute(self, node: NodeProto) -> bool:

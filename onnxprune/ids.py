@@ -73,6 +73,7 @@ class Components:
 
     label: Ids  # id -> component
     frozen: dict[int, str]  # component -> the first reason
+    sizes: list[tuple[int, Ids]]  # component of a computed size -> ids of the channels that it counts
 
     def of(self, ids: Ids) -> Ids:
         """Component of each id; -1 for id 0."""
@@ -115,6 +116,11 @@ class Ledger:
         """`dimension` stands for the number of channels in `ids`: if it is frozen, so are they."""
         self.dimensions.append((dimension, np.unique(ids[ids != 0])))
 
+    def counts(self, dimension: int, ids: Ids) -> bool:
+        """Whether `dimension` stands for the number of exactly these channels."""
+        real = np.unique(ids[ids != 0])
+        return any(d == dimension and np.array_equal(known, real) for d, known in self.dimensions)
+
     def partition(self, key: Hashable, rows: Ids) -> None:
         """Every row of the matrix `rows` must lose equally many channels (conv groups, for example)."""
         self.partitions.setdefault(key, rows)
@@ -138,4 +144,4 @@ class Ledger:
                 for component in np.unique(label[ids]) if reason else ():
                     changed |= int(component) not in frozen
                     frozen.setdefault(int(component), reason)
-        return Components(label, frozen)
+        return Components(label, frozen, [(int(label[d]), ids) for d, ids in self.dimensions])

@@ -1,4 +1,6 @@
-"""What is to be done to a model: channels kept per group, and new weights for layers. It can be saved and applied again."""
+"""What is to be done to a model: channels kept per group, and new weights for layers.
+
+A plan can be saved and applied again."""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +40,7 @@ class Plan:
     def save(self, path: str | Path) -> None:
         """Write the plan as an .npz of arrays; nothing in it is pickled."""
         names = {"keep": list(self.keep), "weights": list(self.weights)}
-        arrays = {f"keep{i}": kept for i, kept in enumerate(self.keep.values())}
+        arrays: dict[str, NDArray[Any]] = {f"keep{i}": kept for i, kept in enumerate(self.keep.values())}
         for i, new in enumerate(self.weights.values()):
             arrays |= {f"matrix{i}": new.matrix, f"offset{i}": new.offset}
         with Path(path).open("wb") as file:

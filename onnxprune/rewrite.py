@@ -19,7 +19,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxprune.coupling import Coupling, Mask
 from onnxprune.errors import DataError
 from onnxprune.graph import Array, Graph, fresh, key
-from onnxprune.ops import Cut, find
+from onnxprune.ops import Cut, View, find
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Plan, Weights
 
@@ -42,15 +42,22 @@ class _Draft:
     def constant(self, value: Array, hint: str) -> str:
         """Add an initializer; its name is like `hint`."""
         name = fresh(hint, self.taken)
-        self.added.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.added.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def renew(self, name: str, value: Array, index: int, hint: str) -> str:
         """A constant in the place of `name`, which keeps its name when node `index` alone reads it."""
         if name in self.graph.initializers and self.graph.consumers[name] == [index] and name not in self.graph.outputs:
-            self.replaced[name] = np.ascontiguousarray(value)
+            self.replaced[name] = np.asarray(value, order="C")
             return name
         return self.constant(value, hint)
+
+    def uses(self, name: str) -> list[tuple[int, int]]:
+        """(node, input) where a value is read; input -1 stands for a node's body."""
+        found = []
+        for j in self.graph.consumers[name]:
+            found += [(j, k) for k, n in enumerate(self.graph.nodes[j].input) if n == name] or [(j, -1)]
+        return found
 
     def build(self, nodes: Iterable[NodeProto]) -> ModelProto:
         """The model with these nodes: constants that nothing reads any more go, all else is as it was."""
@@ -64,7 +71,7 @@ class _Draft:
             else:
                 setattr(model, field.name, value)
         model.graph.CopyFrom(_without(old.graph, ("node", "initializer", "value_info")))
-        live = _live(list(nodes), self.graph.outputs, old)
+        live = _live(list(nodes), self.graph)
         model.graph.node.extend(live)
         used = {name for node in live for name in self.graph.reads(node)} | set(self.graph.outputs)
         for tensor in old.graph.initializer:
@@ -141,10 +148,12 @@ def _shrink(draft: _Draft, index: int, node: NodeProto) -> NodeProto:
     touched = [n for n in (*node.input, *node.output) if n in draft.coupling.notes.ids and n in shapes]
     if known is None or known.shrink is None:
         return node
-    if all(draft.mask(n, a).all() for n in touched for a in range(len(shapes[n]))):
+    whole = all(draft.mask(n, a).all() for n in touched for a in range(len(shapes[n])))
+    if whole and not any(draft.mask.restated(n) for n in node.input):
         return node
     node = _copy(node)
-    known.shrink(Cut(draft.graph, node, draft.mask, draft.constant, index))
+    view = View(draft.graph, draft.graph.probes[0], index)
+    known.shrink(Cut(view, node, draft.mask, draft.mask.restated, draft.constant))
     return node
 
 
@@ -166,15 +175,13 @@ def _cut_inputs(
     for i, name in enumerate(draft.graph.nodes[index].input):
         if (index, i) not in cuts or node.input[i] != name or name in draft.replaced:
             continue
-        uses = [
-            (j, k) for j in draft.graph.consumers[name] for k, n in enumerate(draft.graph.nodes[j].input) if n == name
-        ]
+        uses = draft.uses(name)
         alike = all(cuts.get(use) == cuts[index, i] and use[0] not in draft.renewed for use in uses)
         value = draft.graph.array(name)
         for axis, places in cuts[index, i].items():
             value = value.take(places, axis)
         if alike and name in draft.graph.initializers and name not in draft.graph.outputs:
-            draft.replaced[name] = np.ascontiguousarray(value)
+            draft.replaced[name] = np.asarray(value, order="C")
         else:
             if node is draft.graph.nodes[index]:
                 node = _copy(node)
@@ -205,6 +212,8 @@ def renewed_nodes(
     its name; `taken` are the names in use. A layer without a bias gets one where the new offset isn't zero.
     """
     node, weight = _copy(graph.nodes[linear.index]), graph.array(linear.weight)
+    for a in [a for a in node.attribute if a.name in ("alpha", "beta")]:
+        node.attribute.remove(a)  # they are part of the matrix and the offset
     tensor = linear.tensor(new.matrix, node, weight.ndim).astype(weight.dtype)
     offset = new.offset.astype(weight.dtype)
     node.input[1] = constant(linear.weight, tensor, f"{linear.weight}_new")
@@ -215,8 +224,6 @@ def renewed_nodes(
         return [node, helper.make_node("Add", inputs, [linear.output], fresh(f"{node.name}_bias", taken))]
     if plain:
         return [node]
-    for a in [a for a in node.attribute if a.name in ("alpha", "beta")]:
-        node.attribute.remove(a)
     del node.input[2:]
     node.input.append(constant(linear.bias, offset, linear.bias or f"{linear.weight}_bias"))
     node.output[0] = linear.output
@@ -271,14 +278,13 @@ def _names(model: ModelProto) -> set[str]:
     return names
 
 
-def _live(nodes: list[NodeProto], outputs: list[str], old: ModelProto) -> list[NodeProto]:
+def _live(nodes: list[NodeProto], before: Graph) -> list[NodeProto]:
     """Nodes without those whose results nothing reads any more (but something read before)."""
-    before = Graph(old)
     readers = Counter(name for node in nodes for name in before.reads(node))
-    readers.update(outputs)
+    readers.update(before.outputs)
     live = []
     for node in reversed(nodes):
-        was_read = any(name in before.consumers or name in outputs for name in node.output)
+        was_read = any(name in before.consumers or name in before.outputs for name in node.output)
         if was_read and not any(readers[name] for name in node.output if name):
             readers.subtract(before.reads(node))
         else:

@@ -7,6 +7,6 @@ never means element-wise.
 """
 
 from onnxprune.ops import elementwise, layers, movement, reductions
-from onnxprune.ops.registry import RULES, Cut, Rule, Visit, find
+from onnxprune.ops.registry import RULES, Cut, Rule, View, Visit, find
 
-__all__ = ["RULES", "Cut", "Rule", "Visit", "elementwise", "find", "layers", "movement", "reductions"]
+__all__ = ["RULES", "Cut", "Rule", "View", "Visit", "elementwise", "find", "layers", "movement", "reductions"]

@@ -82,6 +82,7 @@ def cast(v: Visit) -> None:
     """The ids of the input; a size that becomes a number to calculate with may not change."""
     if v.name(0) in v.notes.ids and v.probe.values.get(v.name(0)) is not None and _becomes_float(v):
         v.freeze(v.ids(0), "calculates with the number of channels")
+    v.accept(1)  # CastLike takes the type alone
     v.set(v.ids(0))
 
 
@@ -95,6 +96,22 @@ def dropout(v: Visit) -> None:
     """Does nothing at inference; its mask is like its input."""
     for k in range(len(v.node.output)):
         v.set(v.ids(0), k)
+
+
+def bounds(graph: Graph, node: NodeProto) -> tuple[float, float] | None:
+    """The values at which a Relu or Clip cuts off; None for any other node, or bounds that aren't constant."""
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    if node.op_type != "Clip":
+        return None
+    given = {a.name: a.f for a in node.attribute}
+    low, high = given.get("min", -np.inf), given.get("max", np.inf)
+    for i, name in enumerate(node.input[1:3]):
+        if name and name not in graph.static:
+            return None
+        if name:
+            low, high = (float(graph.array(name)), high) if i == 0 else (low, float(graph.array(name)))
+    return low, high
 
 
 @rule("Clip")

@@ -10,6 +10,7 @@ from onnx import NodeProto
 from onnxprune.graph import Graph, attributes, key
 from onnxprune.ids import Ids
 from onnxprune.ops.linear import Float, Linear, Window, floating, per_channel
+from onnxprune.ops.reductions import mix
 from onnxprune.ops.registry import Cut, Visit, rule
 
 # ---------------------------------------------------------------------------------------------- convolutions
@@ -27,6 +28,7 @@ def window(graph: Graph, node: NodeProto, transposed: bool) -> Window:
         tuple(a.get("pads", (0,) * 2 * len(kernel))),
         a.get("auto_pad", "NOTSET"),
         transposed,
+        tuple(a.get("output_padding", ())),
     )
 
 
@@ -54,25 +56,18 @@ def conv_linear(graph: Graph, index: int) -> Linear | None:
 
 
 def shrink_conv(cut: Cut) -> None:
-    """Grouped weights lose, in every group, the rows and columns of that group's channels; depthwise ones whole groups."""
+    """Grouped weights lose rows and columns of the channels of each group; depthwise ones lose whole groups."""
     groups = cut.attrs.get("group", 1)
-    if groups == 1:
+    inputs, outputs = cut.mask(cut.node.input[0], 1), cut.mask(key(cut.node), 1)
+    if groups == 1 or (inputs.all() and outputs.all()):
         return
-    name, x, y = cut.node.input[1], cut.node.input[0], key(cut.node)
-    inputs, outputs = cut.mask(x, 1), cut.mask(y, 1)
-    if inputs.all() and outputs.all():
-        return
-    transposed = cut.node.op_type == "ConvTranspose"
-    shape = cut.shape(name)
-    per_input = shape[0] // groups if transposed else shape[1]
-    if per_input == 1:  # depthwise: the weight is cut along its first axis like any other, a group per channel
+    if len(inputs) == groups:  # depthwise: the weight is cut along its first axis like any other
         cut.set_attr("group", int(inputs.sum()))
         return
-    weight = cut.graph.array(name)
-    split = weight.reshape(groups, shape[0] // groups, *shape[1:])
-    rows, columns = (inputs, outputs) if transposed else (outputs, inputs)
-    pairs = zip(split, rows.reshape(groups, -1), columns.reshape(groups, -1), strict=True)
-    cut.set_input(1, np.concatenate([block[r][:, c] for block, r, c in pairs]), "cut")
+    weight = cut.graph.array(cut.node.input[1])
+    split = weight.reshape(groups, -1, *weight.shape[1:])
+    kept = zip(split, outputs.reshape(groups, -1), inputs.reshape(groups, -1), strict=True)
+    cut.set_input(1, np.concatenate([block[rows][:, columns] for block, rows, columns in kept]), "cut")
 
 
 def weights_fixed(v: Visit) -> bool:
@@ -101,8 +96,9 @@ def conv(v: Visit) -> None:
         y = v.parameter(1, 0, "parameter")
         v.tie(y.reshape(groups, -1), x[:, None])
     elif transposed:
-        v.freeze(x, "is a transposed convolution in groups, whose channels stay")
-        y = np.zeros(groups * outputs, np.int64)
+        v.freeze(x, "is a transposed convolution in groups")
+        y = v.ledger.fresh(("output", v.index), groups * outputs)
+        v.freeze(y, "is a transposed convolution in groups")
     else:
         y = v.parameter(1, 0, "writer")
         v.ledger.partition((v.index, "in"), x.reshape(groups, inputs))
@@ -170,12 +166,12 @@ def product(v: Visit, x: Ids, read: int, write: int) -> None:
 def matmul_linear(graph: Graph, index: int) -> Linear | None:
     """MatMul by a constant matrix on the right."""
     node = graph.nodes[index]
-    if node.input[1] not in graph.static or len(graph.shapes.get(node.input[0], ())) < 2:
+    if node.input[1] not in graph.static:
         return None
-    weight = graph.array(node.input[1])
-    if not floating(weight) or weight.ndim < 2 or weight.size != weight.shape[-1] * weight.shape[-2]:
+    weight, rank = graph.array(node.input[1]), len(graph.shapes.get(node.input[0], ()))
+    if not floating(weight) or not 2 <= weight.ndim <= rank or np.prod(weight.shape[:-2]) != 1:
         return None
-    matrix = weight.reshape(weight.shape[-2:]).astype(np.float64)
+    matrix: Float = weight.reshape(weight.shape[weight.ndim - 2 :]).astype(np.float64)
     offset = np.zeros(matrix.shape[1])
     return Linear(index, key(node), node.input[0], key(node), node.input[1], "", matrix[None], offset)
 
@@ -240,10 +236,7 @@ def per_channel_parameters(v: Visit, positions: Sequence[int]) -> None:
 def layernorm(v: Visit) -> None:
     """Mixes everything from `axis` on."""
     ids = v.ids(0)
-    axis = v.attr("axis", -1) % ids.ndim
-    width = int(np.prod(v.shape(0)[axis:]))
-    if any(n > 1 for n in ids.shape[axis:]) or ids.any():
-        v.freeze(ids, f"mixes all {width} channels of its input")
+    mix(v, set(range(v.attr("axis", -1) % ids.ndim, ids.ndim)))
     v.set(ids)
 
 

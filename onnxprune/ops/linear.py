@@ -35,6 +35,7 @@ class Window:
     pads: Shape  # begins, then ends
     auto_pad: str = "NOTSET"
     transposed: bool = False
+    output_padding: Shape = ()
 
     def taps(self) -> int:
         """Number of kernel taps."""
@@ -51,6 +52,19 @@ class Window:
             for n, k, s, d in zip(extent, self.kernel, self.strides, self.dilations, strict=True)
         ]
         return tuple(t // 2 if self.auto_pad == "SAME_UPPER" else t - t // 2 for t in totals)
+
+    def out_extent(self, extent: Shape) -> Shape:
+        """Size of each spatial axis of the output for an input of this extent."""
+        reach = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+        if self.auto_pad.startswith("SAME"):
+            return tuple(-(-n // s) for n, s in zip(extent, self.strides, strict=True))
+        pads = self.pads if self.auto_pad != "VALID" else (0,) * 2 * len(self.kernel)
+        totals = [a + b for a, b in zip(pads[: len(reach)], pads[len(reach) :], strict=True)]
+        if self.transposed:
+            extra = self.output_padding or (0,) * len(reach)
+            sizes = zip(extent, self.strides, reach, totals, extra, strict=True)
+            return tuple((n - 1) * s + r - t + e for n, s, r, t, e in sizes)
+        return tuple((n + t - r) // s + 1 for n, s, r, t in zip(extent, self.strides, reach, totals, strict=True))
 
     def reads(self, extent: Shape, out_extent: Shape, positions: Ints) -> tuple[Ints, NDArray[np.bool_]]:
         """Flat input index under each (output position, tap), and whether it lies inside the input: both [P, taps]."""
@@ -90,7 +104,7 @@ class Linear:
     @property
     def conv_group(self) -> int:
         """Number of convolution groups (Conv's attribute `group`)."""
-        return self.matrix.shape[0]
+        return int(self.matrix.shape[0])
 
     @property
     def taps(self) -> int:
@@ -100,7 +114,7 @@ class Linear:
     @property
     def channels(self) -> int:
         """Number of input channels."""
-        return self.matrix.shape[0] * self.matrix.shape[1] // self.taps
+        return self.conv_group * int(self.matrix.shape[1]) // self.taps
 
     def extents(self, x: Shape, y: Shape) -> tuple[Shape, Shape]:
         """Sizes of the axes over which the layer is repeated, for an input and an output of these shapes."""
@@ -112,6 +126,12 @@ class Linear:
         if self.window:
             return self.window.reads(extent, out_extent, positions)
         return positions[:, None], np.ones((len(positions), 1), bool)
+
+    def output_shape(self, x: Shape) -> Shape:
+        """Shape of the output for an input of shape x."""
+        if self.window:
+            return (x[0], len(self.offset), *self.window.out_extent(tuple(x[2:])))
+        return (*x[:-1], len(self.offset))
 
     def count(self, x: Shape, y: Shape) -> int:
         """Number of output positions per sample."""
@@ -146,20 +166,20 @@ class Linear:
             return np.ascontiguousarray(flat.transpose(0, 2, 1)).reshape(-1, y.shape[1])
         return y.reshape(y.shape[0], -1, y.shape[-1])[:, positions].reshape(-1, y.shape[-1])
 
-    def apply(self, rows: Array) -> Array:
-        """Y = X W + b on rows [S, channels * taps]."""
-        groups, n, o = self.matrix.shape
-        out = np.empty((len(rows), groups * o), rows.dtype)
+    def apply(self, rows: Array, matrix: Float | None = None, offset: Float | None = None) -> Array:
+        """Y = X W + b on rows [S, channels * taps], with the layer's own weights or others of their shapes."""
+        matrix = self.matrix if matrix is None else matrix
+        offset = self.offset if offset is None else offset
+        groups, n, o = matrix.shape
+        out: Array = np.empty((len(rows), groups * o), rows.dtype)
         for g in range(groups):
-            np.matmul(
-                rows[:, g * n : (g + 1) * n],
-                self.matrix[g].astype(rows.dtype),
-                out=out[:, g * o : (g + 1) * o],
-            )
-        return out + self.offset.astype(rows.dtype)
+            np.matmul(rows[:, g * n : (g + 1) * n], matrix[g].astype(rows.dtype), out=out[:, g * o : (g + 1) * o])
+        out += offset.astype(rows.dtype)
+        return out
 
     def tensor(self, matrix: Float, node: NodeProto, rank: int) -> Float:
         """The weight tensor, in the layout of `node`, that holds `matrix` [conv_group, N, o]."""
+        weight: Float
         groups, n, o = matrix.shape
         if self.window is None:
             weight = matrix[0].T if _attr(node, "transB", 0) else matrix[0]
@@ -167,8 +187,10 @@ class Linear:
         kernel = self.window.kernel
         split = matrix.reshape(groups, n // self.taps, self.taps, o)
         if self.window.transposed:
-            return split.transpose(0, 1, 3, 2).reshape(groups * (n // self.taps), o, *kernel)
-        return split.transpose(0, 3, 1, 2).reshape(groups * o, n // self.taps, *kernel)
+            weight = split.transpose(0, 1, 3, 2).reshape(groups * (n // self.taps), o, *kernel)
+        else:
+            weight = split.transpose(0, 3, 1, 2).reshape(groups * o, n // self.taps, *kernel)
+        return weight
 
 
 def _attr(node: NodeProto, name: str, default: Any) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from onnxprune.graph import Array, key
-from onnxprune.ids import Ids, narrow, reshape, widen
-from onnxprune.ops.registry import Cut, Visit, rule
+from onnxprune.ids import Ids, reshape, widen
+from onnxprune.ops.registry import Cut, View, Visit, rule
 
 STAYS = "moves them in a way that can't be written for fewer channels"
 
@@ -22,7 +22,7 @@ def transpose(v: Visit) -> None:
 # ---------------------------------------------------------------------------------------------- reshaping
 
 
-def target(v: Visit) -> list[int] | None:
+def target(v: View) -> list[int] | None:
     """The shape of output 0 as Reshape may state it: fixed lengths, 0 (copied) or one -1 where sizes are symbolic."""
     name, x = v.node.output[0], v.name(0)
     first, *others = [(p.shapes[name], p.shapes[x]) for p in v.graph.probes if name in p.shapes and x in p.shapes]
@@ -36,13 +36,14 @@ def target(v: Visit) -> list[int] | None:
 
 
 def shrink_reshape(cut: Cut) -> None:
-    """The lengths along the axis that loses channels are those that are left."""
+    """The lengths along the axis that loses channels are those that are left; 0 and -1 follow by themselves."""
     name = key(cut.node)
-    if not cut.changes(name) and not cut.changes(cut.node.input[0]):
+    computed = len(cut.node.input) > 1 and cut.restated(cut.node.input[1])
+    if not (computed or cut.changes(name) or cut.changes(cut.node.input[0])):
         return
-    before, after = cut.shape(name), cut.kept(name)
-    stated = _stated(cut)
-    stated = [new if new != old else s for s, old, new in zip(stated, before, after, strict=True)]
+    stated = target(cut.view)
+    assert stated is not None  # coupling froze the channels otherwise
+    stated = [after if s > 0 else s for s, after in zip(stated, cut.kept(name), strict=True)]
     if len(cut.node.input) > 1:
         cut.set_input(1, np.asarray(stated, np.int64), "kept")
         cut.drop_attr("allowzero")  # a 0 means "copied" again
@@ -50,21 +51,16 @@ def shrink_reshape(cut: Cut) -> None:
         cut.set_attr("shape", stated)
 
 
-def _stated(cut: Cut) -> list[int]:
-    stated = target(Visit(cut.graph, cut.graph.probes[0], cut.index, None, None))  # type: ignore[arg-type]
-    assert stated is not None  # coupling froze the channels otherwise
-    return stated
-
-
 @rule("Reshape", shrink=shrink_reshape)
 def rereshape(v: Visit) -> None:
     """New lengths, same order. Channels stay where the new shape couldn't be written down."""
-    ids, old, new = v.ids(0), v.shape(0), v.out_shape()
-    if v.static(0):
+    if v.static(0):  # a constant that takes its shape from sizes: those stay
         return
-    if target(v) is None:
-        v.freeze(ids, "changes its shape by sizes that are known only at run time")
-    v.set(reshape(ids, old, new))
+    if target(v) is not None:
+        v.accept(1)
+    else:
+        v.freeze(v.ids(0), "changes its shape by sizes that are known only at run time")
+    v.set(reshape(v.ids(0), v.shape(0), v.out_shape()))
 
 
 @rule("Flatten", "Squeeze", "Unsqueeze")
@@ -74,28 +70,24 @@ def flatten(v: Visit) -> None:
 
 
 def shrink_expand(cut: Cut) -> None:
-    """Lengths along the channel axis follow; 1 leaves an axis as it is."""
+    """Lengths along the channel axis follow."""
     name = key(cut.node)
-    before, after = cut.shape(name), cut.kept(name)
-    if before == after:
+    if not cut.restated(cut.node.input[1]) and not cut.changes(name):
         return
     stated = cut.graph.probes[0].values[cut.node.input[1]].copy()
-    offset = len(before) - len(stated)
-    for axis, (old, new) in enumerate(zip(before, after, strict=True)):
-        if old != new:
-            stated[axis - offset] = new
+    stated[:] = [n if n == 1 else after for n, after in zip(stated, cut.kept(name)[-len(stated) :], strict=True)]
     cut.set_input(1, stated, "kept")
 
 
 @rule("Expand", shrink=shrink_expand)
 def expand(v: Visit) -> None:
     """Repeats along axes of length 1, which is fine as long as no channel axis is made."""
-    ids = v.ids(0)
-    rank = len(v.out_shape())
-    ids = ids.reshape((1,) * (rank - ids.ndim) + ids.shape)
-    if not v.static(1) and any(n > 1 for n in ids.shape):
+    ids, rank = v.ids(0), len(v.out_shape())
+    if v.fixed(1):
+        v.accept(1)
+    elif any(n > 1 for n in ids.shape):
         v.freeze(ids, "repeats it to a size that is known only at run time")
-    v.set(ids)
+    v.set(ids.reshape((1,) * (rank - ids.ndim) + ids.shape))
 
 
 @rule("Tile")
@@ -108,36 +100,20 @@ def tile(v: Visit) -> None:
     v.set(ids)
 
 
-def blocks_to_space(v: Visit, split: Callable[[tuple[int, ...], int], tuple[list[int], list[int]]]) -> None:
-    """DepthToSpace and SpaceToDepth as Reshape, Transpose, Reshape of the ids."""
-    inner, perm = split(v.shape(0), v.attr("blocksize"))
-    ids = v.ids(0)
-    wide = widen(ids, v.shape(0), [a for a in range(1, 4) if ids.shape[1] > 1 or (a > 1 and ids.shape[a] > 1)])
-    moved = np.broadcast_to(wide, (wide.shape[0], *v.shape(0)[1:])).reshape(wide.shape[0], *inner[1:]).transpose(perm)
-    v.set_channels(v.vector(narrow(moved.reshape(wide.shape[0], *v.out_shape()[1:])), v.out_shape(), 1))
-
-
 @rule("DepthToSpace")
 def depth_to_space(v: Visit) -> None:
     """One channel of the result owns blocksize² of the input."""
-
-    def split(shape: tuple[int, ...], b: int) -> tuple[list[int], list[int]]:
-        n, c, h, w = shape
-        if v.attr("mode", "DCR") == "DCR":
-            return [n, b, b, c // b**2, h, w], [0, 3, 4, 1, 5, 2]
-        return [n, c // b**2, b, b, h, w], [0, 1, 4, 2, 5, 3]
-
-    blocks_to_space(v, split)
+    ids, owned = v.channels(0, 1), v.attr("blocksize") ** 2
+    blocks = ids.reshape(owned, -1).T if v.attr("mode", "DCR") == "DCR" else ids.reshape(-1, owned)
+    v.tie(blocks, blocks[:, :1])
+    v.set_channels(np.ascontiguousarray(blocks[:, 0]))
 
 
 @rule("SpaceToDepth")
 def space_to_depth(v: Visit) -> None:
     """One channel of the input owns blocksize² of the result."""
-    n, c, h, w = v.shape(0)
-    b = v.attr("blocksize")
-    ids = v.channels(0, 1)
+    b, ids = v.attr("blocksize"), v.channels(0, 1)
     v.set_channels(np.tile(ids, b * b))
-    assert v.out_shape() == (n, c * b * b, h // b, w // b)
 
 
 # ---------------------------------------------------------------------------------------------- joining, cutting
@@ -154,7 +130,7 @@ def concat(v: Visit) -> None:
 
 
 def _part(v: Visit, i: int, axis: int) -> Ids:
-    """Ids of one operand, real length along the axis; a constant gets ids of its own where the others' channels vary."""
+    """Ids of one operand, real length along the axis; a constant has ids of its own where the others' channels vary."""
     if not v.static(i):
         return widen(v.ids(i), v.shape(i), [axis])
     ids = np.zeros((1,) * len(v.shape(i)), np.int64)
@@ -168,24 +144,17 @@ def _part(v: Visit, i: int, axis: int) -> Ids:
     return widen(ids, v.shape(i), [axis])
 
 
-def split_axis(cut: Cut) -> int:
-    """The axis of a Split node."""
-    return int(cut.attrs.get("axis", 0)) % len(cut.shape(cut.node.input[0]))
-
-
 def shrink_split(cut: Cut) -> None:
     """Every part keeps its own channels."""
-    axis = split_axis(cut)
-    if not cut.changes(cut.node.input[0]) or cut.mask(cut.node.input[0], axis).all():
+    axis = cut.view.attr("axis", 0) % len(cut.shape(cut.node.input[0]))
+    if cut.mask(cut.node.input[0], axis).all():
         return
     sizes = np.asarray([cut.kept(name)[axis] for name in cut.node.output], np.int64)
     if cut.graph.opset < 13:
         cut.set_attr("split", sizes.tolist())
-        return
-    cut.drop_attr("num_outputs")
-    while len(cut.node.input) < 2:
-        cut.node.input.append("")
-    cut.set_input(1, sizes, "sizes")
+    else:
+        cut.drop_attr("num_outputs")
+        cut.set_input(1, sizes, "sizes")
 
 
 @rule("Split", shrink=shrink_split)
@@ -193,15 +162,16 @@ def split(v: Visit) -> None:
     """Cuts one axis into parts."""
     axis = v.attr("axis", 0) % len(v.shape(0))
     ids = v.ids(0)
-    if v.has(1) and not v.static(1):
+    if not v.fixed(1):
         v.freeze(ids, "cuts it at places known only at run time")
     ends = np.cumsum([v.out_shape(k)[axis] for k in range(len(v.node.output))])
-    for k, part in enumerate(np.split(widen(ids, v.shape(0), [axis]), ends[:-1], axis)):
-        v.set(part, k)
+    whole = widen(ids, v.shape(0), [axis])
+    for k, part in enumerate(np.split(whole, ends[:-1], axis)):
+        v.set_part(part, whole, k)
 
 
-def slice_terms(v: Visit) -> list[tuple[int, int, int, int]] | None:
-    """(axis, start, stop, step) of a Slice node with constant terms; None if any is unknown."""
+def slice_terms(v: View) -> list[tuple[int, int, int, int]] | None:
+    """(axis, start, stop, step) of a Slice node; None if any is unknown."""
     rank = len(v.shape(0))
     if v.graph.opset < 10:
         starts, ends = v.attr("starts"), v.attr("ends")
@@ -218,9 +188,9 @@ def slice_terms(v: Visit) -> list[tuple[int, int, int, int]] | None:
 
 def shrink_slice(cut: Cut) -> None:
     """Starts and ends along the channel axis count the channels kept before them."""
-    x = cut.node.input[0]
-    terms = slice_terms(Visit(cut.graph, cut.graph.probes[0], cut.index, None, None))  # type: ignore[arg-type]
-    if terms is None or not cut.changes(x):
+    x, terms = cut.node.input[0], slice_terms(cut.view)
+    counted = [name for name in cut.node.input[1:3] if cut.restated(name)]
+    if terms is None or not (counted or any(not cut.mask(x, axis).all() for axis, *_ in terms)):
         return
     shape, starts, ends = cut.shape(x), [], []
     for axis, start, end, step in terms:
@@ -243,56 +213,52 @@ def cut_out(v: Visit) -> None:
     """Takes a part; a channel axis only in steps of one and at known places."""
     ids, terms = v.ids(0), slice_terms(v)
     if terms is None:
-        if any(n > 1 for n in ids.shape):
-            v.freeze(ids, "cuts it at places known only at run time")
+        v.freeze(ids, "cuts it at places known only at run time")
         v.set(np.zeros((1,) * len(v.out_shape()), np.int64))
         return
+    whole = ids
     for axis, start, end, step in terms:
         if ids.shape[axis] > 1:
-            known = all(v.static(i) for i in range(1, 5) if v.has(i))
-            if step != 1 or not known:
+            if step != 1 or not all(v.fixed(i) for i in range(1, 5)):
                 v.freeze(ids, STAYS)
             ids = ids[(slice(None),) * axis + (slice(start, end, step),)]
-    v.set(ids)
+            v.accept(1, 2)
+    v.set_part(ids, whole)
 
 
 def shrink_gather(cut: Cut) -> None:
     """Indices along the channel axis count the channels kept before them."""
     x, axis = cut.node.input[0], int(cut.attrs.get("axis", 0)) % len(cut.shape(cut.node.input[0]))
-    if x in cut.graph.static or cut.mask(x, axis).all():
-        return
     mask = cut.mask(x, axis)
+    if mask.all():
+        return
     indices = cut.graph.array(cut.node.input[1]) % len(mask)
-    kept = (np.cumsum(mask) - 1)[indices[mask[indices]]]
-    cut.set_input(1, kept.astype(indices.dtype), "kept")
+    cut.set_input(1, (np.cumsum(mask) - 1)[indices[mask[indices]]], "kept")
 
 
 @rule("Gather", shrink=shrink_gather)
 def gather(v: Visit) -> None:
     """Picks places of one axis: of a channel axis only by a constant list."""
-    ids, rank = v.ids(0), len(v.shape(0))
-    axis = v.attr("axis", 0) % rank
     if v.static(0):
         v.freeze_all("looks its values up in a table")
         return
-    indices = v.value(1)
-    inner = len(v.shape(1))
-    if ids.shape[axis] > 1 and v.static(1) and indices is not None and indices.ndim == 1:
-        v.set(ids.take(indices, axis))
-        return
-    if v.probe.values.get(v.name(0)) is not None and indices is not None:
-        v.set(ids.take(indices if ids.shape[axis] > 1 else np.zeros_like(indices), axis))  # shape arithmetic
+    ids, indices, inner = v.ids(0), v.value(1), len(v.shape(1))
+    axis = v.attr("axis", 0) % ids.ndim
+    counted = v.value(0) is not None  # sizes, of which any may be picked
+    if ids.shape[axis] > 1 and indices is not None and (counted or (v.static(1) and inner == 1)):
+        picked = ids.take(indices, axis)
+        v.set(picked) if counted else v.set_part(picked, ids)
         return
     if ids.shape[axis] > 1:
         v.freeze(ids, "picks single channels")
-        ids = np.zeros((1,) * rank, np.int64)
+        ids = ids.take([0], axis) * 0
     v.set(ids.reshape(ids.shape[:axis] + (1,) * inner + ids.shape[axis + 1 :]))
 
 
 # ---------------------------------------------------------------------------------------------- padding, resizing
 
 
-def pads(v: Visit) -> tuple[list[int], list[int], Array | float | None] | None:
+def pads(v: View) -> tuple[list[int], list[int], Array | float | None] | None:
     """(begins, ends, value) per axis of a Pad node; None when they aren't known."""
     rank = len(v.shape(0))
     if v.graph.opset < 11:
@@ -315,7 +281,7 @@ def shrink_pad(cut: Cut) -> None:
     x, y = cut.node.input[0], key(cut.node)
     if not cut.changes(y):
         return
-    found = pads(Visit(cut.graph, cut.graph.probes[0], cut.index, None, None))  # type: ignore[arg-type]
+    found = pads(cut.view)
     assert found is not None  # coupling froze the channels otherwise
     begins, ends, _ = found
     for axis, n in enumerate(cut.shape(x)):
@@ -326,8 +292,7 @@ def shrink_pad(cut: Cut) -> None:
         cut.set_attr("pads" if "pads" in cut.attrs else "paddings", begins + ends)
         return
     cut.set_input(1, np.asarray(begins + ends, np.int64), "kept")
-    if len(cut.node.input) > 3:
-        cut.node.input[3] = ""
+    del cut.node.input[3:]  # the axes: all are stated now
 
 
 @rule("Pad", shrink=shrink_pad)
@@ -343,7 +308,7 @@ def pad(v: Visit) -> None:
     for axis, (begin, end) in enumerate(zip(begins, ends, strict=True)):
         if ids.shape[axis] == 1 or begin == end == 0:
             continue
-        if min(begin, end) < 0 or v.attr("mode", "constant") != "constant" or (not v.static(1) and v.graph.opset >= 11):
+        if min(begin, end) < 0 or v.attr("mode", "constant") != "constant" or not v.fixed(1):
             v.freeze(ids, STAYS)
         ids = _padded(v, ids, axis, max(begin, 0), max(end, 0))
     v.set(ids)
@@ -362,14 +327,9 @@ def _padded(v: Visit, ids: Ids, axis: int, begin: int, end: int) -> Ids:
 def shrink_resize(cut: Cut) -> None:
     """A target size names the channels that are kept."""
     y = key(cut.node)
-    sizes = cut.node.input[3] if len(cut.node.input) > 3 else ""
-    if not sizes or not cut.changes(y) or "axes" in cut.attrs:
+    if not cut.view.has(3) or not cut.changes(y) or not cut.view.fixed(3) or cut.view.attr("axes"):
         return
-    value = cut.graph.probes[0].values[sizes].copy()
-    for axis, (old, new) in enumerate(zip(cut.shape(y), cut.kept(y), strict=True)):
-        if old != new:
-            value[axis] = new
-    cut.set_input(3, value, "kept")
+    cut.set_input(3, np.asarray(cut.kept(y), np.int64), "kept")
 
 
 @rule("Resize", "Upsample", shrink=shrink_resize)
@@ -377,10 +337,21 @@ def resize(v: Visit) -> None:
     """Interpolates over space; channels stay where their own axis is resized or a size is known only at run time."""
     ids = v.ids(0)
     moved = any(n > 1 and a != b for n, a, b in zip(ids.shape, v.shape(0), v.out_shape(), strict=True))
-    if moved or (v.has(3) and not v.static(3) and any(n > 1 for n in ids.shape)):
-        v.freeze(ids, "resizes it to a size that is known only at run time" if not moved else STAYS)
+    if moved:
+        v.freeze(ids, STAYS)
         ids = np.zeros((1,) * ids.ndim, np.int64)
+    elif v.fixed(3) or _follows(v, ids):
+        v.accept(3)
+    elif any(n > 1 for n in ids.shape):
+        v.freeze(ids, "resizes it to a size that is known only at run time")
     v.set(ids)
+
+
+def _follows(v: Visit, ids: Ids) -> bool:
+    """Whether the computed size along the channel axis is the number of those very channels."""
+    axes = v.attr("axes", range(ids.ndim))
+    stated = dict(zip(axes, widen(v.ids(3), v.shape(3)), strict=True))
+    return all(v.ledger.counts(int(stated[axis]), ids) for axis, n in enumerate(ids.shape) if n > 1 and axis in stated)
 
 
 # ---------------------------------------------------------------------------------------------- sizes

@@ -9,10 +9,8 @@ from onnxprune.ops.registry import Visit, rule
 
 @rule("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 def pool(v: Visit) -> None:
-    """Mixes the spatial axes, channel by channel."""
-    channels = v.channels(0, 1)
-    for k in range(len(v.node.output)):
-        v.set_channels(channels, k=k)
+    """Mixes the spatial axes, channel by channel. MaxPool's indices (output 1) count places over all channels."""
+    v.set_channels(v.channels(0, 1))
 
 
 @rule("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2")
@@ -36,8 +34,9 @@ def reduce(v: Visit) -> None:
 def mix(v: Visit, axes: set[int]) -> None:
     """Freeze the channels that vary along any of the axes."""
     ids = v.ids(0)
-    if any(ids.shape[a] > 1 for a in axes):
-        v.freeze(ids, f"mixes all {np.prod([v.shape(0)[a] for a in axes])} of them")
+    varying = [a for a in axes if ids.shape[a] > 1]
+    if varying:
+        v.freeze(ids, f"mixes all {np.prod([v.shape(0)[a] for a in varying])} channels")
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")

@@ -35,15 +35,15 @@ class Notes:
     readers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it contracts
     writers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it makes
     streams: list[Ids] = field(default_factory=list)  # ids that pass through an addition of two activations
+    parts: list[Ids] = field(default_factory=list)  # ids of a part that is cut out of a value: one of them must stay
 
 
-class Visit:
-    """One node as its coupling rule sees it, under one probe. Values without known shape arrive as `None` ids."""
+class View:
+    """One node, its attributes, and what one probe knows of its inputs and outputs."""
 
-    def __init__(self, graph: Graph, probe: Probe, index: int, ledger: Ledger, notes: Notes) -> None:
+    def __init__(self, graph: Graph, probe: Probe, index: int) -> None:
         self.graph, self.probe, self.index = graph, probe, index
         self.node: NodeProto = graph.nodes[index]
-        self.ledger, self.notes = ledger, notes
         self.attrs = attributes(self.node)
         self.label = self.node.name or key(self.node)
 
@@ -82,10 +82,31 @@ class Visit:
             return self.graph.array(self.name(i))
         return self.probe.values.get(self.name(i))
 
+    def fixed(self, i: int) -> bool:
+        """Whether input i is absent, or its value is known and the same for all sizes of the symbolic dimensions."""
+        if not self.has(i) or self.static(i):
+            return True
+        first, *others = [probe.values.get(self.name(i)) for probe in self.graph.probes]
+        return first is not None and all(other is not None and np.array_equal(first, other) for other in others)
+
+
+class Visit(View):
+    """A node as its coupling rule sees it. What becomes of an input whose ids the rule doesn't ask for: it stays."""
+
+    def __init__(self, graph: Graph, probe: Probe, index: int, ledger: Ledger, notes: Notes) -> None:
+        super().__init__(graph, probe, index)
+        self.ledger, self.notes = ledger, notes
+        self.seen: set[int] = set()
+
     def ids(self, i: int) -> Ids:
         """Ids of input i; none for constants, whose axes `parameter` names one by one."""
+        self.seen.add(i)
         rank = len(self.shape(i))
         return self.notes.ids.get(self.name(i), np.zeros((1,) * rank, np.int64))
+
+    def accept(self, *inputs: int) -> None:
+        """Inputs that state sizes, and that `shrink` states anew when channels go: they hinder none from going."""
+        self.seen.update(inputs)
 
     def channels(self, i: int, axis: int) -> Ids:
         """Ids of input i along one axis, as a vector; what varies along other axes too is tied there."""
@@ -116,6 +137,12 @@ class Visit:
         shape[axis] = len(vector)
         self.set(vector.reshape(shape), k)
 
+    def set_part(self, ids: Ids, whole: Ids, k: int = 0) -> None:
+        """Ids of output k, cut out of an axis of `whole`: a part never loses all its channels."""
+        if ids.size < whole.size:
+            self.notes.parts.append(np.unique(ids[ids != 0]))
+        self.set(ids, k)
+
     def tie(self, a: Ids, b: Ids) -> None:
         """Channels that stay or go together."""
         self.ledger.tie(a, b, f"{self} combines them with values that aren't channels of a layer")
@@ -135,11 +162,16 @@ class Visit:
 class Cut:
     """One node as its shrinking rule sees it while the model is rewritten: which channels of each value are kept."""
 
-    graph: Graph
+    view: View
     node: NodeProto  # a copy that the rule may change
     mask: Callable[[str, int], Bools]  # (value, axis) -> kept flags, real length
+    restated: Callable[[str], bool]  # whether a computed size counts channels of which some go
     constant: Callable[[Array, str], str]  # adds an initializer, gives its name
-    index: int = 0
+
+    @property
+    def graph(self) -> Graph:
+        """The graph before pruning."""
+        return self.view.graph
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -169,7 +201,10 @@ class Cut:
             self.node.attribute.remove(a)
 
     def set_input(self, i: int, value: Array, hint: str) -> None:
-        """Replace input i by a new constant."""
+        """Replace input i by a new constant; one of the sort of the old one where that is given."""
+        old = self.view.value(i)
+        value = value if old is None else value.astype(old.dtype)
+        self.node.input.extend([""] * (i + 1 - len(self.node.input)))
         self.node.input[i] = self.constant(value, f"{self.node.input[i] or key(self.node)}_{hint}")
 
 
