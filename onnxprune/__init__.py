@@ -1,3 +1,22 @@
 """Prune trained ONNX models by behaviour: smaller and faster, without framework, labels or retraining."""
 
 __version__ = "0.1.0"
+
+from onnxprune.errors import BudgetError, DataError, InternalError, ModelError, OnnxPruneError
+from onnxprune.pipeline import Result, apply, compare, inspect, prune
+from onnxprune.plan import Plan
+
+__all__ = [
+    "BudgetError",
+    "DataError",
+    "InternalError",
+    "ModelError",
+    "OnnxPruneError",
+    "Plan",
+    "Result",
+    "__version__",
+    "apply",
+    "compare",
+    "inspect",
+    "prune",
+]

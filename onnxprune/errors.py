@@ -5,6 +5,9 @@ with its `exit_code`. Anything else that escapes is a bug and shows a traceback.
 """
 
 
+from typing import Any
+
+
 class OnnxPruneError(Exception):
     """Base of all errors that are reported in one sentence."""
 
@@ -34,13 +37,18 @@ class OutputError(OnnxPruneError):
 
 
 class BudgetError(OnnxPruneError):
-    """The target can't be reached. `reachable` is the smallest fraction that can be (of what the target counts)."""
+    """The target can't be reached, or nothing can be pruned.
+
+    `reachable` is the smallest fraction that can be reached (of what the target counts), `result` the best that was
+    found, if anything was.
+    """
 
     exit_code = 3
 
     def __init__(self, message: str, reachable: float = 1.0) -> None:
         super().__init__(message)
         self.reachable = reachable
+        self.result: Any = None
 
 
 class InternalError(OnnxPruneError):

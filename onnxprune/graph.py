@@ -12,6 +12,7 @@ on the way, so `Shape -> Gather -> Concat -> Reshape` is as clear as a constant.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,7 +26,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.reference import ReferenceEvaluator
 from onnx.shape_inference import infer_node_outputs
 
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, OutputError
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -72,6 +73,22 @@ def load(path: str | Path) -> ModelProto:
     if not model.graph.node and not model.graph.output:
         raise ModelError(f"{path} is not an ONNX model, or an empty one: it has no nodes and no outputs.")
     return model
+
+
+def save(model: ModelProto, path: str | Path) -> None:
+    """Write a model whole or not at all: to a temporary file beside it, then renamed. Raises OutputError."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(model.SerializeToString())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"can't write {path} ({error.strerror or error}); nothing was left behind.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:

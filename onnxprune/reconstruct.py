@@ -84,15 +84,23 @@ def refit(linear: Linear, flags: NDArray[np.bool_], fit: Moments, tune: Moments 
     return Refit(fitted(linear, flags, everything, damping), damping, error)
 
 
-def choose_damping(
-    linear: Linear, flags: NDArray[np.bool_], fit: Moments, tune: Moments | None
-) -> tuple[float, float]:
+def choose_damping(linear: Linear, flags: NDArray[np.bool_], fit: Moments, tune: Moments | None) -> tuple[float, float]:
     """The damping with the smallest error on `tune`, and that error relative to the output's variance there."""
     if tune is None or not tune.count:
         return DEFAULT_DAMPING, error_on(linear, fitted(linear, flags, fit, DEFAULT_DAMPING), fit)
-    errors = [error_on(linear, fitted(linear, flags, fit, damping), tune) for damping in DAMPINGS]
-    best = int(np.argmin(errors))
-    return DAMPINGS[best], errors[best]
+    errors: dict[int, float] = {}
+
+    def error(i: int) -> float:
+        if i not in errors:
+            errors[i] = error_on(linear, fitted(linear, flags, fit, DAMPINGS[i]), tune)
+        return errors[i]
+
+    best = len(DAMPINGS) // 3
+    while (
+        step := next((s for s in (1, -1) if 0 <= best + s < len(DAMPINGS) and error(best + s) < error(best)), 0)
+    ) != 0:
+        best += step
+    return DAMPINGS[best], error(best)
 
 
 def fitted(linear: Linear, flags: NDArray[np.bool_], moments: Moments, damping: float) -> Weights:
@@ -233,21 +241,21 @@ class _Layer:
         best, smallest = start, self._error_behind(start.weights)
         weights = fitted(self.linear, self.flags, fit, start.damping)
         for _ in range(POEM_STEPS):
-            moments = Moments(fit.shift, fit.target_shift)
-            for batch in range(min(self.split, len(self.walk.original))):
-                x, y = self.rows(batch)
-                moments.add(x, self._relaxed(y, self._predicted(x, weights)))
+            moments = fit.retargeted(self._relaxed(batch, weights) for batch in range(self.split))
             weights = fitted(self.linear, self.flags, moments, start.damping)
             error = self._error_behind(weights)
             if error < smallest:
                 best, smallest = Refit(weights, start.damping, start.error), error
         return best
 
-    def _relaxed(self, y: Array, predicted: Array) -> Array:
+    def _relaxed(self, batch: int, weights: Weights) -> tuple[Array, Array]:
+        """Rows and targets; where the activation cuts the target off, what the layer gives now, cut off likewise."""
         assert self.bounds is not None
         low, high = self.bounds
+        x, y = self.rows(batch)
+        predicted = self._predicted(x, weights)
         targets = np.where(y <= low, np.minimum(predicted, low), y)
-        return targets if np.isinf(high) else np.where(y >= high, np.maximum(predicted, high), targets)
+        return x, targets if np.isinf(high) else np.where(y >= high, np.maximum(predicted, high), targets)
 
     def _predicted(self, x: Array, weights: Weights) -> Array:
         return self.linear.apply(x, weights.matrix, weights.offset)

@@ -1,7 +1,7 @@
 """Second moments of what layers read, computed while data streams through the model.
 
 onnxruntime gathers sampled rows inside the graph (appended Reshape and Gather nodes, on whatever provider it has), the
-host adds them up in float64 about a fixed shift. Memory depends on the width of the layers, not on the number of
+host adds their products up in float64, about a fixed shift that keeps the float32 products exact enough. Memory depends on the width of the layers, not on the number of
 samples. The sampled places are drawn anew for every batch, the same for all channels. Sums merge exactly, so parts of
 the data can be kept apart (to judge on what wasn't fitted) and joined later.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
-from scipy.linalg.blas import dsyrk
+from scipy.linalg.blas import ssyrk
 
 from onnxprune.graph import Array, Graph
 from onnxprune.ops.linear import Linear
@@ -29,8 +29,8 @@ POSITIONS = 10  # output positions per sample and map, at least
 class Moments:
     """Sums over rows x [N] and targets y [o], both about a fixed shift: count, Σx, Σxxᵀ, Σy, Σxyᵀ, Σ‖y‖²."""
 
-    shift: Float
-    target_shift: Float
+    shift: Array
+    target_shift: Array
     count: int = 0
     samples: int = 0
 
@@ -42,20 +42,31 @@ class Moments:
     @classmethod
     def starting_with(cls, x: Array, y: Array | None = None) -> Moments:
         """Empty sums about the mean of the first rows, which keeps the sums small."""
-        shift = x.mean(0, dtype=np.float64)
-        return cls(shift, y.mean(0, dtype=np.float64) if y is not None else np.zeros(0))
+        shift = x.mean(0, dtype=np.float64).astype(np.float32)
+        return cls(shift, y.mean(0, dtype=np.float64).astype(np.float32) if y is not None else np.zeros(0, np.float32))
 
     def add(self, x: Array, y: Array | None = None, samples: int = 0) -> None:
-        """Add rows x [S, N] and, where targets are kept, y [S, o]."""
-        rows = x - self.shift
+        """Add rows x [S, N] and, where targets are kept, y [S, o]; float32 products, float64 sums."""
+        rows = np.subtract(x, self.shift, dtype=np.float32)
         self.count, self.samples = self.count + len(x), self.samples + samples
-        self.total += rows.sum(0)
-        self.square = dsyrk(1.0, rows.T, beta=1.0, c=self.square, overwrite_c=1)
+        self.total += rows.sum(0, dtype=np.float64)
+        self.square += ssyrk(1.0, rows.T)
         if y is not None:
-            targets = y - self.target_shift
-            self.target_total += targets.sum(0)
-            self.cross += rows.T @ targets
-            self.power += np.einsum("so,so->o", targets, targets)
+            self._add_targets(rows, y)
+
+    def _add_targets(self, rows: Array, y: Array) -> None:
+        targets = np.subtract(y, self.target_shift, dtype=np.float32)
+        self.target_total += targets.sum(0, dtype=np.float64)
+        self.cross += rows.T @ targets
+        self.power += np.square(targets).sum(0, dtype=np.float64)
+
+    def retargeted(self, pairs: Iterable[tuple[Array, Array]]) -> Moments:
+        """The same rows with other targets: only the sums that contain y are made anew."""
+        new = Moments(self.shift, self.target_shift, self.count, self.samples)
+        new.total, new.square = self.total, self.square
+        for x, y in pairs:
+            new._add_targets(np.subtract(x, self.shift, dtype=np.float32), y)
+        return new
 
     def __add__(self, other: Moments) -> Moments:
         """The sums over both parts, which must have the same shifts."""
@@ -114,7 +125,13 @@ def gathering(graph: Graph, linears: Sequence[Linear], outputs: Sequence[str] = 
     for linear in linears:
         rows, index, flat = (f"{linear.key}/{part}" for part in ("rows", "index", "flat"))
         width = linear.channels
-        shape = [0, width, -1] if linear.window else [0, -1, width] if len(graph.shapes[linear.input]) > 2 else [-1, 1, width]
+        shape = (
+            [0, width, -1]
+            if linear.window
+            else [0, -1, width]
+            if len(graph.shapes[linear.input]) > 2
+            else [-1, 1, width]
+        )
         constant = helper.make_tensor(f"{linear.key}/shape", TensorProto.INT64, [3], shape)
         model.graph.initializer.append(constant)
         model.graph.input.append(helper.make_tensor_value_info(index, TensorProto.INT64, [None]))
@@ -161,7 +178,9 @@ def collect(
                 rows = linear.rows(gathered, inside[linear.key]).astype(np.float32, copy=False)
                 moments = found[linear.key]
                 while len(moments) <= part:
-                    moments.append(Moments(moments[0].shift, moments[0].target_shift) if moments else Moments.starting_with(rows))
+                    moments.append(
+                        Moments(moments[0].shift, moments[0].target_shift) if moments else Moments.starting_with(rows)
+                    )
                 moments[part].add(rows, samples=count)
             progress(count)
     return found

@@ -78,30 +78,31 @@ class Walk:
         needed = [n for i in nodes for n in self.graph.nodes[i].output if n and self.last_use.get(n, -1) >= stop]
         if nodes:
             self._run(_segment(self, nodes, needed), self.original, needed)
-            self._drift(nodes, [name for name in needed])
+            self._drift(nodes)
         for batch in (*self.original, *self.pruned):
             for name in [n for n in batch if self.last_use.get(n, -1) < stop]:
                 self._held -= batch.pop(name).nbytes
 
-    def _drift(self, nodes: Sequence[int], needed: Sequence[str]) -> None:
+    def _drift(self, nodes: Sequence[int]) -> None:
         """Run the part of the nodes whose results differ in the pruned network."""
-        own: list[int] = []
+        own, made = list[int](), dict[str, None]()
         for i in nodes:
             changed = i in self.renewed or any(name in self.drifted for name in self.graph.reads(self.graph.nodes[i]))
             if changed and i not in self.skipped:
                 own.append(i)
                 outputs = [self.renewed[i][0].output] if i in self.renewed else self.graph.nodes[i].output
-                self.drifted.update(name for name in outputs if name)
-        outputs = {name for i in own for name in self.graph.nodes[i].output}
-        outputs |= {self.renewed[i][0].output for i in own if i in self.renewed}
-        early = [n for n in outputs if n not in needed and self.last_use.get(n, -1) >= self.position]
-        wanted = [name for name in needed if name in outputs] + early
+                made.update(dict.fromkeys(name for name in outputs if name))
+        self.drifted.update(made)
+        wanted = [name for name in made if self.last_use.get(name, -1) >= self.position]
         if wanted:
             self._run(_segment(self, own, wanted, self.renewed), self.pruned, wanted)
 
     def _run(self, session: Session, batches: list[Batch], names: Sequence[str]) -> None:
         for number, batch in enumerate(batches):
-            feed = {n: (self.original[number][n] if batches is self.original else self.value(number, n)) for n in session.inputs}
+            feed = {
+                n: (self.original[number][n] if batches is self.original else self.value(number, n))
+                for n in session.inputs
+            }
             batch.update(self._stored(session.run(feed, names)))
 
     def _stored(self, values: Batch) -> Batch:
@@ -152,7 +153,10 @@ def by_depth(coupling: Coupling) -> list[int]:
 
 
 def _segment(
-    walk: Walk, nodes: Sequence[int], outputs: Sequence[str], replaced: Mapping[int, tuple[Linear, Weights]] | None = None
+    walk: Walk,
+    nodes: Sequence[int],
+    outputs: Sequence[str],
+    replaced: Mapping[int, tuple[Linear, Weights]] | None = None,
 ) -> Session:
     """A session for some nodes: what they read from before them is input, constants are built in."""
     graph, model = walk.graph, ModelProto()

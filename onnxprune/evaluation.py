@@ -1,0 +1,118 @@
+"""How a model answers: agreement with another model, accuracy, size and time."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.calibration import Samples
+from onnxprune.cost import parameters, total_macs
+from onnxprune.errors import DataError
+from onnxprune.graph import Array, Graph
+from onnxprune.report import Fidelity, Size
+from onnxprune.runtime import Runtime
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled samples, or a user's function that gives an accuracy for a model file."""
+
+    samples: Samples | None = None
+    labels: Ints | None = None
+    function: Callable[[str], float] | None = None
+
+
+def answers(model: ModelProto, samples: Samples, indices: Sequence[int], runtime: Runtime, batch: int) -> list[Array]:
+    """Values of the model's floating-point outputs for these samples, joined along the batch axis."""
+    session = runtime.session(model)
+    collected: dict[str, list[Array]] = {}
+    for feed in samples.batches(indices, batch):
+        for name, value in session.run(feed).items():
+            if value.dtype.kind == "f" or value.dtype.name == "bfloat16":
+                collected.setdefault(name, []).append(np.atleast_1d(value).astype(np.float64))
+    return [_joined(values) for values in collected.values()]
+
+
+def _joined(values: list[Array]) -> Array:
+    """Joined along the first axis; outputs of varying size are flattened first."""
+    if len({value.shape[1:] for value in values}) == 1:
+        return np.concatenate(values)
+    return np.concatenate([value.ravel() for value in values])
+
+
+def fidelity(before: Sequence[Array], after: Sequence[Array], count: int, origin: str) -> Fidelity:
+    """Compare the answers of two models to the same samples."""
+    if not before or not count:
+        return Fidelity(None, 0.0, count, origin)
+    squares = [(np.square(b - a).sum(), np.square(b).sum()) for b, a in zip(before, after, strict=True)]
+    change, power = (float(sum(column)) for column in zip(*squares, strict=True))
+    agreement = None
+    if looks_like_scores(before[0]):
+        agreement = float((before[0].argmax(1) == after[0].argmax(1)).mean())
+    return Fidelity(agreement, float(np.sqrt(change / power)) if power else 0.0, count, origin)
+
+
+def looks_like_scores(output: Array) -> bool:
+    """Whether an output is one row of class scores per sample."""
+    return output.ndim == 2 and output.shape[1] > 1
+
+
+def accuracy(model: ModelProto, path: str | Path | None, data: Labelled, runtime: Runtime, batch: int) -> float:
+    """Share of labelled samples that the model gets right, or what the user's function says of the file."""
+    if data.function is not None:
+        return float(data.function(str(path)))
+    assert data.samples is not None and data.labels is not None
+    found = answers(model, data.samples, range(data.samples.count), runtime, batch)
+    if not found or not looks_like_scores(found[0]):
+        raise DataError("accuracy needs class scores [samples, classes] as the first output; pass a function instead.")
+    labels = data.labels.ravel()
+    if labels.max(initial=0) >= found[0].shape[1]:
+        raise DataError(f"label {labels.max()} is larger than the model's {found[0].shape[1]} classes allow.")
+    return float((found[0].argmax(1) == labels).mean())
+
+
+def load_function(spec: str) -> Callable[[str], float]:
+    """The function that `file.py:name` names."""
+    file, _, name = spec.rpartition(":")
+    if not Path(file).exists():
+        raise DataError(f"{file}: no such file; --eval takes a labelled .npz or file.py:function.")
+    module_spec = importlib.util.spec_from_file_location("onnxprune_user_eval", file)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise DataError(f"{file} has no function '{name}'.")
+    return function  # type: ignore[no-any-return]
+
+
+def size(graph: Graph, file_bytes: int | None = None, latency_ms: float | None = None) -> Size:
+    """What a model weighs."""
+    count = file_bytes if file_bytes is not None else graph.model.ByteSize()
+    return Size(parameters(graph), total_macs(graph), count, latency_ms)
+
+
+def latencies(
+    models: Sequence[ModelProto], feed: Mapping[str, Array], runtime: Runtime, rounds: int = 15, seconds: float = 6.0
+) -> list[float]:
+    """Median milliseconds per run, the models taking turns so that a busy machine treats them alike."""
+    sessions = [runtime.session(model) for model in models]
+    times: list[list[float]] = [[] for _ in models]
+    end = time.perf_counter() + seconds
+    for session in sessions:
+        session.run(feed)
+    while len(times[0]) < rounds and (len(times[0]) < 3 or time.perf_counter() < end):
+        for session, taken in zip(sessions, times, strict=True):
+            start = time.perf_counter()
+            session.run(feed)
+            taken.append(1000 * (time.perf_counter() - start))
+    return [float(np.median(taken)) for taken in times]

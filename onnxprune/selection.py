@@ -1,0 +1,242 @@
+"""Which channels go first in each group, and what that costs at every width.
+
+One symmetric pass over the original gives the moments of every layer that reads a prunable group. Per group, a method
+orders the channels; least squares along that order gives the error at each width, judged on samples that weren't
+fitted. That local error says little about the network's answer, so it is scaled by one probe: the group alone is cut
+to about half, its readers are refitted, and the change of the final output is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.allocation import Curve
+from onnxprune.coupling import Coupling, Group
+from onnxprune.elimination import Nested, Problem, ranked_rows
+from onnxprune.graph import Array
+from onnxprune.methods import Evidence, Method
+from onnxprune.ops.linear import Linear
+from onnxprune.plan import Weights
+from onnxprune.reconstruct import DEFAULT_DAMPING, choose_damping, fitted
+from onnxprune.runtime import Runtime
+from onnxprune.statistics import Moments
+from onnxprune.walk import Walk
+
+Float = NDArray[np.float64]
+Ints = NDArray[np.int64]
+LEVELS = 33  # widths per group at which the error is computed; between them it is interpolated
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One group's channels in order of removal, and its relative squared error at its readers at each of `levels`."""
+
+    group: Group
+    order: Ints
+    levels: Ints
+    errors: Float
+
+    def kept(self, width: int) -> Ints:
+        """The channels that stay at a width, ascending."""
+        gone = self.order[: self.group.channels - width]
+        return np.setdiff1d(np.arange(self.group.channels), gone)
+
+
+def readers(coupling: Coupling, group: Group) -> list[Linear]:
+    """The layers that read a group, if all of them are linear layers that we can refit; else none."""
+    found = [coupling.linear(index) for index in group.reads]
+    return [linear for linear in found if linear is not None] if None not in found else []
+
+
+def rows_of(linear: Linear, group: Group) -> Ints:
+    """Rows [n, r * taps] of the layer's whole input (all conv groups) that each channel of the group owns."""
+    taps = np.arange(linear.taps)
+    index = group.reads[linear.index]
+    return (index[:, :, None] * linear.taps + taps).reshape(len(index), -1)
+
+
+def flags_without(linear: Linear, group: Group, removed: Ints) -> NDArray[np.bool_]:
+    """Kept flags of the layer's input channels when some channels of the group are gone."""
+    flags = np.ones(linear.channels, bool)
+    flags[group.reads[linear.index][removed].ravel()] = False
+    return flags
+
+
+def dense(linear: Linear) -> Float:
+    """The layer's matrix [channels * taps, o], block-diagonal over convolution groups."""
+    groups, n, o = linear.matrix.shape
+    if groups == 1:
+        return linear.matrix[0]
+    whole = np.zeros((groups * n, groups * o))
+    for g in range(groups):
+        whole[g * n : (g + 1) * n, g * o : (g + 1) * o] = linear.matrix[g]
+    return whole
+
+
+def separated(linear: Linear, gram: Float) -> Float:
+    """A Gram matrix without what couples different convolution groups, which no output sees."""
+    groups, n, _ = linear.matrix.shape
+    if groups == 1:
+        return gram
+    same = np.kron(np.eye(groups, dtype=bool), np.ones((n, n), bool))
+    return np.where(same, gram, 0.0)
+
+
+def producer_weights(coupling: Coupling, group: Group) -> Float:
+    """All weights that make each channel, [n, p]: slices of the writers' tensors, one after the other."""
+    parts = [np.zeros((group.channels, 0))]
+    for member in group.members:
+        if member.role == "writer":
+            tensor = np.moveaxis(coupling.graph.array(member.tensor), member.axis, 0).astype(np.float64)
+            parts.append(tensor[member.index].reshape(group.channels, -1))
+    return np.concatenate(parts, axis=1)
+
+
+def widths(group: Group, step: int, smallest: int) -> Ints:
+    """Widths that a group may have: multiples of `step` (and of its number of cells), at least `smallest`, and all."""
+    cells = int(group.cells.max()) + 1
+    step = step * cells // gcd(step, cells)
+    found = np.arange(step, group.channels, step)
+    return np.append(found[found >= smallest], group.channels)
+
+
+def rank(
+    coupling: Coupling,
+    group: Group,
+    moments: Mapping[str, Sequence[Moments]],
+    method: Method,
+    allowed: Ints,
+    rng: np.random.Generator,
+) -> Ranking:
+    """Order the channels of a group and give its error at the allowed widths, on the last part of the moments."""
+    linears = readers(coupling, group)
+    problems, dampings = [], []
+    for linear in linears:
+        fit, tune = moments[linear.key][0], moments[linear.key][-1]
+        gram = separated(linear, fit.centred()[0])
+        weight = dense(linear)
+        power = float(np.sum(weight * (gram @ weight)))
+        problems.append(Problem(gram, weight, rows_of(linear, group), 1.0 / power if power else 1.0))
+        dampings.append(_damping(linear, group, gram, fit, tune if tune is not fit else None))
+    damping = float(np.median(dampings))
+    evidence = Evidence(problems, producer_weights(coupling, group), group.cells, damping, rng)
+    order = method.order(evidence)
+    levels = _thinned(allowed)
+    errors = np.zeros(len(levels))
+    for linear, problem in zip(linears, problems, strict=True):
+        errors += _errors(linear, problem, order, levels, moments[linear.key], damping)
+    full = np.interp(allowed, levels, errors)
+    full[-1] = 0.0
+    return Ranking(group, order, allowed, full)
+
+
+def _damping(linear: Linear, group: Group, gram: Float, fit: Moments, tune: Moments | None) -> float:
+    """The damping that does best on `tune` when the weaker half of the channels is gone."""
+    if tune is None:
+        return DEFAULT_DAMPING
+    rows = rows_of(linear, group)
+    strength = (np.diag(gram) * np.square(dense(linear)).sum(1))[rows].sum(1)
+    removed = np.argsort(strength, kind="stable")[: group.channels // 2]
+    return choose_damping(linear, flags_without(linear, group, removed), fit, tune)[0]
+
+
+def _thinned(allowed: Ints) -> Ints:
+    if len(allowed) <= LEVELS:
+        return allowed
+    return allowed[np.unique(np.linspace(0, len(allowed) - 1, LEVELS).round().astype(int))]
+
+
+def _errors(
+    linear: Linear, problem: Problem, order: Ints, levels: Ints, moments: Sequence[Moments], damping: float
+) -> Float:
+    """Relative squared error at each level: fitted on the first part, judged on the last."""
+    fit, tune = moments[0], moments[-1]
+    judge = separated(linear, tune.about(fit.mean, fit.target_mean)[0])
+    weight = problem.weight
+    power = float(np.sum(weight * (judge @ weight))) or 1.0
+    ranked = ranked_rows(problem.rows, order, len(weight))
+    nested = Nested(problem.gram, problem.gram @ weight, weight, ranked, damping)
+    fixed = len(weight) - problem.rows.size
+    errors = []
+    for width in levels:
+        change = weight - nested.solve(fixed + int(width) * problem.rows.shape[1])
+        errors.append(float(np.sum(change * (judge @ change))) / power)
+    return np.asarray(errors)
+
+
+# ---------------------------------------------------------------------------------------------- probes
+
+
+def probe(
+    coupling: Coupling,
+    rankings: Sequence[Ranking],
+    moments: Mapping[str, Sequence[Moments]],
+    feeds: Iterable[Mapping[str, Array]],
+    signals: Sequence[str],
+    runtime: Runtime,
+    max_memory: float = 2e9,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Curve]:
+    """Error curves of all groups in the unit of the final output: its relative squared change."""
+    curves: dict[str, Curve] = {}
+    with Walk(coupling, feeds, runtime, max_memory) as walk:
+        firsts = {r.group.name: min((walk.place[i], i) for i in r.group.reads) for r in rankings}
+        walk.keep(signals)
+        answers = _answers(walk, walk.suffix({}, signals), signals)
+        for done, ranking in enumerate(sorted(rankings, key=lambda r: firsts[r.group.name])):
+            walk.advance(firsts[ranking.group.name][1])
+            middle = _middle(ranking)
+            local = float(ranking.errors[middle])
+            factor = 1.0
+            if local > 0:
+                cut = _cut_alone(coupling, ranking, int(ranking.levels[middle]), moments)
+                factor = _change(walk, walk.suffix(cut, signals), signals, answers) / local
+            curves[ranking.group.name] = Curve(ranking.levels, ranking.errors * factor)
+            progress(done + 1, len(rankings))
+    return [curves[r.group.name] for r in rankings]
+
+
+def _middle(ranking: Ranking) -> int:
+    """The level closest to half of the channels (not all of them, where there is a choice)."""
+    distance = np.abs(ranking.levels - ranking.group.channels / 2)
+    return int(np.argmin(distance[:-1])) if len(distance) > 1 else 0
+
+
+def _cut_alone(
+    coupling: Coupling, ranking: Ranking, width: int, moments: Mapping[str, Sequence[Moments]]
+) -> dict[int, tuple[Linear, Weights]]:
+    """The readers of one group, refitted to `width` of its channels on the original's inputs."""
+    removed = ranking.order[: ranking.group.channels - width]
+    found = {}
+    for linear in readers(coupling, ranking.group):
+        flags = flags_without(linear, ranking.group, removed)
+        fit, tune = moments[linear.key][0], moments[linear.key][-1]
+        damping = choose_damping(linear, flags, fit, tune if tune is not fit else None)[0]
+        found[linear.index] = linear, fitted(linear, flags, fit, damping)
+    return found
+
+
+def _answers(walk: Walk, session: object, signals: Sequence[str]) -> list[dict[str, Array]]:
+    found = []
+    for batch in walk.original:
+        known = {n: batch[n] for n in signals if n in batch}
+        feed = {n: batch[n] for n in session.inputs}  # type: ignore[attr-defined]
+        run = session.run(feed, [n for n in signals if n not in known])  # type: ignore[attr-defined]
+        found.append({**known, **run})
+    return found
+
+
+def _change(walk: Walk, session: object, signals: Sequence[str], answers: Sequence[Mapping[str, Array]]) -> float:
+    """Relative squared change of the final values, summed over them."""
+    change, power = dict.fromkeys(signals, 0.0), dict.fromkeys(signals, 0.0)
+    for now, before in zip(_answers(walk, session, signals), answers, strict=True):
+        for name in signals:
+            a, b = before[name].astype(np.float64), now[name].astype(np.float64)
+            change[name] += float(np.square(a - b).sum())
+            power[name] += float(np.square(a).sum())
+    return sum(change[n] / power[n] if power[n] else 0.0 for n in signals)
