@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ class Options:
     max_memory: float = 2e9
     runtime: Runtime = Runtime()
     measure_latency: bool = True
+    plan: Plan | None = None  # carried out as it is: nothing is chosen, and the options that choose don't matter
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,9 @@ def prepare(
 ) -> Run:
     """Couple the graph and divide the samples."""
     graph = Graph(graph.model, {**_shapes_of(found), **graph.dims})
-    targets = options.targets or (Target("drop", 0.01 if found.origin == "given" else 0.01 / SYNTHETIC_STRICTER),)
+    targets = options.targets
+    if not targets and options.plan is None:
+        targets = (Target("drop", 0.01 if found.origin == "given" else 0.01 / SYNTHETIC_STRICTER),)
     drop = any(t.kind == "drop" for t in targets)
     division = divide(
         found.count, options.seed, judged_elsewhere=labelled is not None and labelled.samples is not None, drop=drop
@@ -337,14 +341,21 @@ class Search:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.ranked = rank(run)
         self.before = _answers(run, run.coupling.graph.model)
         self.accuracy = _accuracy(run, run.coupling.graph.model)
+
+    @cached_property
+    def ranked(self) -> Ranked:
+        """What widths are chosen by."""
+        return rank(self.run)
 
     def candidate(self, keep: Mapping[str, Ints]) -> Candidate:
         """Carry out a choice of channels."""
         weights, errors = reconstruct(self.run, self.ranked, keep)
-        plan = Plan(dict(keep), weights)
+        return self.carried_out(Plan(dict(keep), weights), errors)
+
+    def carried_out(self, plan: Plan, errors: dict[str, float]) -> Candidate:
+        """The model that a plan makes, and how it answers."""
         with self.run.timed("rewrite"):
             model = rewrite(self.run.coupling, plan)
         with self.run.timed("judge"):
@@ -425,6 +436,8 @@ class Search:
 
 def _search(run: Run) -> tuple[Search, Candidate, BudgetError | None]:
     search = Search(run)
+    if run.options.plan is not None:
+        return search, search.carried_out(run.options.plan, {}), None
     return search, *search.best()
 
 
@@ -488,10 +501,12 @@ def _finish(run: Run, search: Search, found: Candidate, failure: BudgetError | N
     ]
     run.seconds["total"] = sum(run.seconds.values())
     mode = run.options.reconstruct
+    mode = methods.find(run.options.method).reconstruct if mode == "auto" else mode
+    planned = run.options.plan is not None
     report = Report(
-        method=run.options.method,
-        allocate=run.options.allocate,
-        reconstruct=methods.find(run.options.method).reconstruct if mode == "auto" else mode,
+        method="plan" if planned else run.options.method,
+        allocate="plan" if planned else run.options.allocate,
+        reconstruct="plan" if planned else mode,
         targets=targets,
         before=before_size,
         after=after_size,
