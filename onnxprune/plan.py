@@ -55,5 +55,7 @@ class Plan:
                 keep = {name: file[f"keep{i}"] for i, name in enumerate(names["keep"])}
                 pairs = ((file[f"matrix{i}"], file[f"offset{i}"]) for i in range(len(names["weights"])))
                 return Plan(keep, {n: Weights(*pair) for n, pair in zip(names["weights"], pairs, strict=True)})
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise DataError(f"{path} is not a plan ({error}); give a file written by --save-plan.") from error
+        except FileNotFoundError:
+            raise DataError(f"{path} does not exist: give a plan written by --save-plan.") from None
+        except Exception as error:  # a zip file can be damaged in many ways
+            raise DataError(f"{path} is not a readable plan: give a file written by --save-plan.") from error

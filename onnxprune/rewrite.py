@@ -128,9 +128,10 @@ def validate(coupling: Coupling, plan: Plan) -> None:
             raise DataError(
                 f"the plan names a group '{name}' that this model doesn't have; was it made for another one?"
             )
-        sizes = np.bincount(group.cells[kept], minlength=group.cells.max() + 1) if len(kept) else np.zeros(1)
-        fits = len(kept) and kept.min() >= 0 and kept.max() < group.channels and (np.diff(kept) > 0).all()
-        if not fits or not (sizes == sizes[0]).all() or not sizes[0]:
+        fits = kept.ndim == 1 and kept.dtype.kind == "i" and kept.size > 0 and (np.diff(kept) > 0).all()
+        fits = fits and 0 <= kept[0] and kept[-1] < group.channels
+        sizes = np.bincount(group.cells[kept], minlength=group.cells.max() + 1) if fits else np.zeros(1)
+        if not sizes[0] or not (sizes == sizes[0]).all():
             raise DataError(f"the plan's channels for group '{name}' don't fit its {group.channels} channels.")
     for name, new in plan.weights.items():
         linear = coupling.linear(coupling.graph.producer[name]) if name in keys else None
