@@ -85,14 +85,14 @@ class Walk:
 
     def _drift(self, nodes: Sequence[int]) -> None:
         """Run the part of the nodes whose results differ in the pruned network."""
-        own, made = list[int](), dict[str, None]()
+        own, made = list[int](), list[str]()
         for i in nodes:
-            changed = i in self.renewed or any(name in self.drifted for name in self.graph.reads(self.graph.nodes[i]))
-            if changed and i not in self.skipped:
+            drifted = any(name in self.drifted for name in self.graph.reads(self.graph.nodes[i]))
+            if (drifted or i in self.renewed) and i not in self.skipped:
                 own.append(i)
                 outputs = [self.renewed[i][0].output] if i in self.renewed else self.graph.nodes[i].output
-                made.update(dict.fromkeys(name for name in outputs if name))
-        self.drifted.update(made)
+                made += [name for name in outputs if name]
+                self.drifted.update(outputs)
         wanted = [name for name in made if self.last_use.get(name, -1) >= self.position]
         if wanted:
             self._run(_segment(self, own, wanted, self.renewed), self.pruned, wanted)
