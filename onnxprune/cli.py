@@ -1,0 +1,613 @@
+"""The command line: the only file that prints or exits.
+
+`onnxprune IN OUT` is `onnxprune prune IN OUT`. Whatever is likely to be wrong (IN, OUT, the plan, the provider) is
+looked at before any long work. Tables and `--json` go to stdout, all else to stderr. Errors that a user can cause or
+cure are one sentence and an exit code (see `errors`); a traceback means a bug.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import numpy as np
+from rich.console import Console, RenderableType
+from rich.progress import Progress
+
+import onnxprune
+from onnxprune import pipeline, tables
+from onnxprune.allocation import ALLOCATORS
+from onnxprune.calibration import LABELS, Preprocessing
+from onnxprune.errors import BudgetError, DataError, ModelError, OnnxPruneError, OutputError, UsageError
+from onnxprune.graph import load, save
+from onnxprune.methods import METHODS
+from onnxprune.plan import Plan
+from onnxprune.report import Report
+from onnxprune.runtime import Runtime, provider
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+WIDE = 140  # columns of a table where there is no terminal to ask
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+RECONSTRUCTIONS = ("auto", "none", "mean", "local", "ls")
+SECTIONS = {
+    "How much, and how": ("target", "method", "allocate", "reconstruct", "plan"),
+    "Which layers": ("include", "exclude", "round-to", "min-channels"),
+    "Data": ("data", "calib", "samples", "eval", "input-shapes", "mean", "std", "layout", "resize", "mirror"),
+    "Machine": ("provider", "threads", "batch", "max-memory", "seed"),
+    "Output": ("save-plan", "dry-run", "force", "json", "quiet", "verbose", "version", "help"),
+}
+
+
+# ---------------------------------------------------------------------------------------------- printing
+
+
+def _console(*, err: bool = False) -> Console:
+    """Colour on terminals only, whatever the environment says; text is never markup."""
+    stream = sys.stderr if err else sys.stdout
+    terminal = stream.isatty()
+    width = None if terminal else WIDE
+    return Console(file=stream, force_terminal=terminal, width=width, markup=False, highlight=False, emoji=False)
+
+
+def _show(*parts: RenderableType) -> None:
+    console = _console()
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part, soft_wrap=isinstance(part, str))
+    click.echo("\n".join(line.rstrip() for line in captured.get().split("\n")), nl=False, color=True)
+
+
+def _say(kind: str, text: str) -> None:
+    """One line on stderr: `error: …` or `warning: …`."""
+    console = _console(err=True)
+    console.print(f"{kind}:", style="bold red" if kind == "error" else "bold yellow", end=" ")
+    console.print(text, soft_wrap=True)
+
+
+def _show_json(values: Mapping[str, Any]) -> None:
+    click.echo(json.dumps(_finite(dict(values)), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, np.generic):
+        return _finite(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def _working(*, bars: bool) -> Iterator[pipeline.Progress]:
+    """Progress bars on stderr, if wanted and if it is a terminal. What users' own code prints goes to stderr too."""
+    with redirect_stdout(sys.stderr):
+        if not (bars and sys.stderr.isatty()):
+            yield lambda stage, done, total: None
+            return
+        with Progress(console=_console(err=True), transient=True) as progress:
+            tasks: dict[str, Any] = {}
+
+            def update(stage: str, done: int, total: int) -> None:
+                if stage not in tasks:
+                    tasks[stage] = progress.add_task(stage, total=total)
+                progress.update(tasks[stage], completed=done, total=total)
+
+            yield update
+
+
+# ---------------------------------------------------------------------------------------------- commands
+
+
+class Sectioned(click.Command):
+    """A command whose help lists its options by subject."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section."""
+        _write_sections(self.get_params(ctx), ctx, formatter)
+
+
+def _write_sections(params: Iterable[click.Parameter], ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    records = {p.opts[-1].strip("-"): record for p in params if (record := p.get_help_record(ctx)) is not None}
+    for title, names in SECTIONS.items():
+        if rows := [records[name] for name in names if name in records]:
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+class Commands(click.Group):
+    """The commands; without the name of one the arguments are `prune`'s. Turns errors into sentences and exit codes."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `prune` in front of a bare IN OUT."""
+        if not args:
+            click.echo(self.get_help(ctx), err=True)
+            ctx.exit(2)
+        known = {*self.commands, *ctx.help_option_names, "--version"}
+        return super().parse_args(ctx, args if args[0] in known else ["prune", *args])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what a user can cause or cure ends in one sentence and an exit code."""
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # names in models may hold what a terminal can't show
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _say("error", "interrupted; nothing was written.")
+            ctx.exit(130)
+        except click.UsageError as error:
+            _say("error", error.format_message())
+            path = error.ctx.command_path if error.ctx else ctx.command_path
+            click.echo(f"Try '{path} --help'.", err=True)
+            ctx.exit(2)
+        except OnnxPruneError as error:
+            _fail(ctx, str(error), error.exit_code)
+        except MemoryError:
+            _fail(ctx, "not enough memory; try a smaller --batch, --max-memory or --samples.", 1)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            _fail(ctx, f"{where}{error.strerror or error}.", 1)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, and the options of the bare form."""
+        self.format_commands(ctx, formatter)
+        _write_sections([*self.commands["prune"].params, *self.get_params(ctx)], ctx, formatter)
+
+
+def _fail(ctx: click.Context, message: str, code: int) -> None:
+    if ctx.meta.get("verbose") and code not in (2, 3):
+        click.echo(traceback.format_exc(), err=True, nl=False)
+    _say("error", message if message.endswith(".") else f"{message}.")
+    ctx.exit(code)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110},
+    subcommand_metavar="IN.onnx OUT.onnx [OPTIONS]  |  COMMAND [ARGS]",
+    options_metavar="",
+)
+@click.version_option(onnxprune.__version__, "--version", prog_name="onnxprune")
+def main() -> None:
+    """Make a trained ONNX model smaller and faster: remove channels, refit what stays, check the result.
+
+    \b
+    onnxprune model.onnx pruned.onnx                    as small as it gets without changing 1 % of the answers
+    onnxprune model.onnx pruned.onnx --target macs=0.5  half of the multiplications
+    onnxprune inspect model.onnx                        what can be pruned, and why the rest can't
+
+    `onnxprune IN OUT` is short for `onnxprune prune IN OUT`; its options are listed below.
+    """
+
+
+# ---------------------------------------------------------------------------------------------- what options hold
+
+
+def _memory(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?)b?", text.strip().lower())
+    if match is None or not (size := float(match[1]) * UNITS[match[2]]):
+        raise click.BadParameter(f"'{text}' is not a size; write one like 500MB or 2GB.")
+    return size
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.rpartition(":")
+    try:
+        shape = tuple(int(size) for size in sizes.strip().removeprefix("[").removesuffix("]").split(","))
+    except ValueError:
+        shape = ()
+    if not name or not shape or min(shape) < 1:
+        raise click.BadParameter(f"'{text}' is not an input's shape; write one like x:1,3,224,224.")
+    return name, shape
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is not numbers; write one, or one per channel like 0.5,0.5,0.5.") from None
+
+
+def _resize(text: str) -> int | tuple[int, int]:
+    match = re.fullmatch(r"(\d+)(?:[x,](\d+))?", text)
+    if match is None:
+        raise click.BadParameter(f"'{text}' is not a size; write 256 (shorter side, then cropped) or 224,224.")
+    return (int(match[1]), int(match[2])) if match[2] else int(match[1])
+
+
+def _multiple(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise click.BadParameter(f"'{text}' is not a multiple; write auto or a number from 1.")
+    return int(text)
+
+
+def _remember(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    ctx.meta["verbose"] = value
+    return value
+
+
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+PATH = click.Path(path_type=Path)
+IN = click.argument("source", metavar="IN.onnx", type=PATH)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of tables.")
+VERBOSE = click.option(
+    "-v", "--verbose", is_flag=True, callback=_remember, help="More detail: every group, long names, tracebacks."
+)
+SHAPES = click.option(
+    "--input-shapes",
+    metavar="NAME:SHAPE",
+    type=_shape,
+    multiple=True,
+    help="Sizes of an input's symbolic dimensions for calibration and counting, x:1,3,224,224 or x:[1,3,224,224]; "
+    "the saved model keeps them symbolic. Repeatable.",
+)
+DATA = _options(
+    click.option(
+        "--samples", metavar="N", type=click.IntRange(1), help="Samples used, drawn at random.  [default: all]"
+    ),
+    SHAPES,
+    click.option("--mean", metavar="NUMBERS", type=_numbers, help="Mean of each channel that pixels are centred by."),
+    click.option("--std", metavar="NUMBERS", type=_numbers, help="Deviation of each channel that they are divided by."),
+    click.option(
+        "--layout", type=click.Choice(["auto", "nchw", "nhwc"]), default="auto", help="Axes of the model's image input."
+    ),
+    click.option(
+        "--resize", metavar="SIZE", type=_resize, help="Size of images: 224,224, or 256 for the shorter side."
+    ),
+)
+MACHINE = _options(
+    click.option(
+        "--provider", metavar="NAME", default="cpu", help="Execution provider: cpu, cuda, ... or a full name."
+    ),
+    click.option(
+        "--threads", metavar="N", type=click.IntRange(0), default=0, help="Threads of onnxruntime; 0: its choice."
+    ),
+    click.option("--batch", metavar="N", type=click.IntRange(1), default=64, help="Samples that are run at once."),
+)
+
+
+@main.command(cls=Sectioned, short_help="Prune a model (the bare form).")
+@IN
+@click.argument("out", metavar="OUT.onnx", type=PATH, required=False)
+@click.option(
+    "--target",
+    metavar="KIND=V",
+    multiple=True,
+    help="macs=0.5 or params=0.5 (fractions kept), or drop=0.01 (the most pruned model whose loss stays under that: of "
+    "accuracy with --eval, else of agreement with the original). Repeatable; the tightest wins.  "
+    "[default: drop=0.01; drop=0.001 on synthetic data]",
+)
+@click.option(
+    "--method",
+    type=click.Choice(list(METHODS), case_sensitive=False),
+    default="reap",
+    help="Which channels go first; see `onnxprune methods`.",
+)
+@click.option(
+    "--allocate",
+    type=click.Choice(sorted(ALLOCATORS)),
+    default="dp",
+    help="How a budget is spread over layers: dp: where it costs least; uniform: the same ratio everywhere.",
+)
+@click.option(
+    "--reconstruct",
+    type=click.Choice(RECONSTRUCTIONS),
+    default="auto",
+    help="Repair of the layers that read removed channels: auto: what the method's paper does; none; mean: biases "
+    "only; local: least squares, each layer by itself; ls: least squares, front to back.",
+)
+@click.option("--plan", metavar="FILE", type=PATH, help="Carry out a saved plan instead of choosing one.")
+@click.option("--save-plan", metavar="FILE", type=PATH, help="Write the plan, to be carried out again with --plan.")
+@click.option("--include", metavar="GLOB", multiple=True, help="Prune only layers with such names. Repeatable.")
+@click.option(
+    "--exclude", metavar="GLOB", multiple=True, help="Keep the inputs and outputs of such layers. Repeatable."
+)
+@click.option(
+    "--round-to",
+    metavar="N|auto",
+    type=_multiple,
+    default="auto",
+    help="Widths are multiples of N; auto: of the 4 below which convolutions get slower.",
+)
+@click.option("--min-channels", metavar="N", type=click.IntRange(1), default=1, help="Channels that every layer keeps.")
+@click.option(
+    "--calib",
+    metavar="PATH",
+    help="Data to calibrate on, without labels: .npz, .npy, a folder of images or arrays, or file.py:object.  "
+    "[default: IN.calib.npz beside the model, else synthetic]",
+)
+@DATA
+@click.option("--mirror", is_flag=True, help="Add mirrored copies of image samples.")
+@click.option(
+    "--eval", "evaluate", metavar="PATH", help="Labelled .npz (x, y), or file.py:function(model path) -> score."
+)
+@MACHINE
+@click.option(
+    "--max-memory", metavar="SIZE", type=_memory, default="2GB", help="Activations above it are kept on disk."
+)
+@click.option(
+    "--seed", metavar="N", type=click.IntRange(0), default=0, help="Seed of everything that is drawn at random."
+)
+@click.option("--dry-run", is_flag=True, help="Do everything but write OUT, which may be left out.")
+@click.option("--force", is_flag=True, help="Overwrite OUT, even if it is IN.")
+@JSON
+@click.option("-q", "--quiet", is_flag=True, help="No table, no progress, no warnings but that of synthetic data.")
+@VERBOSE
+def prune(source: Path, out: Path | None, **given: Any) -> None:
+    """Prune IN and write the result to OUT, which has the same inputs and outputs."""
+    plan = _prepared(source, out, given)
+    choices = {name: given[name] for name in ("method", "allocate", "reconstruct", "include", "exclude")}
+    limits = {name: given[name] for name in ("round_to", "min_channels", "batch", "max_memory", "seed")}
+    failure = None
+    with _working(bars=not given["quiet"]) as progress:
+        try:
+            result = onnxprune.prune(
+                source,
+                target=given["target"],
+                calibration=given["calib"],
+                eval=given["evaluate"],
+                preprocessing=_preprocessing(given),
+                samples=given["samples"],
+                input_shapes=_shapes(given),
+                progress=progress,
+                runtime=Runtime(given["provider"], given["threads"]),
+                plan=plan,
+                **choices,
+                **limits,
+            )
+        except BudgetError as error:
+            if error.result is None:
+                raise
+            result, failure = error.result, error
+    if given["save_plan"]:
+        _save_plan(result.plan, given["save_plan"])
+    if out is not None and not given["dry_run"]:
+        save(result.model, out)
+    written = out if not given["dry_run"] else None
+    report = _with_files(result.report, source, written)
+    _warn(report, given["quiet"])
+    if given["as_json"]:
+        _show_json(_facts(source, written, given["seed"]) | report.json() | _shortfall(failure))
+    elif not given["quiet"]:
+        _show_report(report, source, written, given)
+    if failure is not None:
+        raise failure
+
+
+@main.command(cls=Sectioned, short_help="What can be pruned in a model, and why the rest can't.")
+@IN
+@SHAPES
+@JSON
+@VERBOSE
+def inspect(source: Path, as_json: bool, verbose: bool, **given: Any) -> None:
+    """List the groups of channels that can go together, what they cost, and what is left alone and why."""
+    _check_source(source)
+    found = onnxprune.inspect(source, input_shapes=_shapes(given))
+    if unknown := sorted(set(_shapes(given)) - set(found.inputs)):
+        raise DataError(f"a shape is given for {unknown[0]}, but the model takes {', '.join(found.inputs)}.")
+    if as_json:
+        _show_json({"model": str(source)} | found.json())
+        return
+    _show(tables.summary(found), "")
+    if found.groups:
+        _show(tables.structure(found, verbose))
+        _show("MACs and params: the share of the model that goes with the whole group. Shares overlap.", "")
+    else:
+        _show("No group of channels can be removed.", "")
+    if found.left_alone:
+        _show(tables.untouched(found.left_alone, verbose))
+
+
+@main.command(cls=Sectioned, short_help="Two models side by side.")
+@click.argument("before", metavar="A.onnx", type=PATH)
+@click.argument("after", metavar="B.onnx", type=PATH)
+@click.option(
+    "--data",
+    metavar="PATH",
+    help="Data to compare on; labels in an .npz (y) give accuracies too.  [default: A.calib.npz, else synthetic]",
+)
+@click.option(
+    "--eval", "evaluate", metavar="PATH", help="Labelled .npz (x, y), or file.py:function(model path) -> score."
+)
+@DATA
+@MACHINE
+@JSON
+@VERBOSE
+def compare(before: Path, after: Path, as_json: bool, verbose: bool, **given: Any) -> None:
+    """Compare what A and B weigh, how long they take, and how alike they answer."""
+    for path in (before, after):
+        _check_source(path)
+    provider(given["provider"])
+    data, evaluate = given["data"], given["evaluate"]
+    if evaluate is None and data is not None and _is_labelled(data, before):
+        data, evaluate = None, data
+    with _working(bars=False):
+        found = onnxprune.compare(
+            before,
+            after,
+            data,
+            eval=evaluate,
+            preprocessing=_preprocessing(given),
+            samples=given["samples"],
+            input_shapes=_shapes(given),
+            runtime=Runtime(given["provider"], given["threads"]),
+            batch=given["batch"],
+        )
+    if found.fidelity.data == "synthetic":
+        _say("warning", "no data: the models were compared on synthetic inputs, which says little; pass --data.")
+    if as_json:
+        _show_json({"a": str(before), "b": str(after)} | found.json())
+    else:
+        _show(tables.comparison(found, ("A", "B") if before.name == after.name else (before.name, after.name)))
+
+
+@main.command("methods")
+@JSON
+def list_methods(as_json: bool) -> None:
+    """List every method: what it does, and the paper it comes from."""
+    if as_json:
+        fields = ("name", "summary", "reconstruct", "paper")
+        _show_json({"methods": [{name: getattr(m, name) for name in fields} for m in METHODS.values()]})
+    else:
+        _show(tables.catalogue(METHODS.values()))
+
+
+# ---------------------------------------------------------------------------------------------- before a run
+
+
+def _prepared(source: Path, out: Path | None, given: Mapping[str, Any]) -> Plan | None:
+    """Look at all that could be wrong before any long work; gives the plan to be carried out, if there is one."""
+    if out is None and not given["dry_run"]:
+        raise UsageError("where to? Give OUT.onnx after IN.onnx, or --dry-run to write nothing.")
+    if given["plan"] and given["target"]:
+        raise UsageError("a plan already says what goes: leave out --target, or --plan.")
+    pipeline.parse_targets(given["target"])
+    _preprocessing(given)
+    _check_source(source)
+    if out is not None and not given["dry_run"]:
+        _check_out(out, source, given["force"])
+    if given["save_plan"]:
+        if _same(given["save_plan"], source) or (out is not None and _same(given["save_plan"], out)):
+            raise OutputError(f"{given['save_plan']} is a model: give --save-plan another name")
+        _check_out(given["save_plan"], source, given["force"])
+    provider(given["provider"])
+    return Plan.load(given["plan"]) if given["plan"] else None
+
+
+def _check_source(source: Path) -> None:
+    if source.is_file() and not os.access(source, os.R_OK):
+        raise ModelError(f"{source} can't be read: you have no permission to.")
+    if not source.exists() or source.is_dir():
+        load(source)  # says what is wrong
+
+
+def _check_out(out: Path, source: Path, force: bool) -> None:
+    """Raise OutputError if OUT can't be written, or would overwrite what nobody asked to overwrite."""
+    if out.is_dir() or (out.exists() and not out.is_file()):
+        raise OutputError(f"{out} is not a file that can be written; give the path of a new file.")
+    if _same(out, source) and not force:
+        raise OutputError(f"{out} is the input model itself; give another path, or --force to overwrite it.")
+    if os.path.lexists(out) and not force:
+        raise OutputError(f"{out} exists already; give another path, or --force to overwrite it.")
+    if not out.parent.is_dir():
+        raise OutputError(f"can't write {out}: there is no folder {out.parent}; make it first.")
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"can't write {out}: {error.strerror or error}.") from error
+
+
+def _same(a: Path, b: Path) -> bool:
+    if a.exists() and b.exists():
+        return a.samefile(b)
+    return a.resolve() == b.resolve()
+
+
+def _preprocessing(given: Mapping[str, Any]) -> Preprocessing:
+    mirror = given.get("mirror", False)
+    return Preprocessing(given["mean"], given["std"], given["layout"], given["resize"], mirror)
+
+
+def _shapes(given: Mapping[str, Any]) -> dict[str, Sequence[int]]:
+    return dict(given["input_shapes"])
+
+
+def _is_labelled(data: str, model: Path) -> bool:
+    """Whether an .npz holds labels beside the model's inputs."""
+    if not data.endswith(".npz") or not Path(data).is_file():
+        return False
+    try:
+        with np.load(data, allow_pickle=False) as file:
+            names = set(file.files)
+    except Exception:  # damaged in any way: said when it is read
+        return False
+    return any(name in LABELS for name in names - {i.name for i in load(model).graph.input})
+
+
+# ---------------------------------------------------------------------------------------------- after a run
+
+
+def _save_plan(plan: Plan, path: Path) -> None:
+    """Write a plan whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        plan.save(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"can't write {path} ({error.strerror or error}); nothing was written.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _with_files(report: Report, source: Path, out: Path | None) -> Report:
+    """The report with the sizes that the files have on disk (a model's own where its weights are in other files)."""
+    before = replace(report.before, bytes=max(source.stat().st_size, report.before.bytes))
+    after = replace(report.after, bytes=out.stat().st_size) if out is not None else report.after
+    return replace(report, before=before, after=after)
+
+
+def _warn(report: Report, quiet: bool) -> None:
+    for warning in report.warnings:
+        if not quiet or "synthetic" in warning:
+            _say("warning", warning)
+
+
+def _facts(source: Path, out: Path | None, seed: int) -> dict[str, Any]:
+    written = None if out is None else str(out)
+    return {"onnxprune": onnxprune.__version__, "input": str(source), "output": written, "seed": seed}
+
+
+def _shortfall(failure: BudgetError | None) -> dict[str, Any]:
+    return {} if failure is None else {"error": str(failure), "reachable": failure.reachable}
+
+
+def _show_report(report: Report, source: Path, out: Path | None, given: Mapping[str, Any]) -> None:
+    how = ", ".join(dict.fromkeys((report.method, report.allocate, report.reconstruct)))
+    _show("", tables.outcome(report, f"{source.name} → {out or '(dry run: nothing was written)'}   [{how}]"))
+    if given["verbose"]:
+        _show(tables.widths(report.groups), tables.untouched(report.left_alone))
+    _show("Go further: " + "; ".join(_hints(report, source, given)) + ".")
+
+
+def _hints(report: Report, source: Path, given: Mapping[str, Any]) -> list[str]:
+    """What this run didn't use and the next one could."""
+    hints = []
+    if report.fidelity.data == "synthetic":
+        hints.append("--calib PATH for real inputs")
+    if given["plan"] is None and not any(t.kind != "drop" for t in report.targets):
+        hints.append("--target macs=0.5 for a size of your choice")
+    if report.accuracy is None:
+        hints.append("--eval PATH for the accuracy on labelled data")
+    if not given["verbose"]:
+        hints.append("-v for every group")
+    return [*hints, f"`onnxprune inspect {source}` for what stays whole and why"]

@@ -1,0 +1,152 @@
+"""Reports as tables for people. Names are shortened in the middle here; `--json` has them whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich import box, filesize
+from rich.table import Table
+
+from onnxprune.methods import Method
+from onnxprune.report import Comparison, Fidelity, GroupReport, Inspection, Report, Size
+
+NAME = 40  # characters of a name that a table shows; both ends of a long one tell the most
+LISTED = 4  # names that stand for a longer list
+DASH = "–"
+
+
+def short(name: str, width: int = NAME) -> str:
+    """The name, its middle left out where it is longer than `width`."""
+    if len(name) <= width:
+        return name
+    head = (width - 1) // 2
+    return f"{name[:head]}…{name[len(name) - (width - 1 - head) :]}"
+
+
+def outcome(report: Report, title: str) -> Table:
+    """What a run did: sizes before and after, fidelity, accuracy, the surgery check and the targets."""
+    table = _side_by_side(title, ("before", "after"), report.before, report.after)
+    _add_fidelity(table, report.fidelity, report.accuracy)
+    check = report.surgery_check
+    note = f"largest difference to the original with those channels silenced: {check['max_abs_diff']:.1g}"
+    table.add_row("surgery check", "", "ok" if check["ok"] else "FAILED", "", note)
+    for target in report.targets:
+        table.add_row(f"target {target.kind}={target.value:g}", "", "reached" if target.reached else "missed", "", "")
+    return table
+
+
+def comparison(found: Comparison, names: Sequence[str]) -> Table:
+    """Two models side by side."""
+    table = _side_by_side("", [short(name, 24) for name in names], found.before, found.after)
+    _add_fidelity(table, found.fidelity, found.accuracy)
+    return table
+
+
+def widths(groups: Iterable[GroupReport]) -> Table:
+    """Channels before and after per group, and the relative squared error at the layers that read them."""
+    table = _table("group", "channels", "kept", "error", "")
+    for g in groups:
+        error = DASH if g.error is None else f"{g.error:.3g}"
+        table.add_row(short(g.name), str(g.channels), str(g.kept), error, _stream(g))
+    return table
+
+
+def structure(found: Inspection, whole: bool = False) -> Table:
+    """The groups of a model: who makes and reads their channels, and what goes when a whole group goes."""
+    width = 10_000 if whole else NAME
+    table = _table("group", "channels", "made by", "read by", "MACs", "params", "")
+    table.columns[2].justify = table.columns[3].justify = "left"
+    for g in found.groups:
+        makers = "itself" if g.layers == [g.name] else _names(g.layers, whole, width)
+        share = [f"{100 * part / max(total, 1):.1f} %" for part, total in _shares(g, found.size)]
+        cells = (short(g.name, width), str(g.channels), makers, _names(g.readers, whole, width))
+        table.add_row(*cells, *share, _stream(g))
+    return table
+
+
+def untouched(left: Sequence[Mapping[str, str]], whole: bool = False) -> Table:
+    """Layers that keep all their outputs, by reason; reasons that differ in a name only stand together."""
+    table = _table("left alone", "because")
+    table.columns[1].justify = "left"
+    kinds: dict[str, dict[str, list[str]]] = {}
+    for entry in left:
+        kind = re.sub(r"'[^']*'", "'…'", entry["reason"])
+        kinds.setdefault(kind, {}).setdefault(entry["reason"], []).append(entry["layer"])
+    for kind, reasons in kinds.items():
+        together = {kind: [layer for layers in reasons.values() for layer in layers]} if len(reasons) > 2 else reasons
+        for reason, layers in (reasons if whole else together).items():
+            count = f"{len(layers)} layers: " if len(layers) > 1 else ""
+            shown = re.sub(r"'([^']*)'", lambda m: f"'{m[1] if whole else short(m[1])}'", reason)
+            table.add_row(count + _names(layers, whole, 10_000 if whole else NAME), shown)
+    return table
+
+
+def summary(found: Inspection) -> Table:
+    """Totals, inputs and outputs."""
+    table = Table.grid(padding=(0, 3))
+    for title, values in (("inputs", found.inputs), ("outputs", found.outputs)):
+        table.add_row(title, ", ".join(f"{short(n)} [{', '.join(map(str, dims))}]" for n, dims in values.items()))
+    for title, value in _size(found.size).items():
+        table.add_row(title, value)
+    return table
+
+
+def catalogue(methods: Iterable[Method]) -> Table:
+    """All methods: what they do, what they repair by default, where they come from."""
+    table = _table("method", "what it does", "--reconstruct auto is", "paper")
+    for column in table.columns[1:]:
+        column.justify = "left"
+    for m in methods:
+        table.add_row(m.name, m.summary, m.reconstruct, m.paper)
+    return table
+
+
+def _side_by_side(title: str, names: Sequence[str], before: Size, after: Size) -> Table:
+    table = _table("", *names, "ratio", "", title=title)
+    pairs = ((before.params, after.params), (before.macs, after.macs), (before.bytes, after.bytes))
+    ratios = [*pairs, (before.latency_ms, after.latency_ms)]
+    for (label, old), new, (b, a) in zip(_size(before).items(), _size(after).values(), ratios, strict=True):
+        table.add_row(label, old, new, f"{a / b:.3f}" if a is not None and b else DASH, "")
+    return table
+
+
+def _size(size: Size) -> dict[str, str]:
+    latency = DASH if size.latency_ms is None else f"{size.latency_ms:.3g} ms"
+    return {
+        "parameters": f"{size.params:,}",
+        "MACs": f"{size.macs:,}",
+        "file size": filesize.decimal(size.bytes),
+        "latency": latency,
+    }
+
+
+def _add_fidelity(table: Table, fidelity: Fidelity, accuracy: Mapping[str, float] | None) -> None:
+    data = f"on {fidelity.samples} samples ({fidelity.data})"
+    if fidelity.top1_agreement is not None:
+        table.add_row("agreement", "", f"{100 * fidelity.top1_agreement:.1f} %", "", f"same top class, {data}")
+    table.add_row("relative error", "", f"{fidelity.relative_error:.3g}", "", f"of the outputs, {data}")
+    if accuracy is not None:
+        table.add_row("accuracy", *(f"{100 * accuracy[when]:.1f} %" for when in ("before", "after")), "", "")
+
+
+def _table(first: str, *others: str, title: str = "") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right" if name else "left", overflow="fold")
+    return table
+
+
+def _names(names: Sequence[str], whole: bool, width: int) -> str:
+    listed = names if whole or len(names) <= LISTED else names[: LISTED - 1]
+    more = f" and {len(names) - len(listed)} more" if len(listed) < len(names) else ""
+    return ", ".join(short(name, width) for name in listed) + more
+
+
+def _shares(group: GroupReport, size: Size) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (group.macs, size.macs), (group.params, size.params)
+
+
+def _stream(group: GroupReport) -> str:
+    return "residual stream: stays whole" if group.stream else ""
