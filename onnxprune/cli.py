@@ -62,6 +62,11 @@ def _console(*, err: bool = False) -> Console:
     return Console(file=stream, force_terminal=terminal, width=width, markup=False, highlight=False, emoji=False)
 
 
+def _name_width(verbose: bool) -> int:
+    """Characters of a name that fit into the tables of `inspect`."""
+    return tables.WHOLE if verbose else tables.NAME if _console().width >= 110 else 24
+
+
 def _show(*parts: RenderableType) -> None:
     console = _console()
     with console.capture() as captured:
@@ -417,14 +422,17 @@ def inspect(source: Path, as_json: bool, verbose: bool, **given: Any) -> None:
     if as_json:
         _show_json({"model": str(source)} | found.json())
         return
-    _show(tables.summary(found), "")
+    width = _name_width(verbose)
+    _show(tables.summary(found))
     if found.groups:
-        _show(tables.structure(found, verbose))
-        _show("MACs and params: the share of the model that goes with the whole group. Shares overlap.", "")
+        _show(tables.structure(found, width))
+        _show("MACs and params: the share of the model that goes with the whole group; shares overlap.")
+        if any(g.stream for g in found.groups):
+            _show("stream: the sum of several layers' outputs, as in a residual network; it stays whole.")
     else:
-        _show("No group of channels can be removed.", "")
+        _show("No group of channels can be removed.")
     if found.left_alone:
-        _show(tables.untouched(found.left_alone, verbose))
+        _show(tables.untouched(found.left_alone, width))
 
 
 @main.command(cls=Sectioned, short_help="Two models side by side.")

@@ -12,6 +12,7 @@ from onnxprune.methods import Method
 from onnxprune.report import Comparison, Fidelity, GroupReport, Inspection, Report, Size
 
 NAME = 40  # characters of a name that a table shows; both ends of a long one tell the most
+WHOLE = 10_000
 LISTED = 4  # names that stand for a longer list
 DASH = "–"
 
@@ -29,7 +30,7 @@ def outcome(report: Report, title: str) -> Table:
     table = _side_by_side(title, ("before", "after"), report.before, report.after)
     _add_fidelity(table, report.fidelity, report.accuracy)
     check = report.surgery_check
-    note = f"largest difference to the original with those channels silenced: {check['max_abs_diff']:.1g}"
+    note = f"largest difference to what was expected: {check['max_abs_diff']:.1g}"
     table.add_row("surgery check", "", "ok" if check["ok"] else "FAILED", "", note)
     for target in report.targets:
         table.add_row(f"target {target.kind}={target.value:g}", "", "reached" if target.reached else "missed", "", "")
@@ -52,21 +53,20 @@ def widths(groups: Iterable[GroupReport]) -> Table:
     return table
 
 
-def structure(found: Inspection, whole: bool = False) -> Table:
+def structure(found: Inspection, width: int = NAME) -> Table:
     """The groups of a model: who makes and reads their channels, and what goes when a whole group goes."""
-    width = 10_000 if whole else NAME
     table = _table("group", "channels", "made by", "read by", "MACs", "params", "")
     table.columns[2].justify = table.columns[3].justify = "left"
     for g in found.groups:
-        makers = "itself" if g.layers == [g.name] else _names(g.layers, whole, width)
+        makers = "itself" if g.layers == [g.name] else _names(g.layers, width)
         share = [f"{100 * part / max(total, 1):.1f} %" for part, total in _shares(g, found.size)]
-        cells = (short(g.name, width), str(g.channels), makers, _names(g.readers, whole, width))
+        cells = (short(g.name, width), str(g.channels), makers, _names(g.readers, width))
         table.add_row(*cells, *share, _stream(g))
     return table
 
 
-def untouched(left: Sequence[Mapping[str, str]], whole: bool = False) -> Table:
-    """Layers that keep all their outputs, by reason; reasons that differ in a name only stand together."""
+def untouched(left: Sequence[Mapping[str, str]], width: int = NAME) -> Table:
+    """Layers that keep all their outputs, by reason; many reasons that differ in a name only stand together."""
     table = _table("left alone", "because")
     table.columns[1].justify = "left"
     kinds: dict[str, dict[str, list[str]]] = {}
@@ -74,11 +74,12 @@ def untouched(left: Sequence[Mapping[str, str]], whole: bool = False) -> Table:
         kind = re.sub(r"'[^']*'", "'…'", entry["reason"])
         kinds.setdefault(kind, {}).setdefault(entry["reason"], []).append(entry["layer"])
     for kind, reasons in kinds.items():
-        together = {kind: [layer for layers in reasons.values() for layer in layers]} if len(reasons) > 2 else reasons
-        for reason, layers in (reasons if whole else together).items():
+        if len(reasons) > 2 and width != WHOLE:
+            reasons = {kind: [layer for layers in reasons.values() for layer in layers]}
+        for reason, layers in reasons.items():
             count = f"{len(layers)} layers: " if len(layers) > 1 else ""
-            shown = re.sub(r"'([^']*)'", lambda m: f"'{m[1] if whole else short(m[1])}'", reason)
-            table.add_row(count + _names(layers, whole, 10_000 if whole else NAME), shown)
+            shown = re.sub(r"'([^']*)'", lambda m: f"'{short(m[1], width)}'", reason)
+            table.add_row(count + _names(layers, width), shown)
     return table
 
 
@@ -88,7 +89,8 @@ def summary(found: Inspection) -> Table:
     for title, values in (("inputs", found.inputs), ("outputs", found.outputs)):
         table.add_row(title, ", ".join(f"{short(n)} [{', '.join(map(str, dims))}]" for n, dims in values.items()))
     for title, value in _size(found.size).items():
-        table.add_row(title, value)
+        if value != DASH:
+            table.add_row(title, value)
     return table
 
 
@@ -138,8 +140,8 @@ def _table(first: str, *others: str, title: str = "") -> Table:
     return table
 
 
-def _names(names: Sequence[str], whole: bool, width: int) -> str:
-    listed = names if whole or len(names) <= LISTED else names[: LISTED - 1]
+def _names(names: Sequence[str], width: int) -> str:
+    listed = names if width == WHOLE or len(names) <= LISTED else names[: LISTED - 1]
     more = f" and {len(names) - len(listed)} more" if len(listed) < len(names) else ""
     return ", ".join(short(name, width) for name in listed) + more
 
@@ -149,4 +151,4 @@ def _shares(group: GroupReport, size: Size) -> tuple[tuple[int, int], tuple[int,
 
 
 def _stream(group: GroupReport) -> str:
-    return "residual stream: stays whole" if group.stream else ""
+    return "stream" if group.stream else ""
