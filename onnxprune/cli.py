@@ -27,7 +27,7 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress
 
 import onnxprune
-from onnxprune import pipeline, tables
+from onnxprune import search, tables
 from onnxprune.allocation import ALLOCATORS
 from onnxprune.calibration import LABELS, Preprocessing
 from onnxprune.errors import BudgetError, DataError, ModelError, OnnxPruneError, OutputError, UsageError
@@ -98,7 +98,7 @@ def _finite(value: Any) -> Any:
 
 
 @contextmanager
-def _working(*, bars: bool) -> Iterator[pipeline.Progress]:
+def _working(*, bars: bool) -> Iterator[search.Progress]:
     """Progress bars on stderr, if wanted and if it is a terminal. What users' own code prints goes to stderr too."""
     with redirect_stdout(sys.stderr):
         if not (bars and sys.stderr.isatty()):
@@ -498,7 +498,7 @@ def _prepared(source: Path, out: Path | None, given: Mapping[str, Any]) -> Plan 
         raise UsageError("where to? Give OUT.onnx after IN.onnx, or --dry-run to write nothing.")
     if given["plan"] and given["target"]:
         raise UsageError("a plan already says what goes: leave out --target, or --plan.")
-    pipeline.parse_targets(given["target"])
+    search.parse_targets(given["target"])
     _preprocessing(given)
     _check_source(source)
     if out is not None and not given["dry_run"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,7 +70,8 @@ def accuracy(model: ModelProto, path: str | Path | None, data: Labelled, runtime
     """Share of labelled samples that the model gets right, or what the user's function says of the file."""
     if data.function is not None:
         return float(data.function(str(path)))
-    assert data.samples is not None and data.labels is not None
+    if data.samples is None or data.labels is None:
+        raise DataError("accuracy needs labelled samples, or a function of a model's path.")
     found = answers(model, data.samples, range(data.samples.count), runtime, batch)
     if not found or not looks_like_scores(found[0]):
         raise DataError("accuracy needs class scores [samples, classes] as the first output; pass a function instead.")
@@ -85,11 +86,7 @@ def load_function(spec: str) -> Callable[[str], float]:
     file, _, name = spec.rpartition(":")
     if not Path(file).exists():
         raise DataError(f"{file}: no such file; --eval takes a labelled .npz or file.py:function.")
-    module_spec = importlib.util.spec_from_file_location("onnxprune_user_eval", file)
-    assert module_spec is not None and module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    function = getattr(module, name, None)
+    function = runpy.run_path(file, run_name="onnxprune_user_eval").get(name)
     if not callable(function):
         raise DataError(f"{file} has no function '{name}'.")
     return function  # type: ignore[no-any-return]

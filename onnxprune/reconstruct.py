@@ -17,7 +17,7 @@ samples that weren't fitted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -164,18 +164,24 @@ def front_to_back(
 
     `parts` are the samples to fit and the samples to choose dampings by.
     """
-    feeds = [dict(feed) for part in parts for feed in part]
-    split = len(list(parts[0])) if len(parts) > 1 else len(feeds)
+    sizes: list[int] = []
+
+    def feeds() -> Iterator[Mapping[str, Array]]:
+        for part in parts:
+            sizes.append(0)
+            for feed in part:
+                sizes[-1] += 1
+                yield feed
+
     mask, refits = coupling.mask(keep), dict[str, Refit]()
     layers = layers_in_order(coupling)
-    with Walk(coupling, feeds, runtime, max_memory) as walk:
-        del feeds
+    with Walk(coupling, feeds(), runtime, max_memory) as walk:
         for number, linear in enumerate(layers):
             flags = mask.of(coupling.notes.readers[linear.index])
             if not flags.all() or walk.drifted:
                 walk.advance(linear.index)
                 if not flags.all() or linear.input in walk.drifted:
-                    refits[linear.key] = _Layer(walk, linear, flags, split, samples, seed).refit()
+                    refits[linear.key] = _Layer(walk, linear, flags, sizes[0], samples, seed).refit()
                     walk.renew(linear, refits[linear.key].weights)
             progress(number + 1, len(layers))
     return refits

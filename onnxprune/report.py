@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
+
+from onnxprune.cost import macs_of_widths, parameters_of_widths
+from onnxprune.coupling import Coupling, Group
+from onnxprune.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -109,3 +115,36 @@ class Comparison:
     def json(self) -> dict[str, Any]:
         """The comparison as plain data."""
         return asdict(self)
+
+
+def group_reports(coupling: Coupling, plan: Plan, errors: Mapping[str, float]) -> list[GroupReport]:
+    """All groups with their channels before and after; MACs and parameters are what goes with the whole group."""
+    groups = list(coupling.groups)
+    if not groups:
+        return []
+    full = np.array([g.channels for g in groups])
+    costs = [macs_of_widths(coupling, groups), parameters_of_widths(coupling, groups)]
+    reports = []
+    for number, group in enumerate(groups):
+        without = np.where(np.arange(len(groups)) == number, 0, full)
+        macs, params = (round(cost.total(full) - cost.total(without)) for cost in costs)
+        own = [
+            errors[key] for i in group.reads if (lin := coupling.linear(i)) is not None and (key := lin.key) in errors
+        ]
+        kept = len(plan.keep[group.name]) if group.name in plan.keep else group.channels
+        layers, readers = ([coupling.layer(i) for i in indices] for indices in (group.writers, group.reads))
+        error = max(own) if own and kept < group.channels else None
+        reports.append(
+            GroupReport(group.name, group.channels, kept, layers, readers, group.stream, error, macs, params)
+        )
+    return reports
+
+
+def left_alone(coupling: Coupling, why_whole: Callable[[Group], str]) -> list[dict[str, str]]:
+    """Every layer whose outputs all stay, with the reason; `why_whole` gives it for groups that could be cut."""
+    reasons = {coupling.layer(i): reason for i, reason in coupling.left_alone.items()}
+    for group in coupling.groups:
+        reason = why_whole(group)
+        if reason:
+            reasons.update({coupling.layer(i): reason for i in group.writers})
+    return [{"layer": layer, "reason": reason} for layer, reason in reasons.items()]

@@ -70,8 +70,6 @@ def flags_without(linear: Linear, group: Group, removed: Ints) -> NDArray[np.boo
 def dense(linear: Linear) -> Float:
     """The layer's matrix [channels * taps, o], block-diagonal over convolution groups."""
     groups, n, o = linear.matrix.shape
-    if groups == 1:
-        return linear.matrix[0]
     whole = np.zeros((groups * n, groups * o))
     for g in range(groups):
         whole[g * n : (g + 1) * n, g * o : (g + 1) * o] = linear.matrix[g]
@@ -148,7 +146,8 @@ def _damping(linear: Linear, group: Group, gram: Float, fit: Moments, tune: Mome
 def _thinned(allowed: Ints) -> Ints:
     if len(allowed) <= LEVELS:
         return allowed
-    return allowed[np.unique(np.linspace(0, len(allowed) - 1, LEVELS).round().astype(int))]
+    places = np.unique(np.linspace(0, len(allowed) - 1, LEVELS).round().astype(int))
+    return allowed.take(places)
 
 
 def _errors(

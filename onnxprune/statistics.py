@@ -1,9 +1,10 @@
 """Second moments of what layers read, computed while data streams through the model.
 
-onnxruntime gathers sampled rows inside the graph (appended Reshape and Gather nodes, on whatever provider it has), the
-host adds their products up in float64, about a fixed shift that keeps the float32 products exact enough. Memory depends on the width of the layers, not on the number of
-samples. The sampled places are drawn anew for every batch, the same for all channels. Sums merge exactly, so parts of
-the data can be kept apart (to judge on what wasn't fitted) and joined later.
+onnxruntime gathers sampled rows inside the graph (appended Reshape and Gather nodes, on whatever provider it has). The
+host adds their products up in float64, about a fixed shift that keeps the float32 products of a batch exact enough.
+Memory depends on the width of the layers, not on the number of samples. The sampled places are drawn anew for every
+batch, the same for all channels. Sums merge exactly, so parts of the data can be kept apart (to judge on what wasn't
+fitted) and joined later.
 """
 
 from __future__ import annotations

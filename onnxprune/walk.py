@@ -81,7 +81,7 @@ class Walk:
             self._drift(nodes)
         for batch in (*self.original, *self.pruned):
             for name in [n for n in batch if self.last_use.get(n, -1) < stop]:
-                self._held -= batch.pop(name).nbytes
+                self._forget(batch.pop(name))
 
     def _drift(self, nodes: Sequence[int]) -> None:
         """Run the part of the nodes whose results differ in the pruned network."""
@@ -119,6 +119,12 @@ class Walk:
                 stored[name] = value
             self._held += stored[name].nbytes if not isinstance(stored[name], np.memmap) else 0
         return stored
+
+    def _forget(self, value: Array) -> None:
+        if isinstance(value, np.memmap):
+            Path(str(value.filename)).unlink()
+        else:
+            self._held -= value.nbytes
 
     def suffix(self, replaced: Mapping[int, tuple[Linear, Weights]], names: Sequence[str]) -> Session:
         """The rest of the original from here to the values `names`, with other weights in some layers."""
