@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 
 import click
 import numpy as np
+from rich import progress as rich_progress
 from rich.console import Console, RenderableType
-from rich.progress import Progress
 
 import onnxprune
 from onnxprune import search, tables
@@ -104,13 +104,13 @@ def _working(*, bars: bool) -> Iterator[search.Progress]:
         if not (bars and sys.stderr.isatty()):
             yield lambda stage, done, total: None
             return
-        with Progress(console=_console(err=True), transient=True) as progress:
+        with rich_progress.Progress(console=_console(err=True), transient=True) as shown:
             tasks: dict[str, Any] = {}
 
             def update(stage: str, done: int, total: int) -> None:
                 if stage not in tasks:
-                    tasks[stage] = progress.add_task(stage, total=total)
-                progress.update(tasks[stage], completed=done, total=total)
+                    tasks[stage] = shown.add_task(stage, total=total)
+                shown.update(tasks[stage], completed=done, total=total)
 
             yield update
 
@@ -184,6 +184,7 @@ def _fail(ctx: click.Context, message: str, code: int) -> None:
 
 
 @click.group(
+    "onnxprune",
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110},
     subcommand_metavar="IN.onnx OUT.onnx [OPTIONS]  |  COMMAND [ARGS]",
@@ -261,7 +262,7 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path, readable=False)  # what is wrong with a file is said by us, with exit code 1
 IN = click.argument("source", metavar="IN.onnx", type=PATH)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of tables.")
 VERBOSE = click.option(

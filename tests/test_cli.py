@@ -283,7 +283,7 @@ def test_options(out: Path, options: tuple[str, ...]) -> None:
         assert kept["fc2/Gemm"] == 64
     if "--exclude" in options:
         assert kept["fc2/Gemm"] == 64
-        assert {"layer": "fc2/Gemm", "reason": "left out by --include or --exclude"} in found["left_alone"]
+        assert {"layer": "fc2/Gemm", "reason": "left out by --exclude"} in found["left_alone"]
 
 
 def test_images(tmp_path: Path, out: Path) -> None:
@@ -373,7 +373,7 @@ def test_unreachable_target_writes_the_best_and_exits_3(tmp_path: Path, out: Pat
     assert result.exit_code == 3
     assert "missed" in result.stdout
     assert result.stderr.splitlines()[-1].startswith("error: ")
-    assert "1.8%" in result.stderr
+    assert "stay with every group at its smallest" in result.stderr
     assert "what stands in the way" in result.stderr
     onnx.checker.check_model(load(out), full_check=True)
     assert plan.exists()
@@ -425,7 +425,7 @@ def test_bugs_show_a_traceback(out: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(pipeline, "rank", fail)
+    monkeypatch.setattr("onnxprune.search.rank", fail)
     assert isinstance(run(MLP, out, *FAST).exception, ZeroDivisionError)
 
 
@@ -463,7 +463,7 @@ def test_no_colours_when_piped_whatever_the_environment(out: Path) -> None:
     found = process(MLP, out, *FAST, FORCE_COLOR="1", TERM="xterm-256color")
     assert found.returncode == 0
     assert "\x1b" not in found.stdout + found.stderr
-    assert found.stderr == ""
+    assert found.stderr.startswith("warning: ")
 
 
 def test_output_in_any_encoding(out: Path) -> None:
