@@ -40,6 +40,7 @@ DAMPINGS = (1e-4, 1e-2, 0.1, 0.5, 2.0, 8.0)
 DEFAULT_DAMPING = 1e-2  # without samples to choose by
 POEM_STEPS = 3
 ROWS_HELD = 5e8  # bytes of rows kept for the steps behind an activation; above it they are gathered again
+WIDEST = 6000  # rows of a matrix up to which a layer is refitted: its Gram matrix takes 8 N² bytes
 MODES = ("none", "mean", "local", "ls")
 
 
@@ -50,6 +51,11 @@ class Refit:
     weights: Weights
     damping: float
     error: float
+
+
+def refittable(linear: Linear) -> bool:
+    """Whether the Gram matrix of what a layer reads is small enough to solve with."""
+    return linear.channels * linear.taps <= WIDEST
 
 
 def kept_rows(linear: Linear, flags: NDArray[np.bool_]) -> list[Ints]:
@@ -180,7 +186,7 @@ def front_to_back(
             flags = mask.of(coupling.notes.readers[linear.index])
             if not flags.all() or walk.drifted:
                 walk.advance(linear.index)
-                if not flags.all() or linear.input in walk.drifted:
+                if refittable(linear) and (not flags.all() or linear.input in walk.drifted):
                     refits[linear.key] = _Layer(walk, linear, flags, sizes[0], samples, seed).refit()
                     walk.renew(linear, refits[linear.key].weights)
             progress(number + 1, len(layers))

@@ -31,7 +31,7 @@ from onnxprune.evaluation import Labelled
 from onnxprune.graph import Array, Graph
 from onnxprune.graph import save as save_model
 from onnxprune.plan import Plan, Weights
-from onnxprune.reconstruct import front_to_back, masked, refit, with_mean
+from onnxprune.reconstruct import WIDEST, front_to_back, masked, refit, with_mean
 from onnxprune.report import Fidelity, Target
 from onnxprune.rewrite import rewrite
 from onnxprune.runtime import Runtime
@@ -80,6 +80,7 @@ class Run:
     progress: Progress
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    seen: int = 0  # samples that calibration has run, for its progress
 
     def feeds(self, indices: Ints) -> Iterable[Mapping[str, Array]]:
         """The samples in batches, read when they are asked for."""
@@ -133,51 +134,82 @@ class Ranked:
 
 
 def rank(run: Run) -> Ranked:
-    """Moments, orders and error curves of all groups that may be pruned; BudgetError if there is none."""
+    """Moments, orders and error curves of all groups that may be pruned; BudgetError if there is none.
+
+    Groups are taken in portions whose moments fit into memory; each takes a pass over the samples.
+    """
     groups = prunable(run)
     if not groups:
         raise BudgetError("nothing in this model can be pruned: " + _why(run))
-    method = methods.find(run.options.method)
-    linears = {linear.key: linear for g in groups for linear in selection.readers(run.coupling, g)}
-    parts = [run.feeds(run.division.fit)] + ([run.feeds(run.division.tune)] if len(run.division.tune) else [])
-    count = run.samples.count
-    with run.timed("calibrate") as progress:
-        done = 0
-
-        def tick(n: int) -> None:
-            nonlocal done
-            done += n
-            progress(min(done, count), count)
-
-        moments = collect(
-            run.coupling.graph, list(linears.values()), parts, count, run.options.runtime, run.options.seed, tick
-        )
+    step = DEFAULT_STEP if run.options.round_to is None else run.options.round_to
+    method, rng = methods.find(run.options.method), np.random.default_rng(run.options.seed)
+    rankings: list[selection.Ranking] = []
+    moments: dict[str, list[Moments]] = {}
+    portions = list(_portions(run, groups))
+    for portion in portions:
+        found = _moments(run, portion, len(portions))
+        with run.timed("select") as progress:
+            for group in portion:
+                allowed = selection.widths(group, step, run.options.min_channels)
+                rankings.append(selection.rank(run.coupling, group, found, method, allowed, rng))
+                progress(len(rankings), 2 * len(groups))
+        if run.mode != "ls":
+            moments |= found  # the layers are refitted one by one from what is known now
     with run.timed("select") as progress:
-        step = DEFAULT_STEP if run.options.round_to is None else run.options.round_to
-        rng = np.random.default_rng(run.options.seed)
-        rankings = []
-        for number, group in enumerate(groups):
-            allowed = selection.widths(group, step, run.options.min_channels)
-            rankings.append(selection.rank(run.coupling, group, moments, method, allowed, rng))
-            progress(number + 1, 2 * len(groups))
         judging = (run.division.tune if len(run.division.tune) else run.division.fit)[:PROBE_SAMPLES]
         curves = selection.probe(
             run.coupling,
             rankings,
-            moments,
             run.feeds(judging),
             list(oracle.comparable(run.coupling.graph)),
             run.options.runtime,
             run.options.max_memory,
             lambda number, total: progress(total + number, 2 * total),
         )
-    few = [linear for linear in linears.values() if len(run.division.fit) < linear.channels]
+    _warn_of_few(run, groups)
+    return Ranked(rankings, curves, moments)
+
+
+def _portions(run: Run, groups: Sequence[Group]) -> Iterator[list[Group]]:
+    """Groups in order, as many at a time as the memory granted holds moments of."""
+    portion, held = list[Group](), 0
+    for group in groups:
+        rows = [linear.channels * linear.taps for linear in selection.readers(run.coupling, group)]
+        size = sum(3 * 8 * n * n for n in rows)  # two parts, and room to work in
+        if portion and held + size > run.options.max_memory:
+            yield portion
+            portion, held = [], 0
+        portion.append(group)
+        held += size
+    yield portion
+
+
+def _moments(run: Run, groups: Sequence[Group], portions: int) -> dict[str, list[Moments]]:
+    """Moments of all layers that read these groups, on the samples to fit and on those to choose by."""
+    linears = {linear.key: linear for g in groups for linear in selection.readers(run.coupling, g)}
+    parts = [run.feeds(part) for part in (run.division.fit, run.division.tune) if len(part)]
+    count = run.samples.count
+    with run.timed("calibrate") as progress:
+
+        def tick(n: int) -> None:
+            run.seen += n
+            progress(min(run.seen, portions * count), portions * count)
+
+        return collect(
+            run.coupling.graph, list(linears.values()), parts, count, run.options.runtime, run.options.seed, tick
+        )
+
+
+def _warn_of_few(run: Run, groups: Sequence[Group]) -> None:
+    """Rows of one map are nearly copies: what counts is the number of samples, and it should reach a layer's width."""
+    widths = [linear.channels for g in groups for linear in selection.readers(run.coupling, g)]
+    fitted = len(run.division.fit)
+    few = [n for n in widths if fitted < n]
     if few:
         run.warnings.append(
-            f"{len(run.division.fit)} samples are fewer than the input channels of {len(few)} layers "
-            f"(up to {max(linear.channels for linear in few)}): more samples would keep more accuracy."
+            f"{fitted} samples to fit are fewer than the input channels of {len(few)} layers (up to {max(few)}): "
+            "more samples would keep more accuracy."
         )
-    return Ranked(rankings, curves, moments)
 
 
 def prunable(run: Run) -> list[Group]:
@@ -195,7 +227,18 @@ def why_left_out(coupling: Coupling, group: Group, options: Options | None = Non
         return "left out by --exclude"
     if options and options.include and not any(fnmatch(name, p) for p in options.include for name in makers):
         return "left out by --include"
-    return "" if selection.readers(coupling, group) else "a layer that reads its channels can't be refitted"
+    return "" if selection.readers(coupling, group) else _unfit(coupling, group)
+
+
+def _unfit(coupling: Coupling, group: Group) -> str:
+    """Which reader of a group can't be refitted, and why."""
+    for index in group.reads:
+        linear = coupling.linear(index)
+        if linear is None:
+            return f"{coupling.layer(index)} reads its channels in a way that can't be refitted"
+        if linear.channels * linear.taps > WIDEST:
+            return f"{coupling.layer(index)} reads {linear.channels * linear.taps} values, too many to refit"
+    return ""
 
 
 def allocate(run: Run, ranked: Ranked, kind: str, fraction: float) -> dict[str, Ints]:

@@ -9,7 +9,7 @@ to about half, its readers are refitted, and the change of the final output is m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 
 import numpy as np
@@ -22,8 +22,8 @@ from onnxprune.graph import Array
 from onnxprune.methods import Evidence, Method
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
-from onnxprune.reconstruct import DEFAULT_DAMPING, choose_damping, fitted
-from onnxprune.runtime import Runtime
+from onnxprune.reconstruct import DEFAULT_DAMPING, choose_damping, fitted, refittable
+from onnxprune.runtime import Runtime, Session
 from onnxprune.statistics import Moments
 from onnxprune.walk import Walk
 
@@ -34,12 +34,22 @@ LEVELS = 33  # widths per group at which the error is computed; between them it 
 
 @dataclass(frozen=True)
 class Ranking:
-    """One group's channels in order of removal, and its relative squared error at its readers at each of `levels`."""
+    """One group's channels in order of removal, and its relative squared error at its readers at each of `levels`.
+
+    `trial` holds the group's readers refitted to the level in the middle, for the probe.
+    """
 
     group: Group
     order: Ints
     levels: Ints
     errors: Float
+    trial: Mapping[int, tuple[Linear, Weights]]
+
+    @property
+    def middle(self) -> int:
+        """The place of the level closest to half of the channels (not all of them, where there is a choice)."""
+        distance = np.abs(self.levels - self.group.channels / 2)
+        return int(np.argmin(distance[:-1])) if len(distance) > 1 else 0
 
     def kept(self, width: int) -> Ints:
         """The channels that stay at a width, ascending."""
@@ -48,9 +58,9 @@ class Ranking:
 
 
 def readers(coupling: Coupling, group: Group) -> list[Linear]:
-    """The layers that read a group, if all of them are linear layers that we can refit; else none."""
-    found = [coupling.linear(index) for index in group.reads]
-    return [linear for linear in found if linear is not None] if None not in found else []
+    """The layers that read a group, if all of them are linear layers that can be refitted; else none."""
+    found = [linear for index in group.reads if (linear := coupling.linear(index)) is not None and refittable(linear)]
+    return found if len(found) == len(group.reads) else []
 
 
 def rows_of(linear: Linear, group: Group) -> Ints:
@@ -130,7 +140,18 @@ def rank(
         errors += _errors(linear, problem, order, levels, moments[linear.key], damping)
     full = np.interp(allowed, levels, errors)
     full[-1] = 0.0
-    return Ranking(group, order, allowed, full)
+    ranking = Ranking(group, order, allowed, full, {})
+    removed = order[: group.channels - int(allowed[ranking.middle])]
+    trial = {linear.index: (linear, _cut(linear, group, removed, moments[linear.key])) for linear in linears}
+    return replace(ranking, trial=trial)
+
+
+def _cut(linear: Linear, group: Group, removed: Ints, moments: Sequence[Moments]) -> Weights:
+    """The layer refitted on the original's inputs without some channels of one group."""
+    flags = flags_without(linear, group, removed)
+    fit, tune = moments[0], moments[-1]
+    damping = choose_damping(linear, flags, fit, tune if tune is not fit else None)[0]
+    return fitted(linear, flags, fit, damping)
 
 
 def _damping(linear: Linear, group: Group, gram: Float, fit: Moments, tune: Moments | None) -> float:
@@ -174,7 +195,6 @@ def _errors(
 def probe(
     coupling: Coupling,
     rankings: Sequence[Ranking],
-    moments: Mapping[str, Sequence[Moments]],
     feeds: Iterable[Mapping[str, Array]],
     signals: Sequence[str],
     runtime: Runtime,
@@ -189,48 +209,25 @@ def probe(
         answers = _answers(walk, walk.suffix({}, signals), signals)
         for done, ranking in enumerate(sorted(rankings, key=lambda r: firsts[r.group.name])):
             walk.advance(firsts[ranking.group.name][1])
-            middle = _middle(ranking)
-            local = float(ranking.errors[middle])
-            factor = 1.0
+            local, factor = float(ranking.errors[ranking.middle]), 1.0
             if local > 0:
-                cut = _cut_alone(coupling, ranking, int(ranking.levels[middle]), moments)
-                factor = _change(walk, walk.suffix(cut, signals), signals, answers) / local
+                factor = _change(walk, walk.suffix(ranking.trial, signals), signals, answers) / local
             curves[ranking.group.name] = Curve(ranking.levels, ranking.errors * factor)
             progress(done + 1, len(rankings))
     return [curves[r.group.name] for r in rankings]
 
 
-def _middle(ranking: Ranking) -> int:
-    """The level closest to half of the channels (not all of them, where there is a choice)."""
-    distance = np.abs(ranking.levels - ranking.group.channels / 2)
-    return int(np.argmin(distance[:-1])) if len(distance) > 1 else 0
-
-
-def _cut_alone(
-    coupling: Coupling, ranking: Ranking, width: int, moments: Mapping[str, Sequence[Moments]]
-) -> dict[int, tuple[Linear, Weights]]:
-    """The readers of one group, refitted to `width` of its channels on the original's inputs."""
-    removed = ranking.order[: ranking.group.channels - width]
-    found = {}
-    for linear in readers(coupling, ranking.group):
-        flags = flags_without(linear, ranking.group, removed)
-        fit, tune = moments[linear.key][0], moments[linear.key][-1]
-        damping = choose_damping(linear, flags, fit, tune if tune is not fit else None)[0]
-        found[linear.index] = linear, fitted(linear, flags, fit, damping)
-    return found
-
-
-def _answers(walk: Walk, session: object, signals: Sequence[str]) -> list[dict[str, Array]]:
+def _answers(walk: Walk, session: Session, signals: Sequence[str]) -> list[dict[str, Array]]:
     found = []
     for batch in walk.original:
         known = {n: batch[n] for n in signals if n in batch}
-        feed = {n: batch[n] for n in session.inputs}  # type: ignore[attr-defined]
-        run = session.run(feed, [n for n in signals if n not in known])  # type: ignore[attr-defined]
+        feed = {n: batch[n] for n in session.inputs}
+        run = session.run(feed, [n for n in signals if n not in known])
         found.append({**known, **run})
     return found
 
 
-def _change(walk: Walk, session: object, signals: Sequence[str], answers: Sequence[Mapping[str, Array]]) -> float:
+def _change(walk: Walk, session: Session, signals: Sequence[str], answers: Sequence[Mapping[str, Array]]) -> float:
     """Relative squared change of the final values, summed over them."""
     change, power = dict.fromkeys(signals, 0.0), dict.fromkeys(signals, 0.0)
     for now, before in zip(_answers(walk, session, signals), answers, strict=True):

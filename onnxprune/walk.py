@@ -117,14 +117,14 @@ class Walk:
                 stored[name] = np.load(path, mmap_mode="r")
             else:
                 stored[name] = value
-            self._held += stored[name].nbytes if not isinstance(stored[name], np.memmap) else 0
+            self._held += 0 if isinstance(stored[name], np.memmap) else stored[name].nbytes
         return stored
 
     def _forget(self, value: Array) -> None:
-        if isinstance(value, np.memmap):
-            Path(str(value.filename)).unlink()
-        else:
+        if not isinstance(value, np.memmap):
             self._held -= value.nbytes
+        elif self._folder is not None and Path(str(value.filename)).parent == Path(self._folder.name):
+            Path(str(value.filename)).unlink()
 
     def suffix(self, replaced: Mapping[int, tuple[Linear, Weights]], names: Sequence[str]) -> Session:
         """The rest of the original from here to the values `names`, with other weights in some layers."""
