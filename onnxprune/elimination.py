@@ -252,9 +252,7 @@ class Nested:
     of the module's equation; `damping` becomes the λ used, ten times more as often as factoring needs.
     """
 
-    def __init__(
-        self, gram: Array, cross: Array, prior: Array, order: Indices, damping: float = 1e-4
-    ) -> None:
+    def __init__(self, gram: Array, cross: Array, prior: Array, order: Indices, damping: float = 1e-4) -> None:
         self.order, self.prior = order, prior
         equations = _Equations.of(gram, cross, prior, order)
         self.root = equations.root
@@ -323,6 +321,4 @@ def _cholesky(correlation: Array, damping: float) -> tuple[Array, float]:
         if not failed and np.diagonal(lower).min(initial=1.0) ** 2 > smallest:
             return lower, damping
         damping = max(10 * damping, 1e-12)
-    raise InternalError(
-        f"a Gram matrix of {len(correlation)} rows isn't positive definite, however much damped"
-    )
+    raise InternalError(f"a Gram matrix of {len(correlation)} rows isn't positive definite, however much damped")

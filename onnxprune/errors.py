@@ -4,7 +4,6 @@ Every error that a user can cause or cure is an `OnnxPruneError`; the command li
 with its `exit_code`. Anything else that escapes is a bug and shows a traceback.
 """
 
-
 from typing import Any
 
 
