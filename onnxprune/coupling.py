@@ -30,7 +30,7 @@ from onnxprune.ops.registry import Notes, Parameter
 Ints = NDArray[np.int64]
 
 UNEQUAL = "its channels can't be removed in equal number from each group of a grouped convolution"
-SINGLE = "only one channel is there, or one per group of a grouped convolution or part of a value, and it must stay"
+SINGLE = "without one of its channels a layer, a group of a grouped convolution or a part of a value would have none"
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Mask:
     def __call__(self, name: str, axis: int) -> NDArray[np.bool_]:
         """Kept flags along one axis of a value, real length; all True on an axis along which channels don't vary."""
         ids, length = self.coupling.notes.ids.get(name), self.coupling.graph.shapes[name][axis]
-        if ids is None or axis not in varying(self.coupling.components.of(ids)):
+        if ids is None or axis not in varying(self.coupling.components.free(ids)):
             return np.ones(length, bool)
         return self.of(np.moveaxis(ids, axis, 0).reshape(length, -1)[:, 0])
 
@@ -167,10 +167,10 @@ def _visit(v: Visit) -> None:
         known.couple(v)
         for i, name in enumerate(v.node.input):
             if name in v.notes.ids and i not in v.seen:
-                v.freeze(v.notes.ids[name], f"uses '{name}' for more than passing its channels on")
+                v.freeze(v.notes.ids[name], f"uses '{name}' in a way that isn't followed")
     for name in outputs:
         if name in v.probe.shapes and name not in v.notes.ids:
-            v.freeze_all(f"makes '{name}' of it, which isn't followed")
+            v.freeze_all(f"makes '{name}', in which channels aren't followed")
             v.notes.ids[name] = np.zeros((1,) * len(v.probe.shapes[name]), np.int64)
 
 
@@ -180,20 +180,15 @@ def varying(labels: Ids) -> list[int]:
 
 
 def _one_axis(ledger: Ledger, walks: Iterable[Notes]) -> Components:
-    """Tie until the components of every value vary along one axis only; the innermost such axis wins."""
-    while True:
-        components, done = ledger.solve(), True
-        for notes in walks:
-            for name, ids in notes.ids.items():
-                if sum(n > 1 for n in ids.shape) < 2:
-                    continue
-                axes = varying(components.of(ids))
-                if len(axes) > 1:
-                    rows = np.moveaxis(ids, axes[-1], 0).reshape(ids.shape[axes[-1]], -1)
-                    ledger.tie(rows, rows[:, :1], f"'{name}' arranges channels along two axes")
-                    done = False
-        if done:
-            return components
+    """Tie until what is free in every value varies along one axis only; the innermost such axis wins."""
+    components = ledger.solve()
+    for notes in walks:
+        for name, ids in notes.ids.items():
+            if sum(n > 1 for n in ids.shape) > 1 and len(axes := varying(components.free(ids))) > 1:
+                rows = np.moveaxis(ids, axes[-1], 0).reshape(ids.shape[axes[-1]], -1)
+                ledger.tie(rows, rows[:, :1], f"'{name}' arranges channels along two axes")
+                components = ledger.solve()
+    return components
 
 
 @dataclass(frozen=True)
@@ -232,7 +227,7 @@ def _groups(graph: Graph, ledger: Ledger, notes: Notes, components: Components) 
         if group is not None:
             groups.append(replace(group, name=fresh(group.name, names)))
     groups.sort(key=lambda g: min(g.writers or g.reads))
-    return Coupling(graph, tuple(groups), _left_alone(graph, ledger, notes, components, groups), notes, components)
+    return Coupling(graph, tuple(groups), _left_alone(graph, notes, components, groups), notes, components)
 
 
 def _group(
@@ -246,9 +241,9 @@ def _group(
     writers = tuple(i for i, y in notes.writers.items() if np.isin(components.of(y), channels).any())
     written = {m.tensor for m in members if m.role == "writer"}
     made = [i for i in writers if not written.isdisjoint(graph.nodes[i].input)]
-    first = (made or writers or tuple(reads))[0]
+    first = graph.nodes[(made or writers or tuple(reads))[0]]
     summed = any(np.isin(components.of(ids), channels).any() for ids in notes.streams)
-    name = graph.nodes[first].name or key(graph.nodes[first])
+    name = ("" if writers else "input of ") + (first.name or key(first))
     return Group(name, np.asarray(channels, np.int64), members, writers, reads, cells, len(made) > 1 and summed)
 
 
@@ -273,9 +268,7 @@ def _cells(ledger: Ledger, components: Components, channels: list[int]) -> Ints 
     return labels if sizes[0] > 1 else SINGLE
 
 
-def _left_alone(
-    graph: Graph, ledger: Ledger, notes: Notes, components: Components, groups: list[Group]
-) -> dict[int, str]:
+def _left_alone(graph: Graph, notes: Notes, components: Components, groups: list[Group]) -> dict[int, str]:
     """Every layer whose output channels all stay, with the reason."""
     prunable = {int(c) for g in groups for c in g.components}
     reasons = {}
@@ -286,9 +279,7 @@ def _left_alone(
                 known = (components.frozen[c] for c in found if c in components.frozen)
                 reasons[index] = next(known, "no other layer reads its channels")
         elif _has_weights(graph, node):
-            label = f"{node.op_type} '{node.name or key(node)}' "
-            said = (reason for _, reason in ledger.freezes if reason.startswith(label))
-            reasons[index] = next(said, label + "isn't an operator whose channels can be removed")
+            reasons[index] = notes.refused[index]
     return reasons
 
 

@@ -46,6 +46,7 @@ NOT_FUNCTIONS = {
     "Loop",
     "Scan",
 }  # their output isn't a function of tensor inputs alone: never folded
+LIKE_INPUT = {"Gelu", "FastGelu", "QuickGelu", "BiasGelu"}  # of onnxruntime's domain, for which there is no inference
 QUANTIZED = {
     "QuantizeLinear",
     "DequantizeLinear",
@@ -383,8 +384,9 @@ class _Inference:
             raise ModelError(
                 f"shapes don't fit at node '{node.name or key(node)}' ({node.op_type}): {error}"
             ) from error
-        except onnx.defs.SchemaError:
-            pass  # a custom or contributed operator: what the file declares must do
+        except onnx.defs.SchemaError:  # a custom or contributed operator: what the file declares must do
+            if domain == "com.microsoft" and node.op_type in LIKE_INPUT and node.input[0] in known:
+                inferred = {node.output[0]: known[node.input[0]]}
         for name in node.output:
             if name and _shape(inferred.get(name, TypeProto())) is not None:
                 self.types[name] = inferred[name]

@@ -79,6 +79,11 @@ class Components:
         """Component of each id; -1 for id 0."""
         return np.where(ids == 0, -1, self.label[ids])
 
+    def free(self, ids: Ids) -> Ids:
+        """Component of each id; -1 for id 0 and for what is frozen."""
+        labels = self.of(ids)
+        return np.where(np.isin(labels, list(self.frozen)), -1, labels)
+
 
 @dataclass
 class Ledger:

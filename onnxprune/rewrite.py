@@ -129,7 +129,7 @@ def validate(coupling: Coupling, plan: Plan) -> None:
                 f"the plan names a group '{name}' that this model doesn't have; was it made for another one?"
             )
         fits = kept.ndim == 1 and kept.dtype.kind == "i" and kept.size > 0 and (np.diff(kept) > 0).all()
-        fits = fits and 0 <= kept[0] and kept[-1] < group.channels
+        fits = fits and kept[0] >= 0 and kept[-1] < group.channels
         sizes = np.bincount(group.cells[kept], minlength=group.cells.max() + 1) if fits else np.zeros(1)
         if not sizes[0] or not (sizes == sizes[0]).all():
             raise DataError(f"the plan's channels for group '{name}' don't fit its {group.channels} channels.")

@@ -68,13 +68,10 @@ def unary(v: Visit) -> None:
     v.set(v.ids(0))
 
 
-@rule("Gelu", "QuickGelu", "FastGelu", domain="com.microsoft")
+@rule("Gelu", "QuickGelu", "FastGelu", "BiasGelu", domain="com.microsoft")
 def microsoft_unary(v: Visit) -> None:
-    """The ids of the input; FastGelu may add a bias along the last axis."""
-    if v.has(1):
-        elementwise(v)
-    else:
-        v.set(v.ids(0))
+    """The ids of the input, to which some add a bias along the last axis first."""
+    v.set(combine(v))
 
 
 @rule("Cast", "CastLike")
@@ -172,8 +169,8 @@ def additive(v: Visit) -> None:
 def combine(v: Visit) -> Ids:
     """The ids of an element-wise result of several operands, which it ties.
 
-    An operand that really has length 1 along an axis is repeated over it: where channels vary along that axis its own
-    one stays (dropping it would leave none), and the others are free. A constant has ids of its own on each axis along
+    An operand that really has length 1 along all axes along which channels vary is repeated over them: its own channel
+    stays (dropping it would leave none), and the others are free. A constant has ids of its own on each axis along
     which channels vary; where it alone has more than one element, it makes the channels.
     """
     shape = v.out_shape()
@@ -184,7 +181,7 @@ def combine(v: Visit) -> Ids:
     varies = [a for a, n in enumerate(shape) if n > 1 and _channels_vary(a, n, ids, lengths)]
     whole = {}
     for i in active:
-        if any(lengths[i][a] == 1 for a in varies):
+        if varies and all(lengths[i][a] == 1 for a in varies):
             v.freeze(ids[i], "repeats it over several channels")
         else:
             whole[i] = ids[i]

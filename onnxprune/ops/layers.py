@@ -96,9 +96,9 @@ def conv(v: Visit) -> None:
         y = v.parameter(1, 0, "parameter")
         v.tie(y.reshape(groups, -1), x[:, None])
     elif transposed:
-        v.freeze(x, "is a transposed convolution in groups")
+        v.freeze(x, "is a transposed convolution in groups, which isn't cut")
         y = v.ledger.fresh(("output", v.index), groups * outputs)
-        v.freeze(y, "is a transposed convolution in groups")
+        v.freeze(y, "is a transposed convolution in groups, which isn't cut")
     else:
         y = v.parameter(1, 0, "writer")
         v.ledger.partition((v.index, "in"), x.reshape(groups, inputs))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.graph import Array, key
+from onnxprune.graph import key
 from onnxprune.ids import Ids, reshape, widen
 from onnxprune.ops.registry import Cut, View, Visit, rule
 
@@ -59,7 +59,7 @@ def rereshape(v: Visit) -> None:
     if target(v) is not None:
         v.accept(1)
     else:
-        v.freeze(v.ids(0), "changes its shape by sizes that are known only at run time")
+        run_time(v, v.ids(0), 1)
     v.set(reshape(v.ids(0), v.shape(0), v.out_shape()))
 
 
@@ -72,7 +72,7 @@ def flatten(v: Visit) -> None:
 def shrink_expand(cut: Cut) -> None:
     """Lengths along the channel axis follow."""
     name = key(cut.node)
-    if not cut.restated(cut.node.input[1]) and not cut.changes(name):
+    if not cut.view.fixed(1) or not (cut.restated(cut.node.input[1]) or cut.changes(name)):
         return
     stated = cut.graph.probes[0].values[cut.node.input[1]].copy()
     stated[:] = [n if n == 1 else after for n, after in zip(stated, cut.kept(name)[-len(stated) :], strict=True)]
@@ -82,12 +82,19 @@ def shrink_expand(cut: Cut) -> None:
 @rule("Expand", shrink=shrink_expand)
 def expand(v: Visit) -> None:
     """Repeats along axes of length 1, which is fine as long as no channel axis is made."""
-    ids, rank = v.ids(0), len(v.out_shape())
+    rank, stated = len(v.out_shape()), v.shape(1)[0]
+    ids = v.ids(0).reshape((1,) * (rank - v.ids(0).ndim) + v.ids(0).shape)
     if v.fixed(1):
         v.accept(1)
-    elif any(n > 1 for n in ids.shape):
-        v.freeze(ids, "repeats it to a size that is known only at run time")
-    v.set(ids.reshape((1,) * (rank - ids.ndim) + ids.shape))
+    elif not v.follows(1, ids, range(rank - stated, rank)):
+        run_time(v, ids, 1)
+    v.set(ids)
+
+
+def run_time(v: Visit, ids: Ids, *inputs: int) -> None:
+    """Channels stay, and those that the sizes in these inputs count."""
+    for one in (ids, *(v.ids(i) for i in inputs)):
+        v.freeze(one, "brings them to a size that is known only at run time")
 
 
 @rule("Tile")
@@ -163,7 +170,7 @@ def split(v: Visit) -> None:
     axis = v.attr("axis", 0) % len(v.shape(0))
     ids = v.ids(0)
     if not v.fixed(1):
-        v.freeze(ids, "cuts it at places known only at run time")
+        v.freeze(ids, "cuts them at places that are known only at run time")
     ends = np.cumsum([v.out_shape(k)[axis] for k in range(len(v.node.output))])
     whole = widen(ids, v.shape(0), [axis])
     for k, part in enumerate(np.split(whole, ends[:-1], axis)):
@@ -213,7 +220,7 @@ def cut_out(v: Visit) -> None:
     """Takes a part; a channel axis only in steps of one and at known places."""
     ids, terms = v.ids(0), slice_terms(v)
     if terms is None:
-        v.freeze(ids, "cuts it at places known only at run time")
+        v.freeze(ids, "cuts them at places that are known only at run time")
         v.set(np.zeros((1,) * len(v.out_shape()), np.int64))
         return
     whole = ids
@@ -258,36 +265,34 @@ def gather(v: Visit) -> None:
 # ---------------------------------------------------------------------------------------------- padding, resizing
 
 
-def pads(v: View) -> tuple[list[int], list[int], Array | float | None] | None:
-    """(begins, ends, value) per axis of a Pad node; None when they aren't known."""
+def pads(v: View) -> tuple[list[int], list[int]] | None:
+    """(begins, ends) per axis of a Pad node; None when they aren't known."""
     rank = len(v.shape(0))
     if v.graph.opset < 11:
         amounts = v.attr("pads", v.attr("paddings"))
-        return list(amounts[:rank]), list(amounts[rank:]), v.attr("value", 0.0)
+        return list(amounts[:rank]), list(amounts[rank:])
     known = v.value(1)
     if known is None:
         return None
     given, axes = known.tolist(), v.value(3)
     if axes is None:
-        return given[:rank], given[rank:], v.value(2)
+        return given[:rank], given[rank:]
     begins, ends = [0] * rank, [0] * rank
     for k, axis in enumerate(axes.tolist()):
         begins[axis], ends[axis] = given[k], given[len(given) // 2 + k]
-    return begins, ends, v.value(2)
+    return begins, ends
 
 
 def shrink_pad(cut: Cut) -> None:
     """Added channels are removable like others: the new amounts count those that are kept on each side."""
-    x, y = cut.node.input[0], key(cut.node)
-    if not cut.changes(y):
+    x, y, found = cut.node.input[0], key(cut.node), pads(cut.view)
+    cuts = [axis for axis in range(len(cut.shape(y))) if not cut.mask(y, axis).all()]
+    if found is None or not any(side[axis] for axis in cuts for side in found):
         return
-    found = pads(cut.view)
-    assert found is not None  # coupling froze the channels otherwise
-    begins, ends, _ = found
-    for axis, n in enumerate(cut.shape(x)):
-        mask = cut.mask(y, axis)
-        if not mask.all():
-            begins[axis], ends[axis] = int(mask[: begins[axis]].sum()), int(mask[begins[axis] + n :].sum())
+    begins, ends = found
+    for axis in cuts:
+        mask, n = cut.mask(y, axis), cut.shape(x)[axis]
+        begins[axis], ends[axis] = int(mask[: begins[axis]].sum()), int(mask[begins[axis] + n :].sum())
     if cut.graph.opset < 11:
         cut.set_attr("pads" if "pads" in cut.attrs else "paddings", begins + ends)
         return
@@ -301,10 +306,10 @@ def pad(v: Visit) -> None:
     ids, found = v.ids(0), pads(v)
     if found is None:
         if any(n > 1 for n in ids.shape):
-            v.freeze(ids, "pads it by sizes that are known only at run time")
+            v.freeze(ids, "pads them by sizes that are known only at run time")
         v.set(ids)
         return
-    begins, ends, _ = found
+    begins, ends = found
     for axis, (begin, end) in enumerate(zip(begins, ends, strict=True)):
         if ids.shape[axis] == 1 or begin == end == 0:
             continue
@@ -326,32 +331,24 @@ def _padded(v: Visit, ids: Ids, axis: int, begin: int, end: int) -> Ids:
 
 def shrink_resize(cut: Cut) -> None:
     """A target size names the channels that are kept."""
-    y = key(cut.node)
-    if not cut.view.has(3) or not cut.changes(y) or not cut.view.fixed(3) or cut.view.attr("axes"):
-        return
-    cut.set_input(3, np.asarray(cut.kept(y), np.int64), "kept")
+    name = cut.view.name(3)
+    if name and cut.view.fixed(3) and (cut.changes(key(cut.node)) or cut.restated(name)):
+        kept = cut.kept(key(cut.node))
+        cut.set_input(3, np.asarray([kept[axis] for axis in cut.view.attr("axes", range(len(kept)))]), "kept")
 
 
 @rule("Resize", "Upsample", shrink=shrink_resize)
 def resize(v: Visit) -> None:
     """Interpolates over space; channels stay where their own axis is resized or a size is known only at run time."""
     ids = v.ids(0)
-    moved = any(n > 1 and a != b for n, a, b in zip(ids.shape, v.shape(0), v.out_shape(), strict=True))
-    if moved:
+    if any(n > 1 and a != b for n, a, b in zip(ids.shape, v.shape(0), v.out_shape(), strict=True)):
         v.freeze(ids, STAYS)
         ids = np.zeros((1,) * ids.ndim, np.int64)
-    elif v.fixed(3) or _follows(v, ids):
+    elif v.fixed(3):
         v.accept(3)
-    elif any(n > 1 for n in ids.shape):
-        v.freeze(ids, "resizes it to a size that is known only at run time")
+    elif not v.follows(3, ids, v.attr("axes", range(ids.ndim))):
+        run_time(v, ids, 3)
     v.set(ids)
-
-
-def _follows(v: Visit, ids: Ids) -> bool:
-    """Whether the computed size along the channel axis is the number of those very channels."""
-    axes = v.attr("axes", range(ids.ndim))
-    stated = dict(zip(axes, widen(v.ids(3), v.shape(3)), strict=True))
-    return all(v.ledger.counts(int(stated[axis]), ids) for axis, n in enumerate(ids.shape) if n > 1 and axis in stated)
 
 
 # ---------------------------------------------------------------------------------------------- sizes
@@ -372,7 +369,7 @@ def shape_of(v: Visit) -> None:
 @rule("Size")
 def size_of(v: Visit) -> None:
     """A total over all axes."""
-    v.freeze(v.ids(0), "counts its elements")
+    v.freeze(v.ids(0), "counts all elements")
 
 
 @rule(

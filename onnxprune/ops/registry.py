@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +18,16 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Parameter:
-    """An axis of a constant tensor whose elements belong to channels; as a "writer" it makes them."""
+    """An axis of a constant tensor whose elements belong to channels; as a "writer" it makes them.
+
+    A weight is the same for all who read it: two layers that share one share their channels. Of a "parameter" every
+    `user` may have a copy of its own (tools that clean graphs merge all constants of equal content).
+    """
 
     tensor: str
     axis: int
     role: str  # "writer", "reader" or "parameter"
+    user: int | None = None
 
 
 @dataclass
@@ -35,6 +40,7 @@ class Notes:
     readers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it contracts
     writers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it makes
     streams: list[Ids] = field(default_factory=list)  # ids that pass through an addition of two activations
+    refused: dict[int, str] = field(default_factory=dict)  # node index -> why no channels pass through it
     parts: list[Ids] = field(default_factory=list)  # ids of a part that is cut out of a value: one of them must stay
 
 
@@ -108,6 +114,12 @@ class Visit(View):
         """Inputs that state sizes, and that `shrink` states anew when channels go: they hinder none from going."""
         self.seen.update(inputs)
 
+    def follows(self, i: int, ids: Ids, axes: Sequence[int]) -> bool:
+        """Whether the sizes in input i, computed for `axes`, state for channels of `ids` just how many those are."""
+        stated = dict(zip(axes, widen(self.ids(i), self.shape(i)), strict=True))
+        varying = [axis for axis, n in enumerate(ids.shape) if n > 1 and axis in stated]
+        return all(self.ledger.counts(int(stated[axis]), ids) for axis in varying)
+
     def channels(self, i: int, axis: int) -> Ids:
         """Ids of input i along one axis, as a vector; what varies along other axes too is tied there."""
         return self.vector(self.ids(i), self.shape(i), axis)
@@ -119,10 +131,10 @@ class Visit(View):
         return np.ascontiguousarray(rows[:, 0])
 
     def parameter(self, i: int, axis: int, role: str = "parameter") -> Ids:
-        """Ids of an axis of the constant input i: they belong to the tensor, so all who use it agree on them."""
-        length = self.shape(i)[axis]
-        ids = self.ledger.fresh(("parameter", self.name(i), axis), length)
-        self.notes.parameters.setdefault(Parameter(self.name(i), axis, role), ids)
+        """Ids of an axis of the constant input i."""
+        user = self.index if role == "parameter" else None
+        ids = self.ledger.fresh(("constant", self.name(i), axis, user), self.shape(i)[axis])
+        self.notes.parameters.setdefault(Parameter(self.name(i), axis, role, user), ids)
         self.notes.uses.setdefault((self.index, i), {})[axis] = ids
         return ids
 
@@ -153,6 +165,7 @@ class Visit(View):
 
     def freeze_all(self, why: str) -> None:
         """All channels that reach this node stay, and its outputs carry none."""
+        self.notes.refused.setdefault(self.index, f"{self} {why}")
         for name in self.graph.reads(self.node):
             if name in self.notes.ids:
                 self.freeze(self.notes.ids[name], why)

@@ -1,0 +1,1331 @@
+"""Small models, one per topology, as `onnx.parser` text.
+
+A case is the signature and the nodes of a graph, and its constants: a tuple is the shape of random weights, a list of
+integers is an int64 constant, an array is itself. `CASES[name].model()` builds the model; `tests/golden/name.txt` says
+what must be prunable in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model in text form; `feeds` gives it inputs."""
+
+    name: str
+    inputs: str
+    outputs: str
+    body: str
+    weights: dict[str, object] = field(default_factory=dict)
+    opset: int = 17
+    ir: int = 8
+    half: bool = False
+    runs: bool = True  # whether onnxruntime knows all its operators
+
+    def model(self, seed: int = 0) -> ModelProto:
+        """The model with random weights, which are drawn from `seed`."""
+        header = f'<ir_version: {self.ir}, opset_import: ["" : {self.opset}, "com.microsoft" : 1, "custom" : 1]>'
+        model = parser.parse_model(f"{header}\n{self.name} ({self.inputs}) => ({self.outputs}) {{\n{self.body}\n}}")
+        rng = np.random.default_rng(seed)
+        for name, content in self.weights.items():
+            model.graph.initializer.append(numpy_helper.from_array(self._array(name, content, rng), name))
+        if self.ir < 4:
+            for t in model.graph.initializer:
+                model.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, t.dims))
+        return model
+
+    def _array(self, name: str, content: object, rng: np.random.Generator) -> np.ndarray:
+        if isinstance(content, np.ndarray):
+            return content
+        if isinstance(content, list):
+            return np.asarray(content, np.int64)
+        fan = max(1, int(np.prod(content[1:])))
+        value = rng.normal(size=content) / np.sqrt(fan) if len(content) > 1 else rng.uniform(0.5, 1.5, content)
+        return value.astype(np.float16 if self.half else np.float32)
+
+    def feed(self, batch: int = 1, size: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
+        """Random inputs: N is the batch, other symbolic dimensions have the given size."""
+        rng, feed = np.random.default_rng(seed), {}
+        model = self.model()
+        constants = {t.name for t in model.graph.initializer}
+        for value in model.graph.input:
+            if value.name in constants:
+                continue
+            t = value.type.tensor_type
+            shape = [d.dim_value or (batch if d.dim_param == "N" else size) for d in t.shape.dim]
+            kind = helper.tensor_dtype_to_np_dtype(t.elem_type)
+            if t.elem_type == TensorProto.BOOL:
+                feed[value.name] = np.ones(shape, bool)
+            elif kind.kind in "iu":
+                feed[value.name] = rng.integers(0, 3, shape).astype(kind)
+            else:
+                feed[value.name] = rng.normal(size=shape).astype(kind)
+        return feed
+
+    @property
+    def symbolic(self) -> bool:
+        """Whether the batch may change."""
+        return "N" in self.inputs
+
+
+def scalar(value: float) -> np.ndarray:
+    """A constant of rank 0."""
+    return np.asarray(value, np.float32)
+
+
+CASES: dict[str, Case] = {}
+
+
+def case(name: str, inputs: str, outputs: str, body: str, **rest: object) -> None:
+    options = {k: rest.pop(k) for k in ("opset", "ir", "half", "runs") if k in rest}
+    assert name not in CASES
+    CASES[name] = Case(name, inputs, outputs, body, rest, **options)
+
+
+# ------------------------------------------------------------------------------------------------ chains
+
+X = "float[N,3,8,8] x"
+
+case("chain", X, "float[N,4,8,8] y", """
+    a = Conv<pads=[1,1,1,1]>(x, w1, b1)
+    r = Relu(a)
+    c = Conv(r, w2)
+    s = Sigmoid(c)
+    y = Conv<pads=[1,1,1,1]>(s, w3, b3)
+""", w1=(8, 3, 3, 3), b1=(8,), w2=(6, 8, 1, 1), w3=(4, 6, 3, 3), b3=(4,))  # fmt: skip
+
+case("batchnorm_node", X, "float[N,4,8,8] y", """
+    a = Conv<pads=[1,1,1,1]>(x, w1)
+    n = BatchNormalization(a, gamma, beta, mean, var)
+    r = Relu(n)
+    c = Conv(r, w2)
+    y = BatchNormalization(c, gamma2, beta2, mean2, var2)
+""", w1=(8, 3, 3, 3), gamma=(8,), beta=(8,), mean=(8,), var=(8,), w2=(4, 8, 1, 1),
+    gamma2=(4,), beta2=(4,), mean2=(4,), var2=(4,))  # fmt: skip
+
+case("batchnorm_of_another_branch", X, "float[N,4,8,8] y", """
+    a = Conv<pads=[1,1,1,1]>(x, w1)
+    n = BatchNormalization(a, gamma, beta, mean, var)
+    r = Relu(n)
+    c = Conv(r, w2)
+    d = Conv(a, w3)
+    y = Add(c, d)
+""", w1=(8, 3, 3, 3), gamma=(8,), beta=(8,), mean=(8,), var=(8,), w2=(4, 8, 1, 1), w3=(4, 8, 1, 1))  # fmt: skip
+
+case("conv1d", "float[N,3,16] x", "float[N,2,7] y", """
+    a = Conv<strides=[2], pads=[1,1]>(x, w1, b1)
+    r = Relu(a)
+    y = Conv<dilations=[1]>(r, w2)
+""", w1=(6, 3, 3), b1=(6,), w2=(2, 6, 2))  # fmt: skip
+
+case("conv3d", "float[N,2,4,4,4] x", "float[N,3] y", """
+    a = Conv<pads=[1,1,1,1,1,1]>(x, w1, b1)
+    r = Relu(a)
+    p = MaxPool<kernel_shape=[2,2,2], strides=[2,2,2]>(r)
+    f = Flatten(p)
+    y = Gemm<transB=1>(f, w2)
+""", w1=(4, 2, 3, 3, 3), b1=(4,), w2=(3, 32))  # fmt: skip
+
+case("one_output_channel", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    r = Relu(b)
+    c = Conv(r, w3)
+    y = Conv(c, w4)
+""", w1=(6, 3, 1, 1), w2=(1, 6, 1, 1), w3=(4, 1, 1, 1), w4=(2, 4, 1, 1))  # fmt: skip
+
+case("conv_transpose", X, "float[N,2,17,17] y", """
+    a = Conv<pads=[1,1,1,1]>(x, w1)
+    r = Relu(a)
+    u = ConvTranspose<strides=[2,2], pads=[1,1,1,1], output_padding=[1,1]>(r, w2, b2)
+    q = Relu(u)
+    v = ConvTranspose<pads=[1,1,1,1], group=5>(q, w3)
+    y = ConvTranspose<kernel_shape=[2,2]>(v, w4)
+""", w1=(6, 3, 3, 3), w2=(6, 5, 3, 3), b2=(5,), w3=(5, 1, 3, 3), w4=(5, 2, 2, 2))  # fmt: skip
+
+case("conv_transpose_grouped", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    u = ConvTranspose<group=2>(a, w2)
+    y = Conv(u, w3)
+""", w1=(4, 3, 1, 1), w2=(4, 3, 1, 1), w3=(2, 6, 1, 1))  # fmt: skip
+
+case("mlp_gemm", "float[N,5] x", "float[N,3] y", """
+    a = Gemm<transB=1, alpha=0.5, beta=2.0>(x, w1, b1)
+    r = Relu(a)
+    c = Gemm<alpha=3.0>(r, w2)
+    t = Tanh(c)
+    d = Gemm<transB=1>(t, w3, b3)
+    e = Relu(d)
+    y = Gemm(e, w4, b4)
+""", w1=(8, 5), b1=(8,), w2=(8, 7), w3=(6, 7), b3=(1, 6), w4=(6, 3), b4=scalar(0.5))  # fmt: skip
+
+case("mlp_matmul", "float[N,5] x", "float[N,3] y", """
+    a = MatMul(x, w1)
+    b = Add(a, b1)
+    r = Relu(b)
+    c = MatMul(r, w2)
+    d = Add(b2, c)
+    s = Sigmoid(d)
+    y = MatMul(s, w3)
+""", w1=(5, 8), b1=(8,), w2=(8, 6), b2=(6,), w3=(6, 3))  # fmt: skip
+
+case("mlp_over_a_sequence", "float[N,S,5] x", "float[N,S,3] y", """
+    a = MatMul(x, w1)
+    b = Add(a, b1)
+    r = Relu(b)
+    y = MatMul(r, w2)
+""", w1=(5, 8), b1=(8,), w2=(8, 3))  # fmt: skip
+
+case("gemm_transposed_input", "float[5,4] x", "float[8,3] y", """
+    a = Gemm<transA=1>(x, w1)
+    b = Gemm(a, w2)
+    c = Transpose(b)
+    d = Gemm<transA=1>(c, w3)
+    e = Transpose(d)
+    y = Gemm<transA=1>(e, w4)
+""", w1=(5, 6), w2=(6, 6), w3=(6, 8), w4=(8, 3))  # fmt: skip
+
+case("constant_on_the_left", "float[N,4,6] x", "float[N,5,3] y", """
+    a = MatMul(x, w1)
+    b = MatMul(w2, a)
+    y = MatMul(b, w3)
+""", w1=(6, 8), w2=(5, 4), w3=(8, 3))  # fmt: skip
+
+case("stack_of_matrices", "float[2,4,6] x", "float[2,4,3] y", """
+    a = MatMul(x, w1)
+    b = MatMul(a, w2)
+    y = MatMul(b, w3)
+""", w1=(6, 8), w2=(2, 8, 7), w3=(1, 7, 3))  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------ flattening
+
+case("lenet_flatten", X, "float[N,3] y", """
+    a = Conv<pads=[1,1,1,1]>(x, w1, b1)
+    r = Relu(a)
+    p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r)
+    f = Flatten(p)
+    g = Gemm<transB=1>(f, w2, b2)
+    h = Relu(g)
+    y = Gemm<transB=1>(h, w3)
+""", w1=(6, 3, 3, 3), b1=(6,), w2=(8, 96), b2=(8,), w3=(3, 8))  # fmt: skip
+
+case("lenet_reshape", X, "float[N,3] y", """
+    a = Conv<pads=[1,1,1,1]>(x, w1, b1)
+    p = AveragePool<kernel_shape=[4,4], strides=[4,4]>(a)
+    f = Reshape(p, shape)
+    y = Gemm<transB=1>(f, w2)
+""", w1=(6, 3, 3, 3), b1=(6,), shape=[0, -1], w2=(3, 24))  # fmt: skip
+
+case("lenet_reshape_fixed", X, "float[N,3] y", """
+    a = Conv<pads=[1,1,1,1]>(x, w1, b1)
+    p = AveragePool<kernel_shape=[4,4], strides=[4,4]>(a)
+    f = Reshape(p, shape)
+    y = Gemm<transB=1>(f, w2)
+""", w1=(6, 3, 3, 3), b1=(6,), shape=[-1, 24], w2=(3, 24))  # fmt: skip
+
+case("lenet_dynamic", X, "float[N,3] y", """
+    a = Conv<pads=[1,1,1,1]>(x, w1, b1)
+    p = AveragePool<kernel_shape=[4,4], strides=[4,4]>(a)
+    s = Shape(p)
+    n = Gather<axis=0>(s, zero)
+    u = Unsqueeze(n, axes)
+    t = Concat<axis=0>(u, rest)
+    f = Reshape(p, t)
+    y = Gemm<transB=1>(f, w2)
+""", w1=(6, 3, 3, 3), b1=(6,), zero=np.asarray(0), axes=[0], rest=[24], w2=(3, 24))  # fmt: skip
+
+case("flatten_by_counting_channels", X, "float[N,3] y", """
+    a = Conv<pads=[1,1,1,1]>(x, w1, b1)
+    p = AveragePool<kernel_shape=[4,4], strides=[4,4]>(a)
+    s = Shape(p)
+    n = Gather<axis=0>(s, zero)
+    c = Gather<axis=0>(s, one)
+    m = Mul(c, four)
+    nu = Unsqueeze(n, axes)
+    mu = Unsqueeze(m, axes)
+    t = Concat<axis=0>(nu, mu)
+    f = Reshape(p, t)
+    y = Gemm<transB=1>(f, w2)
+""", w1=(6, 3, 3, 3), b1=(6,), zero=np.asarray(0), one=np.asarray(1), four=np.asarray(4), axes=[0],
+    w2=(3, 24))  # fmt: skip
+
+case("squeeze", X, "float[N,3] y", """
+    a = Conv(x, w1)
+    p = GlobalAveragePool(a)
+    s = Squeeze(p, axes)
+    g = Gemm<transB=1>(s, w2)
+    u = Unsqueeze(g, axes)
+    c = Conv(u, w3)
+    y = ReduceMean<axes=[2,3], keepdims=0>(c)
+""", w1=(6, 3, 1, 1), axes=[2, 3], w2=(5, 6), w3=(3, 5, 1, 1))  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------ residual networks
+
+case("residual_identity", X, "float[N,3] y", """
+    s = Conv<pads=[1,1,1,1]>(x, ws, bs)
+    s0 = Relu(s)
+    a = Conv<pads=[1,1,1,1]>(s0, w1, b1)
+    r = Relu(a)
+    b = Conv<pads=[1,1,1,1]>(r, w2, b2)
+    add = Add(b, s0)
+    s1 = Relu(add)
+    p = GlobalAveragePool(s1)
+    f = Flatten(p)
+    y = Gemm<transB=1>(f, w3, b3)
+""", ws=(8, 3, 3, 3), bs=(8,), w1=(6, 8, 3, 3), b1=(6,), w2=(8, 6, 3, 3), b2=(8,), w3=(3, 8), b3=(3,))  # fmt: skip
+
+case("residual_projection", X, "float[N,3] y", """
+    s = Conv<pads=[1,1,1,1]>(x, ws)
+    a = Conv<pads=[1,1,1,1], strides=[2,2]>(s, w1)
+    r = Relu(a)
+    b = Conv<pads=[1,1,1,1]>(r, w2)
+    q = Conv<strides=[2,2]>(s, wq)
+    add = Add(b, q)
+    s1 = Relu(add)
+    p = GlobalAveragePool(s1)
+    f = Flatten(p)
+    y = Gemm<transB=1>(f, w3)
+""", ws=(4, 3, 3, 3), w1=(6, 4, 3, 3), w2=(8, 6, 3, 3), wq=(8, 4, 1, 1), w3=(3, 8))  # fmt: skip
+
+case("residual_option_a", X, "float[N,3] y", """
+    s = Conv<pads=[1,1,1,1]>(x, ws)
+    a = Conv<pads=[1,1,1,1], strides=[2,2]>(s, w1)
+    r = Relu(a)
+    b = Conv<pads=[1,1,1,1]>(r, w2)
+    c = Slice(s, starts, ends, axes, steps)
+    d = Pad(c, amounts)
+    add = Add(b, d)
+    s1 = Relu(add)
+    p = GlobalAveragePool(s1)
+    f = Flatten(p)
+    y = Gemm<transB=1>(f, w3)
+""", ws=(4, 3, 3, 3), w1=(6, 4, 3, 3), w2=(8, 6, 3, 3), starts=[0, 0], ends=[1000, 1000], axes=[2, 3], steps=[2, 2],
+    amounts=[0, 2, 0, 0, 0, 2, 0, 0], w3=(3, 8))  # fmt: skip
+
+case("preactivation", X, "float[N,3] y", """
+    s = Conv<pads=[1,1,1,1]>(x, ws)
+    n1 = BatchNormalization(s, g1, h1, m1, v1)
+    r1 = Relu(n1)
+    a = Conv<pads=[1,1,1,1]>(r1, w1)
+    n2 = BatchNormalization(a, g2, h2, m2, v2)
+    r2 = Relu(n2)
+    b = Conv<pads=[1,1,1,1]>(r2, w2)
+    add = Add(s, b)
+    n3 = BatchNormalization(add, g3, h3, m3, v3)
+    p = GlobalAveragePool(n3)
+    f = Flatten(p)
+    y = Gemm<transB=1>(f, w3)
+""", ws=(8, 3, 3, 3), g1=(8,), h1=(8,), m1=(8,), v1=(8,), w1=(6, 8, 3, 3), g2=(6,), h2=(6,), m2=(6,), v2=(6,),
+    w2=(8, 6, 3, 3), g3=(8,), h3=(8,), m3=(8,), v3=(8,), w3=(3, 8))  # fmt: skip
+
+case("densenet", X, "float[N,3] y", """
+    s = Conv<pads=[1,1,1,1]>(x, ws)
+    n1 = BatchNormalization(s, g1, h1, m1, v1)
+    r1 = Relu(n1)
+    a = Conv<pads=[1,1,1,1]>(r1, w1)
+    c1 = Concat<axis=1>(s, a)
+    n2 = BatchNormalization(c1, g2, h2, m2, v2)
+    r2 = Relu(n2)
+    b = Conv<pads=[1,1,1,1]>(r2, w2)
+    c2 = Concat<axis=1>(c1, b)
+    p = GlobalAveragePool(c2)
+    f = Flatten(p)
+    y = Gemm<transB=1>(f, w3)
+""", ws=(6, 3, 3, 3), g1=(6,), h1=(6,), m1=(6,), v1=(6,), w1=(4, 6, 3, 3), g2=(10,), h2=(10,), m2=(10,), v2=(10,),
+    w2=(4, 10, 3, 3), w3=(3, 14))  # fmt: skip
+
+case("inception", X, "float[N,3,8,8] y", """
+    s = Conv<pads=[1,1,1,1]>(x, ws)
+    a = Conv(s, w1)
+    b0 = Conv(s, w2)
+    b = Conv<pads=[1,1,1,1]>(b0, w3)
+    p0 = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(s)
+    p = Conv(p0, w4)
+    c = Concat<axis=1>(a, b, p)
+    r = Relu(c)
+    y = Conv(r, w5)
+""", ws=(6, 3, 3, 3), w1=(4, 6, 1, 1), w2=(3, 6, 1, 1), w3=(5, 3, 3, 3), w4=(4, 6, 1, 1),
+    w5=(3, 13, 1, 1))  # fmt: skip
+
+case("concat_of_a_raw_pool_branch", X, "float[N,3,8,8] y", """
+    s = Conv<pads=[1,1,1,1]>(x, ws)
+    a = Conv(s, w1)
+    p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(s)
+    c = Concat<axis=1>(a, p, x)
+    y = Conv(c, w2)
+""", ws=(6, 3, 3, 3), w1=(4, 6, 1, 1), w2=(3, 13, 1, 1))  # fmt: skip
+
+case("concat_with_a_constant", "float[1,3,8,8] x", "float[1,3,8,8] y", """
+    s = Conv<pads=[1,1,1,1]>(x, ws)
+    c = Concat<axis=1>(s, k)
+    d = Concat<axis=2>(c, rows)
+    e = Slice(d, starts, ends, axes)
+    y = Conv(e, w)
+""", ws=(6, 3, 3, 3), k=(1, 2, 8, 8), rows=(1, 8, 1, 8), starts=[1], ends=[9], axes=[2], w=(3, 8, 1, 1))  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------ mobile networks
+
+case("depthwise", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1, b1)
+    d = Conv<group=8, pads=[1,1,1,1]>(a, w2, b2)
+    c = Clip(d, low, high)
+    y = Conv(c, w3)
+""", w1=(8, 3, 1, 1), b1=(8,), w2=(8, 1, 3, 3), b2=(8,), low=scalar(0),
+    high=scalar(6), w3=(3, 8, 1, 1))  # fmt: skip
+
+case("depthwise_multiplier", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    d = Conv<group=4, pads=[1,1,1,1]>(a, w2, b2)
+    y = Conv(d, w3)
+""", w1=(4, 3, 1, 1), w2=(8, 1, 3, 3), b2=(8,), w3=(3, 8, 1, 1))  # fmt: skip
+
+case("depthwise_on_the_input", X, "float[N,4,8,8] y", """
+    d = Conv<group=3>(x, w1)
+    y = Conv(d, w2)
+""", w1=(6, 1, 1, 1), w2=(4, 6, 1, 1))  # fmt: skip
+
+case("inverted_residual", X, "float[N,3] y", """
+    s = Conv<pads=[1,1,1,1]>(x, ws)
+    e1 = Conv(s, w1, b1)
+    c1 = Clip(e1, low, high)
+    d1 = Conv<group=12, pads=[1,1,1,1]>(c1, w2, b2)
+    c2 = Clip(d1, low, high)
+    o1 = Conv(c2, w3)
+    add = Add(s, o1)
+    e2 = Conv(add, w4)
+    c3 = Clip(e2, low, high)
+    p = GlobalAveragePool(c3)
+    f = Flatten(p)
+    y = Gemm<transB=1>(f, w5)
+""", ws=(6, 3, 3, 3), w1=(12, 6, 1, 1), b1=(12,), low=scalar(0), high=scalar(6),
+    w2=(12, 1, 3, 3), b2=(12,), w3=(6, 12, 1, 1), w4=(10, 6, 1, 1), w5=(3, 10))  # fmt: skip
+
+case("squeeze_excite", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    p = GlobalAveragePool(a)
+    q = Conv(p, w2, b2)
+    r = Relu(q)
+    g = Conv(r, w3, b3)
+    h = HardSigmoid<alpha=0.2, beta=0.5>(g)
+    m = Mul(h, a)
+    y = Conv(m, w4)
+""", w1=(8, 3, 1, 1), w2=(4, 8, 1, 1), b2=(4,), w3=(8, 4, 1, 1), b3=(8,), w4=(3, 8, 1, 1))  # fmt: skip
+
+case("silu", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    s = Sigmoid(a)
+    m = Mul(a, s)
+    y = Conv(m, w2)
+""", w1=(8, 3, 1, 1), w2=(3, 8, 1, 1))  # fmt: skip
+
+case("hard_swish", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    b = Add(a, three)
+    c = Clip(b, low, high)
+    d = Div(c, six)
+    m = Mul(a, d)
+    y = Conv(m, w2)
+""", w1=(8, 3, 1, 1), three=scalar(3), low=scalar(0),
+    high=scalar(6), six=np.full(1, 6, np.float32), w2=(3, 8, 1, 1))  # fmt: skip
+
+case("gelu_erf", "float[N,4,6] x", "float[N,4,3] y", """
+    a = MatMul(x, w1)
+    b = Add(a, b1)
+    c = Div(b, root)
+    e = Erf(c)
+    f = Add(e, one)
+    g = Mul(b, f)
+    h = Mul(g, half_)
+    y = MatMul(h, w2)
+""", w1=(6, 8), b1=(8,), root=scalar(2**0.5), one=scalar(1),
+    half_=scalar(0.5), w2=(8, 3))  # fmt: skip
+
+case("gelu_tanh", "float[N,4,6] x", "float[N,4,3] y", """
+    a = MatMul(x, w1)
+    b = Pow(a, three)
+    c = Mul(b, k)
+    d = Add(a, c)
+    t = Tanh(d)
+    u = Add(t, one)
+    g = Mul(a, u)
+    y = MatMul(g, w2)
+""", w1=(6, 8), three=scalar(3), k=scalar(0.044715), one=scalar(1),
+    w2=(8, 3))  # fmt: skip
+
+case("gelu_of_a_library", "float[N,4,6] x", "float[N,4,3] y", """
+    a = MatMul(x, w1)
+    b = com.microsoft.Gelu(a)
+    c = MatMul(b, w2)
+    d = com.microsoft.FastGelu(c, b2)
+    e = com.microsoft.BiasGelu(d, b2)
+    y = MatMul(e, w3)
+""", w1=(6, 8), w2=(8, 7), b2=(7,), w3=(7, 3))  # fmt: skip
+
+case("channel_gate", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    g = Conv(a, w2)
+    s = Sigmoid(g)
+    m = Mul(a, s)
+    y = Conv(m, w3)
+""", w1=(8, 3, 1, 1), w2=(1, 8, 1, 1), w3=(3, 8, 1, 1))  # fmt: skip
+
+case("gate_of_a_conv", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    g = Conv(x, w2)
+    s = Sigmoid(g)
+    m = Mul(a, s)
+    y = Conv(m, w3)
+""", w1=(8, 3, 1, 1), w2=(8, 3, 1, 1), w3=(3, 8, 1, 1))  # fmt: skip
+
+case("mask_from_the_input", "float[N,3,8,8] x, float[N,1,8,8] mask", "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    m = Mul(a, mask)
+    y = Conv(m, w2)
+""", w1=(8, 3, 1, 1), w2=(3, 8, 1, 1))  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------ groups of a conv
+
+case("conv_grouped", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1, b1)
+    r = Relu(a)
+    g = Conv<group=2, pads=[1,1,1,1]>(r, w2, b2)
+    q = Relu(g)
+    y = Conv(q, w3)
+""", w1=(8, 3, 1, 1), b1=(8,), w2=(12, 4, 3, 3), b2=(12,), w3=(3, 12, 1, 1))  # fmt: skip
+
+case("resnext", X, "float[N,3] y", """
+    s = Conv(x, ws)
+    a = Conv(s, w1)
+    r = Relu(a)
+    g = Conv<group=4, pads=[1,1,1,1]>(r, w2)
+    q = Relu(g)
+    b = Conv(q, w3)
+    add = Add(b, s)
+    p = GlobalAveragePool(add)
+    f = Flatten(p)
+    y = Gemm<transB=1>(f, w4)
+""", ws=(6, 3, 1, 1), w1=(16, 6, 1, 1), w2=(16, 4, 3, 3), w3=(6, 16, 1, 1), w4=(3, 6))  # fmt: skip
+
+case("grouped_twice", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    g = Conv<group=2>(a, w2)
+    h = Conv<group=4>(g, w3)
+    y = Conv(h, w4)
+""", w1=(8, 3, 1, 1), w2=(16, 4, 1, 1), w3=(12, 4, 1, 1), w4=(3, 12, 1, 1))  # fmt: skip
+
+case("grouped_twice_out_of_step", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    g = Conv<group=2>(a, w2)
+    h = Conv<group=3>(g, w3)
+    y = Conv(h, w4)
+""", w1=(8, 3, 1, 1), w2=(12, 4, 1, 1), w3=(6, 4, 1, 1), w4=(3, 6, 1, 1))  # fmt: skip
+
+case("grouped_after_concat", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(x, w2)
+    c = Concat<axis=1>(a, b)
+    g = Conv<group=2>(c, w3)
+    y = Conv(g, w4)
+""", w1=(4, 3, 1, 1), w2=(4, 3, 1, 1), w3=(8, 4, 1, 1), w4=(3, 8, 1, 1))  # fmt: skip
+
+case("grouped_on_the_input", "float[N,4,8,8] x", "float[N,3,8,8] y", """
+    g = Conv<group=2>(x, w1)
+    y = Conv(g, w2)
+""", w1=(8, 2, 1, 1), w2=(3, 8, 1, 1))  # fmt: skip
+
+case("shufflenet_v1", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    g = Conv<group=2>(a, w2)
+    s = Reshape(g, split)
+    t = Transpose<perm=[0,2,1,3,4]>(s)
+    u = Reshape(t, join)
+    d = Conv<group=8, pads=[1,1,1,1]>(u, w3)
+    h = Conv<group=2>(d, w4)
+    y = Conv(h, w5)
+""", w1=(8, 3, 1, 1), w2=(8, 4, 1, 1), split=[-1, 2, 4, 8, 8], join=[-1, 8, 8, 8], w3=(8, 1, 3, 3), w4=(8, 4, 1, 1),
+    w5=(3, 8, 1, 1))  # fmt: skip
+
+case("shufflenet_v2", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    l, r = Split<axis=1>(a, halves)
+    b = Conv(r, w2)
+    d = Conv<group=6, pads=[1,1,1,1]>(b, w3)
+    e = Conv(d, w4)
+    c = Concat<axis=1>(l, e)
+    s = Reshape(c, split)
+    t = Transpose<perm=[0,2,1,3,4]>(s)
+    u = Reshape(t, join)
+    y = Conv(u, w5)
+""", w1=(12, 3, 1, 1), halves=[6, 6], w2=(6, 6, 1, 1), w3=(6, 1, 3, 3), w4=(6, 6, 1, 1), split=[0, 2, 6, 8, 8],
+    join=[0, -1, 8, 8], w5=(3, 12, 1, 1))  # fmt: skip
+
+case("shuffle_by_shape_arithmetic", "float[N,3,H,H] x", "float[N,3,H2,W2] y", """
+    a = Conv(x, w1)
+    s = Shape(a)
+    n = Slice(s, i0, i1)
+    c = Slice(s, i1, i2)
+    hw = Slice(s, i2, i4)
+    k = Div(c, two)
+    t1 = Concat<axis=0>(n, two, k, hw)
+    t2 = Concat<axis=0>(n, c, hw)
+    u = Reshape(a, t1)
+    v = Transpose<perm=[0,2,1,3,4]>(u)
+    w = Reshape(v, t2)
+    y = Conv(w, w2)
+""", w1=(8, 3, 1, 1), i0=[0], i1=[1], i2=[2], i4=[4], two=[2], w2=(3, 8, 1, 1))  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------ dense prediction
+
+case("unet", X, "float[N,2,8,8] y", """
+    e1 = Conv<pads=[1,1,1,1]>(x, w1)
+    p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(e1)
+    e2 = Conv<pads=[1,1,1,1]>(p, w2)
+    q = MaxPool<kernel_shape=[2,2], strides=[2,2]>(e2)
+    e3 = Conv<pads=[1,1,1,1]>(q, w3)
+    u1 = ConvTranspose<strides=[2,2], kernel_shape=[2,2]>(e3, w4, b4)
+    c1 = Concat<axis=1>(e2, u1)
+    d1 = Conv<pads=[1,1,1,1]>(c1, w5)
+    u2 = Resize<mode="nearest">(d1, "", scales)
+    c2 = Concat<axis=1>(u2, e1)
+    d2 = Conv<pads=[1,1,1,1]>(c2, w6)
+    y = Conv(d2, w7)
+""", w1=(4, 3, 3, 3), w2=(6, 4, 3, 3), w3=(8, 6, 3, 3), w4=(8, 6, 2, 2), b4=(6,), w5=(6, 12, 3, 3),
+    scales=np.asarray([1, 1, 2, 2], np.float32), w6=(4, 10, 3, 3), w7=(2, 4, 1, 1))  # fmt: skip
+
+case("resize_to_sizes", "float[1,3,8,8] x", "float[1,2,16,16] y", """
+    a = Conv(x, w1)
+    u = Resize<mode="linear">(a, "", "", sizes)
+    y = Conv(u, w2)
+""", w1=(6, 3, 1, 1), sizes=[1, 6, 16, 16], w2=(2, 6, 1, 1))  # fmt: skip
+
+case("resize_to_dynamic_sizes", "float[N,3,H,W] x", "float[N,2,H2,W2] y", """
+    a = Conv<strides=[2,2]>(x, w1)
+    s = Shape(a)
+    nc = Slice(s, i0, i2)
+    t = Shape(x)
+    hw = Slice(t, i2, i4)
+    sizes = Concat<axis=0>(nc, hw)
+    u = Resize<mode="nearest">(a, "", "", sizes)
+    y = Conv(u, w2)
+""", w1=(6, 3, 1, 1), i0=[0], i2=[2], i4=[4], w2=(2, 6, 1, 1))  # fmt: skip
+
+case("resize_of_spatial_axes", "float[N,3,H,W] x", "float[N,2,H2,W2] y", """
+    a = Conv<strides=[2,2]>(x, w1)
+    t = Shape(x)
+    hw = Slice(t, i2, i4)
+    u = Resize<mode="nearest", axes=[2,3]>(a, "", "", hw)
+    y = Conv(u, w2)
+""", w1=(6, 3, 1, 1), i2=[2], i4=[4], w2=(2, 6, 1, 1), opset=18)  # fmt: skip
+
+case("resize_to_another_number_of_channels", "float[1,3,8,8] x", "float[1,2,8,8] y", """
+    a = Conv(x, w1)
+    u = Resize<mode="nearest">(a, "", scales)
+    y = Conv(u, w2)
+""", w1=(6, 3, 1, 1), scales=np.asarray([1, 2, 1, 1], np.float32), w2=(2, 12, 1, 1))  # fmt: skip
+
+case("resize_by_sizes_of_another_layer", "float[N,3,H,W] x", "float[N,2,H2,W2] y", """
+    a = Conv<strides=[2,2]>(x, w1)
+    b = Conv(x, w2)
+    s = Shape(b)
+    u = Resize<mode="nearest">(a, "", "", s)
+    c = Concat<axis=1>(u, b)
+    y = Conv(c, w3)
+""", w1=(6, 3, 1, 1), w2=(6, 3, 1, 1), w3=(2, 12, 1, 1))  # fmt: skip
+
+case("pixel_shuffle", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    u = DepthToSpace<blocksize=2, mode="DCR">(a)
+    b = Conv(u, w2)
+    v = DepthToSpace<blocksize=2, mode="CRD">(b)
+    c = Conv(v, w3)
+    s = SpaceToDepth<blocksize=4>(c)
+    y = ConvTranspose<strides=[1,1]>(s, w4)
+""", w1=(12, 3, 1, 1), w2=(20, 3, 1, 1), w3=(4, 5, 1, 1), w4=(64, 2, 1, 1))  # fmt: skip
+
+case("pixel_shuffle_by_reshape", X, "float[N,1,16,16] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    r = Reshape(b, split)
+    t = Transpose<perm=[0,1,4,2,5,3]>(r)
+    y = Reshape(t, join)
+""", w1=(8, 3, 1, 1), w2=(4, 8, 1, 1), split=[-1, 1, 2, 2, 8, 8], join=[-1, 1, 16, 16])  # fmt: skip
+
+case("instance_norm", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    n = InstanceNormalization(a, g, h)
+    p = PRelu(n, slope)
+    b = Conv(p, w2)
+    q = PRelu(b, one)
+    y = Conv(q, w3)
+""", w1=(6, 3, 1, 1), g=(6,), h=(6,), slope=(6, 1, 1), w2=(4, 6, 1, 1), one=(1,), w3=(2, 4, 1, 1))  # fmt: skip
+
+case("group_norm_by_reshape", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    r = Reshape(a, split)
+    n = InstanceNormalization(r, g, h)
+    s = Shape(a)
+    q = Reshape(n, s)
+    m = Mul(q, gamma)
+    y = Conv(m, w2)
+""", w1=(6, 3, 1, 1), split=[0, 2, -1], g=(2,), h=(2,), gamma=(6, 1, 1), w2=(2, 6, 1, 1))  # fmt: skip
+
+case("lrn", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    n = LRN<size=3>(b)
+    y = Conv(n, w3)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), w3=(2, 4, 1, 1))  # fmt: skip
+
+case("nhwc", "float[N,8,8,3] x", "float[N,8,8,2] y", """
+    t = Transpose<perm=[0,3,1,2]>(x)
+    p = Pad(t, amounts)
+    a = Conv(p, w1, b1)
+    r = Relu(a)
+    u = Transpose<perm=[0,2,3,1]>(r)
+    m = Mul(u, scale)
+    n = Add(m, shift)
+    v = Transpose<perm=[0,3,1,2]>(n)
+    c = Conv(v, w2)
+    y = Transpose<perm=[0,2,3,1]>(c)
+""", amounts=[0, 0, 1, 1, 0, 0, 1, 1], w1=(6, 3, 3, 3), b1=(6,), scale=(6,), shift=(1, 1, 1, 6),
+    w2=(2, 6, 1, 1))  # fmt: skip
+
+case("convnext", X, "float[N,2,8,8] y", """
+    s = Conv(x, ws)
+    d = Conv<group=6, pads=[1,1,1,1]>(s, wd)
+    t = Transpose<perm=[0,2,3,1]>(d)
+    n = LayerNormalization(t, g, h)
+    a = MatMul(n, w1)
+    e = Add(a, b1)
+    f = Relu(e)
+    b = MatMul(f, w2)
+    l = Mul(b, gamma)
+    u = Transpose<perm=[0,3,1,2]>(l)
+    add = Add(s, u)
+    y = Conv(add, w3)
+""", ws=(6, 3, 1, 1), wd=(6, 1, 3, 3), g=(6,), h=(6,), w1=(6, 12), b1=(12,), w2=(12, 6), gamma=(6,),
+    w3=(2, 6, 1, 1))  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------ transformers
+
+case("attention", "float[N,4,6] x", "float[N,4,3] y", """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    v0 = MatMul(x, wv)
+    q1 = Reshape(q0, heads)
+    k1 = Reshape(k0, heads)
+    v1 = Reshape(v0, heads)
+    q = Transpose<perm=[0,2,1,3]>(q1)
+    k = Transpose<perm=[0,2,3,1]>(k1)
+    v = Transpose<perm=[0,2,1,3]>(v1)
+    s = MatMul(q, k)
+    p = Softmax<axis=-1>(s)
+    o = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o)
+    o2 = Reshape(o1, join)
+    z = MatMul(o2, wo)
+    add = Add(x, z)
+    n = LayerNormalization(add, g, h)
+    f1 = MatMul(n, w1)
+    f2 = Relu(f1)
+    f3 = MatMul(f2, w2)
+    add2 = Add(n, f3)
+    y = MatMul(add2, w3)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 2, 3], join=[0, 4, 6], wo=(6, 6), g=(6,), h=(6,), w1=(6, 8),
+    w2=(8, 6), w3=(6, 3))  # fmt: skip
+
+case("embedding", "int64[N,4] x", "float[N,4,3] y", """
+    e = Gather(table, x)
+    a = MatMul(e, w1)
+    r = Relu(a)
+    y = MatMul(r, w2)
+""", table=(9, 6), w1=(6, 8), w2=(8, 3))  # fmt: skip
+
+case("softmax_over_channels", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    s = Softmax<axis=1>(b)
+    t = Softmax<axis=3>(a)
+    u = Conv(t, w4)
+    c = Concat<axis=1>(s, u)
+    y = Conv(c, w3)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), w3=(2, 9, 1, 1), w4=(5, 6, 1, 1))  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------ heads, ties, weights
+
+case("two_heads", X, "float[N,2] p, float[N,4] q", """
+    a = Conv(x, w1)
+    g = GlobalAveragePool(a)
+    f = Flatten(g)
+    h1 = Gemm<transB=1>(f, w2)
+    r1 = Relu(h1)
+    p = Gemm<transB=1>(r1, w3)
+    h2 = Gemm<transB=1>(f, w4)
+    r2 = Relu(h2)
+    l = Gemm<transB=1>(r2, w5)
+    q = Softmax<axis=1>(l)
+""", w1=(8, 3, 1, 1), w2=(6, 8), w3=(2, 6), w4=(7, 8), w5=(4, 7))  # fmt: skip
+
+case("inner_value_is_an_output", X, "float[N,8,8,8] r, float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    r = Relu(a)
+    b = Conv(r, w2)
+    y = Conv(b, w3)
+""", w1=(8, 3, 1, 1), w2=(6, 8, 1, 1), w3=(2, 6, 1, 1))  # fmt: skip
+
+case("tied_weights", "float[N,6,8,8] x", "float[N,2,8,8] y", """
+    a = Conv(x, w0)
+    b = Conv(a, w1, b1)
+    r = Relu(b)
+    c = Conv(r, w1, b1)
+    y = Conv(c, w2)
+""", w0=(6, 6, 1, 1), w1=(6, 6, 1, 1), b1=(6,), w2=(2, 6, 1, 1))  # fmt: skip
+
+case("tied_branches", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1, b1)
+    n = Neg(x)
+    b = Conv(n, w1, b1)
+    c = Concat<axis=1>(a, b)
+    y = Conv(c, w2)
+""", w1=(6, 3, 1, 1), b1=(6,), w2=(2, 12, 1, 1))  # fmt: skip
+
+case("merged_constants", X, "float[N,4,8,8] y", """
+    a = Conv(x, w1)
+    a2 = Conv(x, w2)
+    c = Mul(a, k)
+    d = Mul(a2, k)
+    e = Conv(c, w3, b)
+    f = Conv(d, w4, b)
+    g = BatchNormalization(f, one, b, b, one)
+    h = Conv(g, w5, b)
+    y = Add(e, h)
+""", w1=(6, 3, 1, 1), w2=(6, 3, 1, 1), k=(6, 1, 1), w3=(4, 6, 1, 1), w4=(4, 6, 1, 1), b=(4,), one=(4,),
+    w5=(4, 4, 1, 1))  # fmt: skip
+
+case("weights_through_nodes", X, "float[N,2] y", """
+    wi = Identity(w1)
+    a = Conv(x, wi, b1)
+    wr = Reshape(w2, shape)
+    b = Conv(a, wr)
+    g = GlobalAveragePool(b)
+    f = Flatten(g)
+    wt = Transpose<perm=[1,0]>(w3)
+    c = MatMul(f, wt)
+    k = Constant<value = float[5] {1.0, 2.0, 3.0, 4.0, 5.0}>()
+    d = Add(c, k)
+    wc = Cast<to=1>(w4)
+    y = MatMul(d, wc)
+""", w1=(6, 3, 1, 1), b1=(6,), w2=(4, 6), shape=[4, 6, 1, 1], w3=(5, 4),
+    w4=np.random.default_rng(1).normal(size=(5, 2)))  # fmt: skip
+
+case("initializers_that_are_inputs", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1, b1)
+    r = Relu(a)
+    y = Conv(r, w2)
+""", w1=(6, 3, 1, 1), b1=(6,), w2=(2, 6, 1, 1), opset=8, ir=3)  # fmt: skip
+
+case("weights_from_the_input", "float[N,3,8,8] x, float[4,6,1,1] w", "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w)
+    y = Conv(b, w2)
+""", w1=(6, 3, 1, 1), w2=(2, 4, 1, 1))  # fmt: skip
+
+case("bias_from_another_layer", "float[1,3,8,8] x", "float[1,2,8,8] y", """
+    a = Conv(x, w1)
+    p = GlobalAveragePool(x)
+    f = Reshape(p, flat)
+    g = MatMul(f, w2)
+    s = Reshape(g, flat)
+    b = Conv(a, w3, s)
+    y = Conv(b, w4)
+""", w1=(6, 3, 1, 1), flat=[-1], w2=(3, 4), w3=(4, 6, 1, 1), w4=(2, 4, 1, 1), runs=False)  # fmt: skip
+
+case("half", "float16[N,3,8,8] x", "float16[N,2,8,8] y", """
+    a = Conv(x, w1, b1)
+    n = BatchNormalization(a, gamma, beta, mean, var)
+    r = Relu(n)
+    y = Conv(r, w2)
+""", w1=(6, 3, 1, 1), b1=(6,), gamma=(6,), beta=(6,), mean=(6,), var=(6,), w2=(2, 6, 1, 1), half=True)  # fmt: skip
+
+case("two_inputs", "float[N,3,8,8] x, float[N,5] z", "float[N,2] y", """
+    a = Conv(x, w1)
+    g = GlobalAveragePool(a)
+    f = Flatten(g)
+    b = Gemm<transB=1>(z, w2)
+    r = Relu(b)
+    c = Concat<axis=1>(f, r, z)
+    y = Gemm<transB=1>(c, w3)
+""", w1=(6, 3, 1, 1), w2=(4, 5), w3=(2, 15))  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------ cutting and joining
+
+case("split_gate", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    u, v = Split<axis=1>(a, halves)
+    s = Sigmoid(v)
+    m = Mul(u, s)
+    y = Conv(m, w2)
+""", w1=(12, 3, 1, 1), halves=[6, 6], w2=(2, 6, 1, 1))  # fmt: skip
+
+case("split_uneven", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    u, v, w = Split<axis=1>(a, parts)
+    b = Conv(u, w2)
+    c = Conv(v, w3)
+    s = Relu(w)
+    d = Concat<axis=1>(b, s, c)
+    y = Conv(d, w4)
+""", w1=(12, 3, 1, 1), parts=[3, 5, 4], w2=(4, 3, 1, 1), w3=(4, 5, 1, 1), w4=(2, 12, 1, 1))  # fmt: skip
+
+case("split_and_join", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    u, v = Split<axis=1, num_outputs=2>(a)
+    s = Relu(u)
+    t = Sigmoid(v)
+    m = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(t)
+    d = Concat<axis=1>(s, m)
+    y = Conv(d, w2)
+""", w1=(6, 3, 1, 1), w2=(2, 6, 1, 1), opset=18)  # fmt: skip
+
+case("split_into_single_channels", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    u, v, w = Split<axis=1>(b, parts)
+    s = Relu(v)
+    d = Concat<axis=1>(w, s, u)
+    y = Conv(d, w3)
+""", w1=(6, 3, 1, 1), w2=(3, 6, 1, 1), parts=[1, 1, 1], w3=(2, 3, 1, 1))  # fmt: skip
+
+case("split_of_space", X, "float[N,2,4,8] y", """
+    a = Conv(x, w1)
+    u, v = Split<axis=2>(a, halves)
+    d = Concat<axis=1>(u, v)
+    y = Conv(d, w2)
+""", w1=(6, 3, 1, 1), halves=[4, 4], w2=(2, 12, 1, 1))  # fmt: skip
+
+case("slice_of_channels", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    u = Slice(a, zero, three, axes)
+    v = Slice(a, back, end, axes)
+    s = Sigmoid(v)
+    m = Concat<axis=1>(u, s)
+    y = Conv(m, w2)
+""", w1=(8, 3, 1, 1), zero=[0], three=[3], back=[-4], end=[2**63 - 1], axes=[1], w2=(2, 7, 1, 1))  # fmt: skip
+
+case("slice_with_steps", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    u = Slice(b, zero, end, axes, two)
+    y = Conv(u, w3)
+""", w1=(6, 3, 1, 1), w2=(8, 6, 1, 1), zero=[0], end=[8], axes=[1], two=[2], w3=(2, 4, 1, 1))  # fmt: skip
+
+case("slice_of_32_bit_indices", X, "float[N,2,4,4] y", """
+    a = Conv(x, w1)
+    u = Slice(a, starts, ends, axes)
+    y = Conv(u, w2)
+""", w1=(8, 3, 1, 1), starts=np.asarray([1, 0, 0], np.int32), ends=np.asarray([7, 4, 4], np.int32),
+    axes=np.asarray([1, 2, 3], np.int32), w2=(2, 6, 1, 1))  # fmt: skip
+
+case("slice_to_a_dynamic_size", "float[N,3,H,W] x", "float[N,2,H2,W2] y", """
+    a = Conv<pads=[1,1,1,1]>(x, w1)
+    s = Shape(x)
+    hw = Slice(s, two, four)
+    u = Slice(a, zeros, hw, axes)
+    y = Conv(u, w2)
+""", w1=(8, 3, 1, 1), two=[2], four=[4], zeros=[0, 0], axes=[2, 3], w2=(2, 8, 1, 1))  # fmt: skip
+
+case("slice_at_computed_places", "float[N,3,8,8] x, int64[1] k", "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    u = Slice(a, zero, k, axes)
+    g = ReduceMean<axes=[1]>(u)
+    y = Conv(g, w2)
+""", w1=(8, 3, 1, 1), zero=[0], axes=[1], w2=(2, 1, 1, 1), runs=False)  # fmt: skip
+
+case("halves_by_shape_arithmetic", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    s = Shape(a)
+    c = Slice(s, one, two)
+    h = Div(c, two)
+    u = Slice(a, zero, h, one)
+    v = Slice(a, h, c, one)
+    t = Sigmoid(v)
+    m = Mul(u, t)
+    y = Conv(m, w2)
+""", w1=(8, 3, 1, 1), zero=[0], one=[1], two=[2], w2=(2, 4, 1, 1))  # fmt: skip
+
+case("gather_channels", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    u = Gather<axis=1>(a, order)
+    v = Gather<axis=1>(u, some)
+    y = Conv(v, w2)
+""", w1=(6, 3, 1, 1), order=[5, 3, 1, -6, 2, 4], some=np.asarray([0, 1, 1, 4], np.int32),
+    w2=(2, 4, 1, 1))  # fmt: skip
+
+case("gather_one_channel", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    u = Gather<axis=1>(b, one)
+    v = Unsqueeze(u, one1)
+    y = Conv(v, w3)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), one=np.asarray(1), one1=[1], w3=(2, 1, 1, 1))  # fmt: skip
+
+case("gather_a_row", X, "float[N,2,8,2] y", """
+    a = Conv(x, w1)
+    u = Gather<axis=3>(a, cols)
+    y = Conv(u, w2)
+""", w1=(6, 3, 1, 1), cols=[7, 0], w2=(2, 6, 1, 1))  # fmt: skip
+
+case("gather_at_computed_places", "float[N,3,8,8] x, int64[2] k", "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    u = Gather<axis=1>(b, k)
+    y = Conv(u, w3)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), w3=(2, 2, 1, 1))  # fmt: skip
+
+case("expand", "float[1,3,8,8] x", "float[1,2,8,8] y", """
+    a = Conv(x, w1)
+    p = GlobalAveragePool(a)
+    e = Expand(p, shape)
+    b = Conv(e, w2)
+    y = Conv(b, w3)
+""", w1=(6, 3, 1, 1), shape=[1, 6, 8, 8], w2=(4, 6, 1, 1), w3=(2, 4, 1, 1))  # fmt: skip
+
+case("expand_to_a_computed_shape", "float[1,3,8,8] x", "float[1,2,8,8] y", """
+    a = Conv(x, w1)
+    p = GlobalAveragePool(x)
+    q = Conv(p, w2)
+    s = Shape(a)
+    e = Expand(q, s)
+    c = Concat<axis=1>(a, e)
+    y = Conv(c, w3)
+""", w1=(6, 3, 1, 1), w2=(6, 3, 1, 1), w3=(2, 12, 1, 1))  # fmt: skip
+
+case("expand_at_run_time", "float[N,3,H,W] x", "float[N,2,H2,W2] y", """
+    a = Conv(x, w1)
+    p = GlobalAveragePool(a)
+    s = Shape(a)
+    e = Expand(p, s)
+    b = Conv(e, w2)
+    y = Conv(b, w3)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), w3=(2, 4, 1, 1))  # fmt: skip
+
+case("expand_makes_channels", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    e = Expand(b, shape)
+    y = Conv(e, w3)
+""", w1=(6, 3, 1, 1), w2=(1, 6, 1, 1), shape=[1, 5, 1, 1], w3=(2, 5, 1, 1))  # fmt: skip
+
+case("tile", X, "float[N,2,16,8] y", """
+    a = Conv(x, w1)
+    t = Tile(a, space)
+    b = Conv(t, w2)
+    u = Tile(b, channels)
+    y = Conv(u, w3)
+""", w1=(6, 3, 1, 1), space=[1, 1, 2, 1], w2=(4, 6, 1, 1), channels=[1, 2, 1, 1], w3=(2, 8, 1, 1))  # fmt: skip
+
+case("pad_of_channels", X, "float[N,2,10,10] y", """
+    a = Conv(x, w1)
+    p = Pad(a, amounts, seven)
+    r = Relu(p)
+    y = Conv(r, w2)
+""", w1=(6, 3, 1, 1), amounts=[0, 1, 1, 1, 0, 2, 1, 1], seven=scalar(7), w2=(2, 9, 1, 1))  # fmt: skip
+
+case("pad_by_axes", X, "float[N,2,8,9] y", """
+    a = Conv(x, w1)
+    p = Pad(a, amounts, "", axes)
+    y = Conv(p, w2)
+""", w1=(6, 3, 1, 1), amounts=[1, 0, 2, 1], axes=[1, -1], w2=(2, 9, 1, 1), opset=18)  # fmt: skip
+
+case("pad_by_reflection", X, "float[N,2,10,8] y", """
+    a = Conv(x, w1)
+    p = Pad<mode="reflect">(a, rows)
+    b = Conv(p, w2)
+    q = Pad<mode="edge">(b, channels)
+    y = Conv(q, w3)
+""", w1=(6, 3, 1, 1), rows=[0, 0, 1, 0, 0, 0, 1, 0], w2=(4, 6, 1, 1), channels=[0, 1, 0, 0, 0, 0, 0, 0],
+    w3=(2, 5, 1, 1))  # fmt: skip
+
+case("pad_to_a_dynamic_size", "float[N,3,H,W] x", "float[N,2,H2,W2] y", """
+    a = Conv(x, w1)
+    s = Shape(a)
+    hw = Slice(s, two, four)
+    amounts = Concat<axis=0>(zeros, zeros, zeros, hw)
+    p = Pad(a, amounts)
+    y = Conv(p, w2)
+""", w1=(6, 3, 1, 1), two=[2], four=[4], zeros=[0, 0], w2=(2, 6, 1, 1))  # fmt: skip
+
+case("pad_at_run_time", "float[N,3,8,8] x, int64[8] k", "float[N,2,H,W] y", """
+    a = Conv(x, w1)
+    p = Pad(a, k)
+    y = Conv(p, w2)
+""", w1=(6, 3, 1, 1), w2=(2, 6, 1, 1), runs=False)  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------ element-wise
+
+case("arithmetic", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(x, w2)
+    c = Sub(a, b)
+    d = Mul(c, k)
+    e = Div(d, l)
+    f = Sub(one, e)
+    g = Max(f, zero, a)
+    h = Where(cond, g, f)
+    y = Conv(h, w3)
+""", w1=(6, 3, 1, 1), w2=(6, 3, 1, 1), k=(6, 1, 1), l=(1, 6, 1, 1), one=scalar(1),
+    zero=np.zeros(1, np.float32), cond=np.arange(64).reshape(8, 8) % 2 == 0, w3=(2, 6, 1, 1))  # fmt: skip
+
+case("tail", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1, b1)
+    d = Mul(a, k)
+    e = Sub(d, l)
+    f = Sub(one, e)
+    g = Div(f, l)
+    r = Relu(g)
+    c = Conv(r, w2)
+    y = Add(c, s)
+""", w1=(6, 3, 1, 1), b1=(6,), k=(6, 1, 1), l=(1, 6, 1, 1), one=scalar(1), w2=(2, 6, 1, 1),
+    s=scalar(1))  # fmt: skip
+
+case("constant_spans_space", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    d = Add(a, k)
+    y = Conv(d, w2)
+""", w1=(6, 3, 1, 1), k=(1, 6, 8, 8), w2=(2, 6, 1, 1))  # fmt: skip
+
+case("constant_makes_channels", "float[N,1,8,8] x", "float[N,2,8,8] y", """
+    d = Mul(x, k)
+    y = Conv(d, w)
+""", k=(6, 1, 1), w=(2, 6, 1, 1))  # fmt: skip
+
+case("sum_with_the_input", "float[N,6,8,8] x", "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    s = Add(a, x)
+    y = Conv(s, w2)
+""", w1=(6, 6, 1, 1), w2=(2, 6, 1, 1))  # fmt: skip
+
+case("dropout", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    d, mask = Dropout(a)
+    c = Cast<to=1>(d)
+    y = Conv(c, w2)
+""", w1=(6, 3, 1, 1), w2=(2, 6, 1, 1))  # fmt: skip
+
+case("divides_by_the_number_of_channels", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    s = Shape(a)
+    c = Gather(s, one)
+    f = Cast<to=1>(c)
+    d = Div(a, f)
+    b = Conv(d, w2)
+    y = Conv(b, w3)
+""", w1=(6, 3, 1, 1), one=np.asarray(1), w2=(4, 6, 1, 1), w3=(2, 4, 1, 1))  # fmt: skip
+
+case("counts_elements", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    s = Size(a)
+    f = Cast<to=1>(s)
+    d = Div(a, f)
+    b = Conv(d, w2)
+    y = Conv(b, w3)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), w3=(2, 4, 1, 1))  # fmt: skip
+
+case("zeros_like", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    s = Shape(a)
+    z = ConstantOfShape(s)
+    m = Max(a, z)
+    b = Conv(m, w2)
+    y = Conv(b, w3)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), w3=(2, 4, 1, 1))  # fmt: skip
+
+case("reductions", X, "float[N,2,1,1] y", """
+    a = Conv(x, w1)
+    m = ReduceMax<axes=[1], keepdims=1>(a)
+    b = Conv(x, w2)
+    s = ReduceSum(b, axes)
+    g = Mul(s, m)
+    h = ReduceL2<axes=[2,3]>(g)
+    y = Conv(h, w3)
+""", w1=(6, 3, 1, 1), w2=(4, 3, 1, 1), axes=[2], w3=(2, 4, 1, 1))  # fmt: skip
+
+case("reduce_everything", X, "float[N] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    t = ReduceMean(b)
+    s = ReduceSum<noop_with_empty_axes=1>(b)
+    u = Mul(s, t)
+    y = ReduceMean<axes=[1,2,3], keepdims=0>(u)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1))  # fmt: skip
+
+case("argmax", X, "int64[N,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    y = ArgMax<axis=1, keepdims=0>(b)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1))  # fmt: skip
+
+case("pool_with_indices", X, "float[N,2,4,4] y, int64[N,6,4,4] i", """
+    a = Conv(x, w1)
+    p, i = MaxPool<kernel_shape=[2,2], strides=[2,2]>(a)
+    y = Conv(p, w2)
+""", w1=(6, 3, 1, 1), w2=(2, 6, 1, 1))  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------ dynamic, odd, empty
+
+case("dynamic_space", "float[N,3,H,W] x", "float[N,2] y", """
+    a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w1)
+    b = Conv<auto_pad="SAME_UPPER">(a, w2)
+    g = GlobalMaxPool(b)
+    f = Reshape(g, flat)
+    y = Gemm<transB=1>(f, w3)
+""", w1=(6, 3, 3, 3), w2=(5, 6, 3, 3), flat=[0, -1], w3=(2, 5))  # fmt: skip
+
+case("channels_into_the_batch", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    s = Reshape(a, one)
+    c = Relu(s)
+    t = Reshape(c, back)
+    y = Conv(t, w3)
+""", w1=(6, 3, 1, 1), one=[-1, 1, 8, 8], back=[-1, 6, 8, 8], w3=(2, 6, 1, 1))  # fmt: skip
+
+case("space_into_channels_at_run_time", "float[N,3,H,H] x, int64[2] t", "float[N,2] y", """
+    a = Conv(x, w1)
+    f = Reshape(a, t)
+    s = ReduceSum(f, axes)
+    b = Concat<axis=1>(s, s)
+    y = Identity(b)
+""", w1=(6, 3, 1, 1), axes=[1], runs=False)  # fmt: skip
+
+case("if_body", "float[N,3,8,8] x, bool c", "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    i = If(c) <then_branch = t () => (float[N,6,8,8] q) { q = Relu(a) },
+               else_branch = e () => (float[N,6,8,8] r) { r = Mul(a, k) }>
+    b = Conv(i, w2)
+    d = Mul(b, k4)
+    y = Conv(d, w3)
+""", w1=(6, 3, 1, 1), k=(6, 1, 1), w2=(4, 6, 1, 1), k4=(4, 1, 1), w3=(2, 4, 1, 1))  # fmt: skip
+
+case("constant_read_by_a_body", "float[N,3,8,8] x, bool c", "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = Mul(a, k)
+    d = Conv(b, w2)
+    i = If(c) <then_branch = t () => (float[6,1,1] q) { q = Neg(k) },
+               else_branch = e () => (float[6,1,1] r) { r = Abs(k) }>
+    j = ReduceMean(i)
+    y = Add(d, j)
+""", w1=(6, 3, 1, 1), k=(6, 1, 1), w2=(2, 6, 1, 1))  # fmt: skip
+
+case("unknown_operator", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    u = custom.Frobnicate(b)
+    c = Conv(u, w3)
+    y = Conv(c, w4)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), w3=(5, 4, 1, 1), w4=(2, 5, 1, 1), runs=False)  # fmt: skip
+
+case("unknown_operator_with_a_matrix", "float[N,6] x", "float[N,3] y", """
+    a = MatMul(x, w1)
+    u = custom.Dense(a, w2)
+    y = Identity(u)
+""", w1=(6, 8), w2=(8, 3), runs=False)  # fmt: skip
+
+case("nothing_prunable", X, "float[N,2,8,8] y", """
+    a = Conv(x, w)
+    y = Relu(a)
+""", w=(2, 3, 1, 1))  # fmt: skip
+
+case("no_layers", X, "float[N,3,8,8] y", "y = Relu(x)")
+
+case("empty", X, X, "")
+
+# ------------------------------------------------------------------------------------------------ all opsets
+
+OPSETS = range(7, 22)
+
+
+def of_opset(opset: int) -> Case:
+    """One network in the dialect of an opset: what was an attribute became an input, one by one."""
+    pad = "Pad(a, amounts)" if opset >= 11 else "Pad<pads=[0,1,1,1,0,1,0,0]>(a)"
+    part = "Slice(p, starts, ends, axes)" if opset >= 10 else "Slice<starts=[1,0], ends=[8,8], axes=[1,2]>(p)"
+    cut = "Split<axis=1>(s, sizes)" if opset >= 13 else "Split<axis=1, split=[3,4]>(s)"
+    clip = "Clip(u, low, high)" if opset >= 11 else "Clip<min=0.0, max=6.0>(u)"
+    up = {7: 'Upsample<mode="nearest", scales=[1.0,1.0,2.0,2.0]>(k)', 9: 'Upsample<mode="nearest">(k, scales)'}
+    up |= {8: up[7], 10: 'Resize<mode="nearest">(k, scales)'}
+    resize = up.get(opset, 'Resize<mode="nearest">(k, roi, scales)')
+    mean = "ReduceMean(c, space)" if opset >= 18 else "ReduceMean<axes=[2,3], keepdims=1>(c)"
+    flat = "Squeeze(m, space)" if opset >= 13 else "Squeeze<axes=[2,3]>(m)"
+    back = "Unsqueeze(f, space)" if opset >= 13 else "Unsqueeze<axes=[2,3]>(f)"
+    used = {"amounts": [0, 1, 1, 1, 0, 1, 0, 0]} if opset >= 11 else {}
+    used |= {"starts": [1, 0], "ends": [8, 8], "axes": [1, 2]} if opset >= 10 else {}
+    used |= {"sizes": [3, 4], "space": [2, 3]} if opset >= 13 else {}
+    used |= {"low": scalar(0), "high": scalar(6)} if opset >= 11 else {}
+    used |= {"scales": np.asarray([1, 1, 2, 2], np.float32)} if opset >= 9 else {}
+    used |= {"roi": np.zeros(0, np.float32)} if opset >= 11 else {}
+    body = f"""
+    a0 = Conv(x, w1)
+    a1 = BatchNormalization(a0, gamma, beta, mean, var)
+    a = Relu(a1)
+    p = {pad}
+    s = {part}
+    u, v = {cut}
+    k = {clip}
+    r = {resize}
+    c = Conv(r, w2)
+    m = {mean}
+    f = {flat}
+    g = {back}
+    h = Softmax<axis=3>(v)
+    e = Conv(h, w3)
+    d = Dropout(e)
+    z = Add(d, g)
+    y = Conv(z, w4)
+    """
+    weights = {
+        "w1": (6, 3, 1, 1),
+        "gamma": (6,),
+        "beta": (6,),
+        "mean": (6,),
+        "var": (6,),
+        "w2": (5, 3, 1, 1),
+        "w3": (5, 4, 1, 1),
+        "w4": (2, 5, 1, 1),
+    }
+    ir = 3 if opset < 9 else 8 if opset < 20 else 9 if opset < 21 else 10
+    return Case(f"opset{opset}", X, "float[N,2,8,9] y", body, weights | used, opset, ir)
+
+
+CASES |= {c.name: c for c in map(of_opset, OPSETS)}
+
+
+def quantized() -> ModelProto:
+    """A model in QDQ form, which is refused."""
+    body = """
+    q = QuantizeLinear(x, scale, zero)
+    d = DequantizeLinear(q, scale, zero)
+    y = Conv(d, w)
+    """
+    weights = {"scale": scalar(0.1), "zero": np.asarray(0, np.int8), "w": (2, 3, 1, 1)}
+    return Case("quantized", X, "float[N,2,8,8] y", body, weights).model()
+
+
+def with_everything_kept() -> ModelProto:
+    """The chain with all the fields a file may carry besides the graph."""
+    model = CASES["chain"].model()
+    model.producer_name, model.producer_version, model.domain = "producer", "1.2", "org.example"
+    model.model_version, model.doc_string, model.graph.doc_string = 7, "a model", "a graph"
+    helper.set_model_props(model, {"names": "{0: 'cat'}", "stride": "32"})
+    model.graph.node[0].doc_string, model.graph.node[0].name = "a node", "first"
+    model.graph.node[0].metadata_props.add(key="namespace", value="stem")
+    model.graph.metadata_props.add(key="graph", value="prop")
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.float32), "unused"))
+    note = onnx.TensorAnnotation(tensor_name="a")
+    note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="unused")
+    model.graph.quantization_annotation.append(note)
+    return model
