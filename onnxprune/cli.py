@@ -11,15 +11,14 @@ import errno
 import json
 import math
 import os
-import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import numpy as np
@@ -28,27 +27,16 @@ from rich.console import Console, RenderableType
 
 import onnxprune
 from onnxprune import search, tables
-from onnxprune.allocation import ALLOCATORS
 from onnxprune.calibration import LABELS, Preprocessing
 from onnxprune.errors import BudgetError, DataError, ModelError, OnnxPruneError, OutputError, UsageError
 from onnxprune.graph import load, save
 from onnxprune.methods import METHODS
+from onnxprune.options import COMPARE, IN, JSON, PATH, PRUNE, SHAPES, VERBOSE, Sectioned, write_sections
 from onnxprune.plan import Plan
 from onnxprune.report import Report
 from onnxprune.runtime import Runtime, provider
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 WIDE = 140  # columns of a table where there is no terminal to ask
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-RECONSTRUCTIONS = ("auto", "none", "mean", "local", "ls")
-SECTIONS = {
-    "How much, and how": ("target", "method", "allocate", "reconstruct", "plan"),
-    "Which layers": ("include", "exclude", "round-to", "min-channels"),
-    "Data": ("data", "calib", "samples", "eval", "input-shapes", "mean", "std", "layout", "resize", "mirror"),
-    "Machine": ("provider", "threads", "batch", "max-memory", "seed"),
-    "Output": ("save-plan", "dry-run", "force", "json", "quiet", "verbose", "version", "help"),
-}
 
 
 # ---------------------------------------------------------------------------------------------- printing
@@ -118,22 +106,6 @@ def _working(*, bars: bool) -> Iterator[search.Progress]:
 # ---------------------------------------------------------------------------------------------- commands
 
 
-class Sectioned(click.Command):
-    """A command whose help lists its options by subject."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, section by section."""
-        _write_sections(self.get_params(ctx), ctx, formatter)
-
-
-def _write_sections(params: Iterable[click.Parameter], ctx: click.Context, formatter: click.HelpFormatter) -> None:
-    records = {p.opts[-1].strip("-"): record for p in params if (record := p.get_help_record(ctx)) is not None}
-    for title, names in SECTIONS.items():
-        if rows := [records[name] for name in names if name in records]:
-            with formatter.section(title):
-                formatter.write_dl(rows)
-
-
 class Commands(click.Group):
     """The commands; without the name of one the arguments are `prune`'s. Turns errors into sentences and exit codes."""
 
@@ -173,7 +145,7 @@ class Commands(click.Group):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands, and the options of the bare form."""
         self.format_commands(ctx, formatter)
-        _write_sections([*self.commands["prune"].params, *self.get_params(ctx)], ctx, formatter)
+        write_sections([*self.commands["prune"].params, *self.get_params(ctx)], ctx, formatter)
 
 
 def _fail(ctx: click.Context, message: str, code: int) -> None:
@@ -203,171 +175,10 @@ def main() -> None:
     """
 
 
-# ---------------------------------------------------------------------------------------------- what options hold
-
-
-def _memory(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?)b?", text.strip().lower())
-    if match is None or not (size := float(match[1]) * UNITS[match[2]]):
-        raise click.BadParameter(f"'{text}' is not a size; write one like 500MB or 2GB.")
-    return size
-
-
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    name, _, sizes = text.rpartition(":")
-    try:
-        shape = tuple(int(size) for size in sizes.strip().removeprefix("[").removesuffix("]").split(","))
-    except ValueError:
-        shape = ()
-    if not name or not shape or min(shape) < 1:
-        raise click.BadParameter(f"'{text}' is not an input's shape; write one like x:1,3,224,224.")
-    return name, shape
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"'{text}' is not numbers; write one, or one per channel like 0.5,0.5,0.5.") from None
-
-
-def _resize(text: str) -> int | tuple[int, int]:
-    match = re.fullmatch(r"(\d+)(?:[x,](\d+))?", text)
-    if match is None:
-        raise click.BadParameter(f"'{text}' is not a size; write 256 (shorter side, then cropped) or 224,224.")
-    return (int(match[1]), int(match[2])) if match[2] else int(match[1])
-
-
-def _multiple(text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise click.BadParameter(f"'{text}' is not a multiple; write auto or a number from 1.")
-    return int(text)
-
-
-def _remember(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
-    ctx.meta["verbose"] = value
-    return value
-
-
-def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Several options as one decorator."""
-
-    def decorate(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-PATH = click.Path(path_type=Path, readable=False)  # what is wrong with a file is said by us, with exit code 1
-IN = click.argument("source", metavar="IN.onnx", type=PATH)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of tables.")
-VERBOSE = click.option(
-    "-v", "--verbose", is_flag=True, callback=_remember, help="More detail: every group, long names, tracebacks."
-)
-SHAPES = click.option(
-    "--input-shapes",
-    metavar="NAME:SHAPE",
-    type=_shape,
-    multiple=True,
-    help="Sizes of an input's symbolic dimensions for calibration and counting, x:1,3,224,224 or x:[1,3,224,224]; "
-    "the saved model keeps them symbolic. Repeatable.",
-)
-DATA = _options(
-    click.option(
-        "--samples", metavar="N", type=click.IntRange(1), help="Samples used, drawn at random.  [default: all]"
-    ),
-    SHAPES,
-    click.option("--mean", metavar="NUMBERS", type=_numbers, help="Mean of each channel that pixels are centred by."),
-    click.option("--std", metavar="NUMBERS", type=_numbers, help="Deviation of each channel that they are divided by."),
-    click.option(
-        "--layout", type=click.Choice(["auto", "nchw", "nhwc"]), default="auto", help="Axes of the model's image input."
-    ),
-    click.option(
-        "--resize", metavar="SIZE", type=_resize, help="Size of images: 224,224, or 256 for the shorter side."
-    ),
-)
-MACHINE = _options(
-    click.option(
-        "--provider", metavar="NAME", default="cpu", help="Execution provider: cpu, cuda, ... or a full name."
-    ),
-    click.option(
-        "--threads", metavar="N", type=click.IntRange(0), default=0, help="Threads of onnxruntime; 0: its choice."
-    ),
-    click.option("--batch", metavar="N", type=click.IntRange(1), default=64, help="Samples that are run at once."),
-)
-
-
 @main.command(cls=Sectioned, short_help="Prune a model (the bare form).")
 @IN
 @click.argument("out", metavar="OUT.onnx", type=PATH, required=False)
-@click.option(
-    "--target",
-    metavar="KIND=V",
-    multiple=True,
-    help="macs=0.5 or params=0.5 (fractions kept), or drop=0.01 (the most pruned model whose loss stays under that: of "
-    "accuracy with --eval, else of agreement with the original). Repeatable; the tightest wins.  "
-    "[default: drop=0.01; drop=0.001 on synthetic data]",
-)
-@click.option(
-    "--method",
-    type=click.Choice(list(METHODS), case_sensitive=False),
-    default="reap",
-    help="Which channels go first; see `onnxprune methods`.",
-)
-@click.option(
-    "--allocate",
-    type=click.Choice(sorted(ALLOCATORS)),
-    default="dp",
-    help="How a budget is spread over layers: dp: where it costs least; uniform: the same ratio everywhere.",
-)
-@click.option(
-    "--reconstruct",
-    type=click.Choice(RECONSTRUCTIONS),
-    default="auto",
-    help="Repair of the layers that read removed channels: auto: what the method's paper does; none; mean: biases "
-    "only; local: least squares, each layer by itself; ls: least squares, front to back.",
-)
-@click.option("--plan", metavar="FILE", type=PATH, help="Carry out a saved plan instead of choosing one.")
-@click.option("--save-plan", metavar="FILE", type=PATH, help="Write the plan, to be carried out again with --plan.")
-@click.option("--include", metavar="GLOB", multiple=True, help="Prune only layers with such names. Repeatable.")
-@click.option(
-    "--exclude", metavar="GLOB", multiple=True, help="Keep the inputs and outputs of such layers. Repeatable."
-)
-@click.option(
-    "--round-to",
-    metavar="N|auto",
-    type=_multiple,
-    default="auto",
-    help="Widths are multiples of N; auto: of the 4 below which convolutions get slower.",
-)
-@click.option("--min-channels", metavar="N", type=click.IntRange(1), default=1, help="Channels that every layer keeps.")
-@click.option(
-    "--calib",
-    metavar="PATH",
-    help="Data to calibrate on, without labels: .npz, .npy, a folder of images or arrays, or file.py:object.  "
-    "[default: IN.calib.npz beside the model, else synthetic]",
-)
-@DATA
-@click.option("--mirror", is_flag=True, help="Add mirrored copies of image samples.")
-@click.option(
-    "--eval", "evaluate", metavar="PATH", help="Labelled .npz (x, y), or file.py:function(model path) -> score."
-)
-@MACHINE
-@click.option(
-    "--max-memory", metavar="SIZE", type=_memory, default="2GB", help="Activations above it are kept on disk."
-)
-@click.option(
-    "--seed", metavar="N", type=click.IntRange(0), default=0, help="Seed of everything that is drawn at random."
-)
-@click.option("--dry-run", is_flag=True, help="Do everything but write OUT, which may be left out.")
-@click.option("--force", is_flag=True, help="Overwrite OUT, even if it is IN.")
-@JSON
-@click.option("-q", "--quiet", is_flag=True, help="No table, no progress, no warnings but that of synthetic data.")
-@VERBOSE
+@PRUNE
 def prune(source: Path, out: Path | None, **given: Any) -> None:
     """Prune IN and write the result to OUT, which has the same inputs and outputs."""
     plan = _prepared(source, out, given)
@@ -439,18 +250,7 @@ def inspect(source: Path, as_json: bool, verbose: bool, **given: Any) -> None:
 @main.command(cls=Sectioned, short_help="Two models side by side.")
 @click.argument("before", metavar="A.onnx", type=PATH)
 @click.argument("after", metavar="B.onnx", type=PATH)
-@click.option(
-    "--data",
-    metavar="PATH",
-    help="Data to compare on; labels in an .npz (y) give accuracies too.  [default: A.calib.npz, else synthetic]",
-)
-@click.option(
-    "--eval", "evaluate", metavar="PATH", help="Labelled .npz (x, y), or file.py:function(model path) -> score."
-)
-@DATA
-@MACHINE
-@JSON
-@VERBOSE
+@COMPARE
 def compare(before: Path, after: Path, as_json: bool, verbose: bool, **given: Any) -> None:
     """Compare what A and B weigh, how long they take, and how alike they answer."""
     for path in (before, after):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import onnxprune
-from onnxprune import cli, pipeline, tables
+from onnxprune import cli, options, pipeline, tables
 from onnxprune.cli import main
 from onnxprune.methods import METHODS
 from onnxprune.oracle import Verdict
@@ -91,9 +92,16 @@ def test_help_of_commands(command: str) -> None:
 
 
 def test_every_option_has_its_place_in_help() -> None:
-    placed = {name for names in cli.SECTIONS.values() for name in names}
-    options = {p.opts[-1][2:] for c in main.commands.values() for p in c.params if isinstance(p, click.Option)}
-    assert placed == options | {"version", "help"}
+    placed = {name for names in options.SECTIONS.values() for name in names}
+    names = {p.opts[-1][2:] for c in main.commands.values() for p in c.params if isinstance(p, click.Option)}
+    assert placed == names | {"version", "help"}
+
+
+def test_running_the_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["onnxprune", "--version"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("onnxprune", run_name="__main__")
+    assert capsys.readouterr().out == f"onnxprune, version {onnxprune.__version__}\n"
 
 
 def test_no_arguments_is_a_usage_error_with_help() -> None:
@@ -261,7 +269,7 @@ def test_drop_is_the_default_target(out: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    "more",
     [
         ("--method", "L1"),
         ("--method", "random", "--seed", "7"),
@@ -274,14 +282,14 @@ def test_drop_is_the_default_target(out: Path) -> None:
         ("--layout", "nchw"),
     ],
 )
-def test_options(out: Path, options: tuple[str, ...]) -> None:
-    found = json.loads(done(MLP, out, "--samples", "80", "--target", "macs=0.6", "--json", *options).stdout)
+def test_options(out: Path, more: tuple[str, ...]) -> None:
+    found = json.loads(done(MLP, out, "--samples", "80", "--target", "macs=0.6", "--json", *more).stdout)
     kept = {g["name"]: g["kept"] for g in found["groups"]}
-    if "--round-to" in options and "8" in options:
+    if "--round-to" in more and "8" in more:
         assert all(n % 8 == 0 and n >= 16 for n in kept.values())
-    if "--include" in options:
+    if "--include" in more:
         assert kept["fc2/Gemm"] == 64
-    if "--exclude" in options:
+    if "--exclude" in more:
         assert kept["fc2/Gemm"] == 64
         assert {"layer": "fc2/Gemm", "reason": "left out by --exclude"} in found["left_alone"]
 
@@ -294,20 +302,21 @@ def test_images(tmp_path: Path, out: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("2GB", 2e9), ("500 mb", 5e8), ("1.5GiB", 1.5e9), ("1e", None), ("0", None), ("4096", 4096)]
+    ("text", "value"),
+    [("2GB", 2e9), ("500 mb", 5e8), ("1.5GiB", 1.5 * 2**30), ("1e", None), ("0", None), ("4096", 4096)],
 )
 def test_memory_sizes(text: str, value: float | None) -> None:
     if value is None:
         with pytest.raises(click.BadParameter, match="write one like"):
-            cli._memory(text)
+            options.memory(text)
     else:
-        assert cli._memory(text) == value
+        assert options.memory(text) == value
 
 
 def test_shapes_of_inputs_with_colons() -> None:
-    assert cli._shape("input:0:[1,3,4]") == ("input:0", (1, 3, 4))
-    assert cli._resize("256") == 256
-    assert cli._resize("224,200") == (224, 200)
+    assert options.shape("input:0:[1,3,4]") == ("input:0", (1, 3, 4))
+    assert options.resize("256") == 256
+    assert options.resize("224,200") == (224, 200)
 
 
 # ---- other commands

@@ -1,0 +1,225 @@
+"""The options of the command line: what they are called, what they hold, what help says of them.
+
+A value that makes no sense raises click's BadParameter, which says how to write it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from onnxprune.allocation import ALLOCATORS
+from onnxprune.methods import METHODS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+RECONSTRUCTIONS = ("auto", "none", "mean", "local", "ls")
+SECTIONS = {
+    "How much, and how": ("target", "method", "allocate", "reconstruct", "plan"),
+    "Which layers": ("include", "exclude", "round-to", "min-channels"),
+    "Data": ("data", "calib", "samples", "eval", "input-shapes", "mean", "std", "layout", "resize", "mirror"),
+    "Machine": ("provider", "threads", "batch", "max-memory", "seed"),
+    "Output": ("save-plan", "dry-run", "force", "json", "quiet", "verbose", "version", "help"),
+}
+
+
+class Sectioned(click.Command):
+    """A command whose help lists its options by subject."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section."""
+        write_sections(self.get_params(ctx), ctx, formatter)
+
+
+def write_sections(params: Iterable[click.Parameter], ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    """Write options into a help text, section by section."""
+    records = {p.opts[-1].strip("-"): record for p in params if (record := p.get_help_record(ctx)) is not None}
+    for title, names in SECTIONS.items():
+        if rows := [records[name] for name in names if name in records]:
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+def memory(text: str) -> float:
+    """Bytes, from a text like 2GB or 1.5GiB."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?)b?", text.strip().lower())
+    if match is None or not (size := float(match[1]) * float(1024 if match[3] else 1000) ** POWERS[match[2]]):
+        raise click.BadParameter(f"'{text}' is not a size; write one like 500MB or 2GB.")
+    return size
+
+
+def shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """An input and its sizes, from x:1,3,224,224 or x:[1,3,224,224]."""
+    name, _, sizes = text.rpartition(":")
+    try:
+        found = tuple(int(size) for size in sizes.strip().removeprefix("[").removesuffix("]").split(","))
+    except ValueError:
+        found = ()
+    if not name or not found or min(found) < 1:
+        raise click.BadParameter(f"'{text}' is not an input's shape; write one like x:1,3,224,224.")
+    return name, found
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers between commas."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is not numbers; write one, or one per channel like 0.5,0.5,0.5.") from None
+
+
+def resize(text: str) -> int | tuple[int, int]:
+    """A shorter side, or height and width."""
+    match = re.fullmatch(r"(\d+)(?:[x,](\d+))?", text)
+    if match is None:
+        raise click.BadParameter(f"'{text}' is not a size; write 256 (shorter side, then cropped) or 224,224.")
+    return (int(match[1]), int(match[2])) if match[2] else int(match[1])
+
+
+def multiple(text: str) -> int | None:
+    """A number from 1; None for auto."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise click.BadParameter(f"'{text}' is not a multiple; write auto or a number from 1.")
+    return int(text)
+
+
+def _remember(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    ctx.meta["verbose"] = value
+    return value
+
+
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+PATH = click.Path(path_type=Path, readable=False)  # what is wrong with a file is said by us, with exit code 1
+IN = click.argument("source", metavar="IN.onnx", type=PATH)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of tables.")
+VERBOSE = click.option(
+    "-v", "--verbose", is_flag=True, callback=_remember, help="More detail: every group, long names, tracebacks."
+)
+SHAPES = click.option(
+    "--input-shapes",
+    metavar="NAME:SHAPE",
+    type=shape,
+    multiple=True,
+    help="Sizes of an input's symbolic dimensions for calibration and counting, x:1,3,224,224 or x:[1,3,224,224]; "
+    "the saved model keeps them symbolic. Repeatable.",
+)
+DATA = _options(
+    click.option(
+        "--samples", metavar="N", type=click.IntRange(1), help="Samples used, drawn at random.  [default: all]"
+    ),
+    SHAPES,
+    click.option("--mean", metavar="NUMBERS", type=numbers, help="Mean of each channel that pixels are centred by."),
+    click.option("--std", metavar="NUMBERS", type=numbers, help="Deviation of each channel that they are divided by."),
+    click.option(
+        "--layout", type=click.Choice(["auto", "nchw", "nhwc"]), default="auto", help="Axes of the model's image input."
+    ),
+    click.option("--resize", metavar="SIZE", type=resize, help="Size of images: 224,224, or 256 for the shorter side."),
+)
+MACHINE = _options(
+    click.option(
+        "--provider", metavar="NAME", default="cpu", help="Execution provider: cpu, cuda, ... or a full name."
+    ),
+    click.option(
+        "--threads", metavar="N", type=click.IntRange(0), default=0, help="Threads of onnxruntime; 0: its choice."
+    ),
+    click.option("--batch", metavar="N", type=click.IntRange(1), default=64, help="Samples that are run at once."),
+)
+PRUNE = _options(
+    click.option(
+        "--target",
+        metavar="KIND=V",
+        multiple=True,
+        help="macs=0.5 or params=0.5 (fractions kept), or drop=0.01 (the most pruned model whose loss stays under "
+        "that: of accuracy with --eval, else of agreement with the original). Repeatable; the tightest wins.  "
+        "[default: drop=0.01; drop=0.001 on synthetic data]",
+    ),
+    click.option(
+        "--method",
+        type=click.Choice(list(METHODS), case_sensitive=False),
+        default="reap",
+        help="Which channels go first; see `onnxprune methods`.",
+    ),
+    click.option(
+        "--allocate",
+        type=click.Choice(sorted(ALLOCATORS)),
+        default="dp",
+        help="How a budget is spread over layers: dp: where it costs least; uniform: the same ratio everywhere.",
+    ),
+    click.option(
+        "--reconstruct",
+        type=click.Choice(RECONSTRUCTIONS),
+        default="auto",
+        help="Repair of the layers that read removed channels: auto: what the method's paper does; none; mean: biases "
+        "only; local: least squares, each layer by itself; ls: least squares, front to back.",
+    ),
+    click.option("--plan", metavar="FILE", type=PATH, help="Carry out a saved plan instead of choosing one."),
+    click.option("--save-plan", metavar="FILE", type=PATH, help="Write the plan, to be carried out again with --plan."),
+    click.option("--include", metavar="GLOB", multiple=True, help="Prune only layers with such names. Repeatable."),
+    click.option(
+        "--exclude", metavar="GLOB", multiple=True, help="Keep the inputs and outputs of such layers. Repeatable."
+    ),
+    click.option(
+        "--round-to",
+        metavar="N|auto",
+        type=multiple,
+        default="auto",
+        help="Widths are multiples of N; auto: of the 4 below which convolutions get slower.",
+    ),
+    click.option(
+        "--min-channels", metavar="N", type=click.IntRange(1), default=1, help="Channels that every layer keeps."
+    ),
+    click.option(
+        "--calib",
+        metavar="PATH",
+        help="Data to calibrate on, without labels: .npz, .npy, a folder of images or arrays, or file.py:object.  "
+        "[default: IN.calib.npz beside the model, else synthetic]",
+    ),
+    DATA,
+    click.option("--mirror", is_flag=True, help="Add mirrored copies of image samples."),
+    click.option(
+        "--eval", "evaluate", metavar="PATH", help="Labelled .npz (x, y), or file.py:function(model path) -> score."
+    ),
+    MACHINE,
+    click.option(
+        "--max-memory", metavar="SIZE", type=memory, default="2GB", help="Activations above it are kept on disk."
+    ),
+    click.option(
+        "--seed", metavar="N", type=click.IntRange(0), default=0, help="Seed of everything that is drawn at random."
+    ),
+    click.option("--dry-run", is_flag=True, help="Do everything but write OUT, which may be left out."),
+    click.option("--force", is_flag=True, help="Overwrite OUT, even if it is IN."),
+    JSON,
+    click.option("-q", "--quiet", is_flag=True, help="No table, no progress, no warnings but that of synthetic data."),
+    VERBOSE,
+)
+COMPARE = _options(
+    click.option(
+        "--data",
+        metavar="PATH",
+        help="Data to compare on; labels in an .npz (y) give accuracies too.  [default: A.calib.npz, else synthetic]",
+    ),
+    click.option(
+        "--eval", "evaluate", metavar="PATH", help="Labelled .npz (x, y), or file.py:function(model path) -> score."
+    ),
+    DATA,
+    MACHINE,
+    JSON,
+    VERBOSE,
+)
