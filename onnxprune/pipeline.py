@@ -2,7 +2,9 @@
 
     graph ─couple─▶ groups ─calibrate─▶ moments ─rank─▶ curves ─allocate─▶ widths ─reconstruct─▶ plan ─rewrite─▶ model
 
-`prune` is that line; its steps stand in `search`. Samples are divided once: most are fitted, some choose (dampings,
+`prune` is that line; its steps stand in `search`. NumPy's linear algebra runs on one thread meanwhile: its products are
+many and small, and threads that wait for each other between them (and for onnxruntime's) made runs up to five times
+slower on a busy machine, and never faster. Samples are divided once: most are fitted, some choose (dampings,
 error curves, probes), and some only judge the result; with labelled data given, those judge and none are held back.
 """
 
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto, ValueInfoProto
+from threadpoolctl import threadpool_limits
 
 from onnxprune import __version__, evaluation, oracle
 from onnxprune.calibration import PLAIN, Preprocessing
@@ -66,8 +69,9 @@ def prune(
     chosen.runtime.session(path or proto)  # a model that onnxruntime can't load is an error now, not later
     found = samples_of(graph, path, calibration, preprocessing, samples, chosen.seed, input_shapes)
     labelled = labelled_of(eval, graph, preprocessing) if eval is not None else None
-    search = Search(prepare(graph, found, chosen, labelled, progress, copies=2 if preprocessing.mirror else 1))
-    return _finish(search, *search.best())
+    with threadpool_limits(1, user_api="blas"):
+        search = Search(prepare(graph, found, chosen, labelled, progress, copies=2 if preprocessing.mirror else 1))
+        return _finish(search, *search.best())
 
 
 def _finish(search: Search, found: Candidate, failure: BudgetError | None) -> Result:

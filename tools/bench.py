@@ -1,14 +1,26 @@
-"""Benchmarks of the parts that could be slow, in seconds and as multiples of one float64 matrix product."""
+"""How long things take, as ratios in one run: machines are noisy, ratios less so.
 
+python tools/bench.py                               elimination, as multiples of one float64 matrix product
+python tools/bench.py --model M.onnx --calib C.npz  a whole run, as a multiple of one plain pass over the same samples
+"""
+
+import resource
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import click
 import numpy as np
 
+import onnxprune
+from onnxprune.calibration import PLAIN
+from onnxprune.data import samples_of
 from onnxprune.elimination import Problem, eliminate
+from onnxprune.evaluation import answers
+from onnxprune.graph import Graph, load
+from onnxprune.runtime import Runtime
 
 Benchmark = tuple[str, Callable[[], object]]
 
@@ -34,13 +46,40 @@ def seconds(run: Callable[[], object]) -> float:
     return perf_counter() - start
 
 
+def whole_run(model: Path, calib: Path, samples: int, target: str, repeats: int) -> None:
+    """A run of the main job next to plain passes of the original over the same samples."""
+    graph, runtime = Graph(load(model)), Runtime()
+    data = samples_of(graph, model, calib, PLAIN, samples, 0, None)
+
+    def plain() -> object:
+        return answers(graph.model, data, range(data.count), runtime, 64)
+
+    for _ in range(repeats):
+        before = seconds(plain)
+        start = perf_counter()
+        report = onnxprune.prune(model, target=target, calibration=calib, samples=samples).report
+        run, after = perf_counter() - start, seconds(plain)
+        parts = ", ".join(f"{name} {time:.1f}" for name, time in report.seconds.items())
+        click.echo(
+            f"plain pass {before:.2f} and {after:.2f} s, run {run:.1f} s: {2 * run / (before + after):.1f} ×  ({parts})"
+        )
+    click.echo(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="Small sizes and a 1024³ product: seconds rather than a minute.")
-@click.option(
-    "--repeats", default=3, show_default=True, type=click.IntRange(1), help="Median of so many runs."
-)
-def main(quick: bool, repeats: int) -> None:
-    """Time every benchmark next to a matrix product, taking turns so that both see the same machine."""
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1), help="Median of so many runs.")
+@click.option("--model", type=Path, help="Time a whole run on this model instead.")
+@click.option("--calib", type=Path, help="Its calibration data.")
+@click.option("--samples", default=1000, show_default=True)
+@click.option("--target", default="macs=0.5", show_default=True)
+def main(quick: bool, repeats: int, model: Path | None, calib: Path | None, samples: int, target: str) -> None:
+    """Time every benchmark next to a reference, taking turns so that both see the same machine."""
+    if model is not None:
+        if calib is None:
+            raise click.UsageError("--model needs --calib")
+        whole_run(model, calib, samples, target, repeats)
+        return
     size = 1024 if quick else 4096
     matrix = np.random.default_rng(0).normal(size=(size, size))
     runs: list[Benchmark] = [(f"matmul {size}³", lambda: matrix @ matrix)]
