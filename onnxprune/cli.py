@@ -356,7 +356,7 @@ def _is_labelled(data: str, model: Path) -> bool:
     if not data.endswith(".npz") or not Path(data).is_file():
         return False
     try:
-        with np.load(data, allow_pickle=False) as file:
+        with Path(data).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             names = set(file.files)
     except Exception:  # damaged in any way: said when it is read
         return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import io
 import json
 import os
@@ -9,6 +11,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +102,8 @@ def test_every_option_has_its_place_in_help() -> None:
 
 def test_running_the_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["onnxprune", "--version"])
-    with pytest.raises(SystemExit, match="0"):
+    importlib.import_module("onnxprune.__main__")  # does nothing by itself
+    with pytest.raises(SystemExit, match="0"), warnings.catch_warnings(action="ignore"):
         runpy.run_module("onnxprune", run_name="__main__")
     assert capsys.readouterr().out == f"onnxprune, version {onnxprune.__version__}\n"
 
@@ -266,6 +270,7 @@ def test_drop_is_the_default_target(out: Path) -> None:
     found = json.loads(done(MLP, out, "--json", "--samples", "100").stdout)
     assert found["targets"] == [{"kind": "drop", "value": 0.01, "reached": True}]
     assert found["after"]["macs"] < found["before"]["macs"]
+    assert "--target macs=0.5 for a size" in done(MLP, "--dry-run", "--samples", "100").stdout
 
 
 @pytest.mark.parametrize(
@@ -329,6 +334,7 @@ def test_inspect() -> None:
     assert "6 layers:" in text
     assert "3 more" in text
     assert "block4/conv2/Conv" in done("inspect", MODELS / "digits_resnet.onnx", "-v").stdout
+    assert "stream" not in done("inspect", MLP).stdout
 
 
 def test_inspect_json() -> None:
@@ -363,6 +369,24 @@ def test_compare(out: Path) -> None:
     same = json.loads(done("compare", MLP, MLP, "--eval", EVAL, "--json").stdout)
     assert same["fidelity"]["relative_error"] == 0
     assert same["accuracy"]["before"] == same["accuracy"]["after"] == pytest.approx(0.98)
+
+
+def test_compare_on_other_kinds_of_data(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.load(EVAL)["x"][:40])
+    assert "40 samples" in done("compare", MLP, MLP, "--data", tmp_path / "x.npy").stdout
+    (tmp_path / "cut.npz").write_bytes(EVAL.read_bytes()[:500])
+    assert run("compare", MLP, MLP, "--data", tmp_path / "cut.npz").exit_code == 1
+
+
+def test_outputs_that_are_no_scores_have_no_agreement(tmp_path: Path, out: Path) -> None:
+    model = load(MODELS / "digits_resnet.onnx")
+    pooled = next(n for n in model.graph.node if n.op_type == "GlobalAveragePool")
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(pooled.output[0], onnx.TensorProto.FLOAT, None))
+    onnx.save(model, tmp_path / "pool.onnx")
+    text = done(tmp_path / "pool.onnx", out, *FAST, "--calib", MODELS / "digits_resnet.calib.npz").stdout
+    assert "agreement" not in text
+    assert "relative error" in text
 
 
 def test_compare_without_data_warns(tmp_path: Path) -> None:
@@ -481,7 +505,13 @@ def test_output_in_any_encoding(out: Path) -> None:
     assert "parameters" in found.stdout
 
 
-def test_closed_pipe_is_no_crash() -> None:
+def test_closed_pipe_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: Any, **__: Any) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(click, "echo", closed)
+    result = run("inspect", MLP, "--json")
+    assert (result.exit_code, result.stderr) == (1, "")
     command = f"'{sys.executable}' -m onnxprune inspect '{MLP}' --json | head -c 1"
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert found.stdout == "{"
