@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 from scipy.linalg.blas import ssyrk
 
-from onnxprune.graph import Array, Graph
+from onnxprune.graph import Array, Graph, Shape
 from onnxprune.ops.linear import Linear
 from onnxprune.runtime import Runtime
 
 Float = NDArray[np.float64]
+Sized = dict[tuple[tuple[str, Shape], ...], Mapping[str, Shape]]  # sizes of the inputs -> shapes of all values
 POSITIONS = 10  # output positions per sample and map, at least
 
 
@@ -161,10 +162,10 @@ def collect(
     """
     session = runtime.session(gathering(graph, linears))
     found: dict[str, list[Moments]] = {linear.key: [] for linear in linears}
-    rng = np.random.default_rng(seed)
+    rng, known = np.random.default_rng(seed), Sized()
     for part, feeds in enumerate(parts):
         for feed in feeds:
-            shapes = sized(graph, feed)
+            shapes = sized(graph, feed, known)
             indices: dict[str, Any] = {}
             inside = {}
             for linear in linears:
@@ -187,16 +188,12 @@ def collect(
     return found
 
 
-_SIZED: dict[tuple[int, tuple[tuple[str, tuple[int, ...]], ...]], dict[str, tuple[int, ...]]] = {}
-
-
-def sized(graph: Graph, feed: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
-    """Shapes of all values at batch 1 for inputs of the sizes of `feed`."""
+def sized(graph: Graph, feed: Mapping[str, Array], known: Sized) -> Mapping[str, Shape]:
+    """Shapes of all values at batch 1 for inputs of the sizes of `feed`; `known` remembers what was inferred."""
     shapes = tuple(sorted((name, tuple(value.shape)) for name, value in feed.items()))
     declared = graph.input_shapes()
     if all(declared.get(name, ())[1:] == shape[1:] for name, shape in shapes):
         return graph.shapes
-    found = _SIZED.get((id(graph), shapes))
-    if found is None:
-        found = _SIZED[id(graph), shapes] = Graph(graph.model, dict(shapes)).shapes
-    return found
+    if shapes not in known:
+        known[shapes] = Graph(graph.model, dict(shapes)).shapes
+    return known[shapes]
