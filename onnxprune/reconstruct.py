@@ -184,7 +184,7 @@ def front_to_back(
     with Walk(coupling, feeds(), runtime, max_memory) as walk:
         for number, linear in enumerate(layers):
             flags = mask.of(coupling.notes.readers[linear.index])
-            if not flags.all() or walk.drifted:
+            if not flags.all() or walk.renewed:
                 walk.advance(linear.index)
                 if refittable(linear) and (not flags.all() or linear.input in walk.drifted):
                     refits[linear.key] = _Layer(walk, linear, flags, sizes[0], samples, seed).refit()

@@ -50,8 +50,15 @@ class Walk:
         self._granted, self._held = max_memory, 0.0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._files = 0
-        self.original: list[Batch] = [self._stored(dict(feed)) for feed in feeds]
-        self.pruned: list[Batch] = [{} for _ in self.original]
+        self.original: list[Batch] = []
+        self.pruned: list[Batch] = []
+        try:
+            for feed in feeds:
+                self.original.append(self._stored(dict(feed)))
+                self.pruned.append({})
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Walk:
         return self
@@ -75,16 +82,25 @@ class Walk:
         stop = len(self.schedule) if index is None else self.place[index]
         nodes = self.schedule[self.position : stop]
         self.position = stop
-        needed = [n for i in nodes for n in self.graph.nodes[i].output if n and self.last_use.get(n, -1) >= stop]
-        if nodes:
+        own, made = self._drifting(nodes)
+        wanted = [name for name in made if self._alive(name)]
+        beside = {name for i in own for name in self.graph.reads(self.graph.nodes[i])} if wanted else set[str]()
+        outputs = [name for i in nodes for name in self.graph.nodes[i].output if name]
+        needed = [name for name in outputs if self._alive(name) or name in beside - self.drifted]
+        if needed:
             self._run(_segment(self, nodes, needed), self.original, needed)
-            self._drift(nodes)
+        if wanted:
+            self._run(_segment(self, own, wanted, self.renewed), self.pruned, wanted)
         for batch in (*self.original, *self.pruned):
-            for name in [n for n in batch if self.last_use.get(n, -1) < stop]:
+            for name in [n for n in batch if not self._alive(n)]:
                 self._forget(batch.pop(name))
 
-    def _drift(self, nodes: Sequence[int]) -> None:
-        """Run the part of the nodes whose results differ in the pruned network."""
+    def _alive(self, name: str) -> bool:
+        """Whether a node that hasn't run yet reads a value."""
+        return self.last_use.get(name, -1) >= self.position
+
+    def _drifting(self, nodes: Sequence[int]) -> tuple[list[int], list[str]]:
+        """Those of the nodes whose results differ in the pruned network, and what they make there."""
         own, made = list[int](), list[str]()
         for i in nodes:
             drifted = any(name in self.drifted for name in self.graph.reads(self.graph.nodes[i]))
@@ -93,9 +109,7 @@ class Walk:
                 outputs = [self.renewed[i][0].output] if i in self.renewed else self.graph.nodes[i].output
                 made += [name for name in outputs if name]
                 self.drifted.update(outputs)
-        wanted = [name for name in made if self.last_use.get(name, -1) >= self.position]
-        if wanted:
-            self._run(_segment(self, own, wanted, self.renewed), self.pruned, wanted)
+        return own, made
 
     def _run(self, session: Session, batches: list[Batch], names: Sequence[str]) -> None:
         for number, batch in enumerate(batches):
@@ -127,10 +141,15 @@ class Walk:
             Path(str(value.filename)).unlink()
 
     def suffix(self, replaced: Mapping[int, tuple[Linear, Weights]], names: Sequence[str]) -> Session:
-        """The rest of the original from here to the values `names`, with other weights in some layers."""
+        """The rest of the original from here to those of the values `names` that are still to come.
+
+        Some layers may have other weights.
+        """
         skipped = {i for linear, _ in replaced.values() for i in linear.tail}
         rest = [i for i in self.schedule[self.position :] if i not in skipped]
-        return _segment(self, rest, names, replaced)
+        made = {name for i in rest for name in self.graph.nodes[i].output}
+        made |= {linear.output for linear, _ in replaced.values()}
+        return _segment(self, rest, [name for name in names if name in made], replaced)
 
     def _last_use(self) -> dict[str, int]:
         last: dict[str, int] = {}
