@@ -137,6 +137,7 @@ class Probe:
 
     shapes: dict[str, Shape]
     values: dict[str, Array]
+    types: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -282,11 +283,7 @@ class Graph:
         known = {i.name: i.type.tensor_type.elem_type for i in self.model.graph.input}
         known |= {name: t.tensor_type.elem_type for name, t in self.declared.items()}
         known |= {name: t.data_type for name, t in self.initializers.items()}
-        return known | self._inferred_types
-
-    @cached_property
-    def _inferred_types(self) -> dict[str, int]:
-        return {}
+        return known | self.probes[0].types
 
 
 def evaluate(node: NodeProto, values: Sequence[Array | None], opset: int) -> list[Array]:
@@ -332,8 +329,7 @@ class _Inference:
                 self._infer(node)
         shapes = {name: shape for name, t in self.types.items() if (shape := _shape(t)) is not None}
         elements = {name: t.tensor_type.elem_type for name, t in self.types.items() if t.tensor_type.elem_type}
-        self.graph._inferred_types.update(elements)
-        return Probe(shapes, self.values)
+        return Probe(shapes, self.values, elements)
 
     def _know(self, name: str, value: Array) -> None:
         self.values[name] = value

@@ -102,10 +102,11 @@ def _compare(expected: Array, found: Array, name: str, tolerance: float) -> Verd
         return Verdict(float("inf"), False, name)
     a, b = expected.astype(np.float64), found.astype(np.float64)
     finite = np.isfinite(a)
-    if not np.array_equal(np.isfinite(b), finite):
+    if not np.array_equal(np.isfinite(b), finite) or not np.array_equal(a[~finite], b[~finite], equal_nan=True):
         return Verdict(float("inf"), False, name)
-    scale = float(np.sqrt(np.mean(a[finite] ** 2))) if finite.any() else 0.0
-    difference = float(np.max(np.abs(a - b)[finite], initial=0.0)) / (scale or 1.0)
+    a, b = a[finite], b[finite]
+    scale = float(np.sqrt(np.mean(a**2))) if a.size else 0.0
+    difference = float(np.max(np.abs(a - b), initial=0.0)) / (scale or 1.0)
     return Verdict(difference, difference <= tolerance, name)
 
 

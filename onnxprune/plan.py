@@ -50,7 +50,7 @@ class Plan:
     def load(path: str | Path) -> Plan:
         """Read a plan; DataError if the file isn't one."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 names = json.loads(str(file["names"]))
                 keep = {name: file[f"keep{i}"] for i, name in enumerate(names["keep"])}
                 pairs = ((file[f"matrix{i}"], file[f"offset{i}"]) for i in range(len(names["weights"])))

@@ -846,6 +846,15 @@ case("bias_from_another_layer", "float[1,3,8,8] x", "float[1,2,8,8] y", """
     y = Conv(b, w4)
 """, w1=(6, 3, 1, 1), flat=[-1], w2=(3, 4), w3=(4, 6, 1, 1), w4=(2, 4, 1, 1), runs=False)  # fmt: skip
 
+case("scale_from_another_layer", "float[1,3,8,8] x", "float[1,2,8,8] y", """
+    a = Conv(x, w1)
+    p = GlobalAveragePool(x)
+    g = Conv(p, w2)
+    s = Reshape(g, flat)
+    b = BatchNormalization(a, s, k, k, k)
+    y = Conv(b, w3)
+""", w1=(6, 3, 1, 1), w2=(6, 3, 1, 1), flat=[-1], k=(6,), w3=(2, 6, 1, 1))  # fmt: skip
+
 case("half", "float16[N,3,8,8] x", "float16[N,2,8,8] y", """
     a = Conv(x, w1, b1)
     n = BatchNormalization(a, gamma, beta, mean, var)

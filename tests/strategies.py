@@ -204,10 +204,8 @@ def _gather(net: _Network) -> None:
 
 def _mixing(net: _Network) -> None:
     x, c = net.pick()
-    net.node(
-        f"{{y}} = {net.draw(st.sampled_from(['Softmax<axis=2>', 'Softmax<axis=2>', 'LRN<size=3>', 'Softmax<axis=1>']))}({x})",
-        c,
-    )
+    op = net.draw(st.sampled_from(["Softmax<axis=2>", "Softmax<axis=2>", "LRN<size=3>", "Softmax<axis=1>"]))
+    net.node(f"{{y}} = {op}({x})", c)
 
 
 BLOCKS = [_conv, _conv, _conv, _grouped, _depthwise, _transposed, _dense, _through_gemm, _batchnorm, _unary, _scale]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import CASES
+from cases import CASES, quantized
 
 from onnxprune.coupling import Coupling, Group, couple
+from onnxprune.errors import ModelError
 from onnxprune.graph import Graph
 
 
@@ -43,3 +44,35 @@ def test_all_opsets_are_alike(golden):
     listings = {listing(couple(Graph(c.model()))) for n, c in CASES.items() if n.startswith("opset")}
     assert len(listings) == 1
     golden("opsets", listings.pop())
+
+
+def test_a_quantized_model_is_refused_in_one_sentence():
+    with pytest.raises(ModelError, match="prune the floating-point model, then quantize"):
+        couple(Graph(quantized()))
+
+
+def test_the_mask_of_values():
+    coupling = couple(Graph(CASES["lenet_flatten"].model()))
+    mask = coupling.mask({"a": np.asarray([0, 5])})
+    assert mask("a", 1).tolist() == [True, False, False, False, False, True]
+    assert mask("a", 2).all()
+    assert mask("f", 1).sum() == 2 * 16
+    assert mask("g", 1).all()
+    assert mask("w1", 0).all()
+
+
+def test_every_layer_is_pruned_or_named():
+    for case in CASES.values():
+        coupling = couple(Graph(case.model()))
+        pruned = {i for g in coupling.groups for i in g.writers}
+        for index, node in enumerate(coupling.graph.nodes):
+            if node.op_type in ("Conv", "ConvTranspose", "Gemm") and index not in pruned:
+                assert coupling.left_alone[index], f"{case.name}: {node.output[0]}"
+
+
+def test_names():
+    coupling = couple(Graph(CASES["chain"].model()))
+    assert coupling.by_name["a"] is coupling.groups[0]
+    assert coupling.layer(0) == "a"
+    coupling.graph.nodes[0].name = "first"
+    assert coupling.layer(0) == "first"

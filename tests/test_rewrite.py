@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
-from cases import CASES, Case
+from cases import CASES, Case, with_everything_kept
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import networks, random_plan
 
 from onnxprune import oracle
 from onnxprune.coupling import couple
+from onnxprune.errors import DataError
 from onnxprune.graph import Graph
+from onnxprune.plan import Plan, Weights
 from onnxprune.rewrite import rewrite
 from onnxprune.runtime import Runtime
 
@@ -54,3 +57,153 @@ def test_surgery_is_exact(name):
 @given(networks(), st.integers(0, 99))
 def test_surgery_is_exact_on_random_networks(case, seed):
     surgery(case, seed=seed)
+
+
+def pruned_half(case: Case, **weights) -> tuple:
+    """A case with the first half of every cell kept."""
+    coupling = couple(Graph(case.model()))
+    keep = {}
+    for group in coupling.groups:
+        cells = [np.flatnonzero(group.cells == cell) for cell in range(group.cells.max() + 1)]
+        keep[group.name] = np.sort(np.concatenate([cell[: (len(cell) + 1) // 2] for cell in cells]))
+    plan = Plan(keep, weights)
+    return coupling, plan, rewrite(coupling, plan)
+
+
+def constants(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    return {t.name: tuple(t.dims) for t in model.graph.initializer}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_empty_plan_gives_an_equal_model(name):
+    model = CASES[name].model()
+    result = rewrite(couple(Graph(model)), Plan())
+    assert result == model
+    assert result is not model
+
+
+def test_a_plan_that_keeps_everything_gives_an_equal_model():
+    model = CASES["chain"].model()
+    coupling = couple(Graph(model))
+    assert rewrite(coupling, Plan({g.name: np.arange(g.channels) for g in coupling.groups})) == model
+
+
+def test_everything_that_is_not_cut_survives():
+    model = with_everything_kept()
+    coupling = couple(Graph(model))
+    name = coupling.groups[1].name
+    pruned = rewrite(coupling, Plan({name: np.asarray([0, 3])}))
+    for field in ("producer_name", "producer_version", "domain", "model_version", "doc_string", "metadata_props"):
+        assert getattr(pruned, field) == getattr(model, field)
+    for field in ("name", "doc_string", "metadata_props", "quantization_annotation", "input", "output"):
+        assert getattr(pruned.graph, field) == getattr(model.graph, field)
+    assert pruned.graph.node[:2] == model.graph.node[:2]
+    sizes = constants(pruned)
+    assert list(sizes) == list(constants(model))
+    assert sizes["w2"] == (2, 8, 1, 1)
+    assert sizes["w3"] == (4, 2, 3, 3)
+    assert sizes["unused"] == (3,)
+
+
+def test_names_stay_where_one_node_reads_a_constant():
+    _, _, pruned = pruned_half(CASES["resnext"])
+    assert {n.split("_cut")[0] for n in constants(pruned)} == {"ws", "w1", "w2", "w3", "w4"}
+    assert constants(pruned)["w1"] == (8, 3, 1, 1)
+
+
+def test_merged_constants_part_only_where_they_must():
+    model = CASES["merged_constants"].model()
+    coupling = couple(Graph(model))
+    a, a2 = (g.name for g in coupling.groups[:2])
+    same = rewrite(coupling, Plan({a: np.asarray([0, 1]), a2: np.asarray([0, 1])}))
+    assert constants(same)["k"] == (2, 1, 1)
+    assert len(constants(same)) == len(constants(model))
+    other = rewrite(coupling, Plan({a: np.asarray([0, 1])}))
+    assert constants(other)["k"] == (6, 1, 1)
+    assert constants(other)["k_cut"] == (2, 1, 1)
+
+
+def test_a_constant_that_a_body_reads_stays_whole():
+    _, _, pruned = pruned_half(CASES["constant_read_by_a_body"])
+    assert constants(pruned)["k"] == (6, 1, 1)
+    assert constants(pruned)["k_cut"] == (3, 1, 1)
+
+
+def test_constants_that_are_outputs_stay_whole():
+    case = CASES["chain"]
+    model = case.model()
+    model.graph.output.append(onnx.helper.make_tensor_value_info("b1", 1, [8]))
+    coupling = couple(Graph(model))
+    pruned = rewrite(coupling, Plan({"a": np.asarray([1, 2])}))
+    assert constants(pruned)["b1"] == (8,)
+    assert constants(pruned)["b1_cut"] == (2,)
+    onnx.checker.check_model(pruned)
+    assert oracle.check(coupling, Plan({"a": np.asarray([1, 2])}), pruned, [case.feed()]).ok
+
+
+def test_inputs_with_a_default_state_their_new_shape():
+    _, _, pruned = pruned_half(CASES["initializers_that_are_inputs"])
+    shapes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in pruned.graph.input}
+    assert {n: list(s) for n, s in constants(pruned).items()} == {n: s for n, s in shapes.items() if n != "x"}
+
+
+def test_new_constants_of_an_old_file_are_inputs():
+    case = CASES["initializers_that_are_inputs"]
+    coupling = couple(Graph(case.model()))
+    linear = coupling.linear(2)
+    plan = Plan({}, {linear.key: Weights(linear.matrix, linear.offset + 1)})
+    pruned = rewrite(coupling, plan)
+    assert {i.name for i in pruned.graph.input} == {"x", *constants(pruned)}
+    assert len(constants(pruned)) == 4
+    assert oracle.check(coupling, plan, pruned, [case.feed()]).ok
+
+
+def test_a_folded_batch_normalization_goes_with_its_constants():
+    case = CASES["batchnorm_node"]
+    coupling = couple(Graph(case.model()))
+    linear = coupling.linear(3)
+    pruned = rewrite(coupling, Plan({}, {linear.key: Weights(linear.matrix, linear.offset)}))
+    assert [n.op_type for n in pruned.graph.node] == ["Conv", "BatchNormalization", "Relu", "Conv"]
+    assert set(constants(pruned)) == {"w1", "gamma", "beta", "mean", "var", "w2", "w2_bias"}
+
+
+def test_value_info_tells_the_new_shapes():
+    _, _, pruned = pruned_half(CASES["chain"])
+    shapes = {
+        v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in pruned.graph.value_info
+    }
+    assert shapes["a"] == ["N", 4, 8, 8]
+
+
+def test_a_model_beyond_shape_inference_is_written_all_the_same(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("too large")
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", fail)
+    _, _, pruned = pruned_half(CASES["chain"])
+    assert not pruned.graph.value_info
+
+
+BAD = {
+    "another group": Plan({"nobody": np.asarray([0])}),
+    "no channels": Plan({"a": np.zeros(0, np.int64)}),
+    "too large": Plan({"a": np.asarray([0, 8])}),
+    "negative": Plan({"a": np.asarray([-1, 2])}),
+    "twice": Plan({"a": np.asarray([1, 1])}),
+    "another layer": Plan({}, {"nobody": Weights(np.zeros((1, 1, 1)), np.zeros(1))}),
+    "another shape": Plan({}, {"c": Weights(np.zeros((1, 7, 6)), np.zeros(6))}),
+    "another offset": Plan({}, {"c": Weights(np.zeros((1, 8, 6)), np.zeros(5))}),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_plans_that_do_not_fit(name):
+    with pytest.raises(DataError, match="plan"):
+        rewrite(couple(Graph(CASES["chain"].model())), BAD[name])
+
+
+def test_conv_groups_must_keep_equal_counts():
+    coupling = couple(Graph(CASES["conv_grouped"].model()))
+    rewrite(coupling, Plan({"a": np.asarray([0, 1, 6, 7])}))
+    with pytest.raises(DataError, match="'a'"):
+        rewrite(coupling, Plan({"a": np.asarray([0, 1, 2, 7])}))

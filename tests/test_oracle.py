@@ -1,0 +1,127 @@
+"""The oracle notices what is wrong, and compares where comparing makes sense."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from cases import CASES, Case
+
+from onnxprune import oracle
+from onnxprune.coupling import couple
+from onnxprune.errors import DataError, InternalError, OnnxPruneError
+from onnxprune.graph import Graph
+from onnxprune.ids import Ledger
+from onnxprune.oracle import Verdict, check, comparable, demand
+from onnxprune.plan import Plan
+from onnxprune.rewrite import rewrite
+
+X = "float[N,3,8,8] x"
+
+
+def surgery(case: Case) -> Verdict:
+    """The oracle on a case in which every group loses another channel than the one before."""
+    coupling = couple(Graph(case.model()))
+    plan = Plan({g.name: np.delete(np.arange(g.channels), i % g.channels) for i, g in enumerate(coupling.groups)})
+    return check(coupling, plan, rewrite(coupling, plan), [case.feed(2)])
+
+
+@pytest.mark.parametrize("name", ["residual_identity", "squeeze_excite", "arithmetic", "batchnorm_node", "split_gate"])
+def test_a_missing_tie_is_noticed(name, monkeypatch):
+    """Without any ties every tensor would lose channels by itself: the model breaks, or differs."""
+    assert surgery(CASES[name]).ok
+    tie = Ledger.tie
+
+    def forgetful(self, a, b, reason):
+        if "Add" not in reason and "Mul" not in reason and "Sub" not in reason and "BatchNorm" not in reason:
+            tie(self, a, b, reason)
+
+    monkeypatch.setattr(Ledger, "tie", forgetful)
+    try:
+        verdict = surgery(CASES[name])
+    except OnnxPruneError:
+        return  # onnxruntime refuses the model
+    assert not verdict.ok
+
+
+def test_a_forgotten_freeze_is_noticed(monkeypatch):
+    """Channels that LRN mixes can't be removed: if nobody said so, the result would differ."""
+    monkeypatch.setattr(
+        Ledger, "freeze", lambda self, ids, reason: None if "LRN" in reason else FREEZE(self, ids, reason)
+    )
+    verdict = surgery(CASES["lrn"])
+    assert not verdict.ok
+    assert verdict.where == "y"
+    with pytest.raises(InternalError, match="'y'"):
+        demand(verdict)
+
+
+FREEZE = Ledger.freeze
+
+
+def test_wrong_channels_are_noticed():
+    """Removing other channels than the plan says is an error of surgery, not an approximation."""
+    coupling = couple(Graph(CASES["chain"].model()))
+    plan, other = (Plan({"a": np.asarray(kept)}) for kept in ([0, 1, 2, 3], [0, 1, 2, 4]))
+    verdict = check(coupling, plan, rewrite(coupling, other), [CASES["chain"].feed()])
+    assert not verdict.ok
+    assert verdict.max_abs_diff > 1e-3
+
+
+def test_demand_is_silent_when_all_is_well():
+    demand(Verdict(0.0, True, ""))
+
+
+def points(body: str, outputs: str, **weights) -> set[str]:
+    return set(comparable(Graph(Case("points", X, outputs, body, weights).model())))
+
+
+def test_comparisons_are_in_front_of_jumps():
+    assert points("y = Relu(x)", "float[N,3,8,8] y") == {"y"}
+    assert points("a = Relu(x)\ny = ArgMax<axis=1>(a)", "int64[N,1,8,8] y") == {"a"}
+    assert points("a = Relu(x)\ny = Softmax(a)", "float[N,3,8,8] y") == {"a"}
+    assert points("a = Relu(x)\nb = Floor(a)\ny = Neg(b)", "float[N,3,8,8] y") == {"a"}
+    assert points("a = Relu(x)\nb = RandomNormalLike(a)\nc = Neg(a)\ny = Add(c, b)", "float[N,3,8,8] y") == {"a", "c"}
+
+
+def test_nothing_to_compare():
+    assert points("y = Shape(x)", "int64[4] y") == set()
+    assert points("y = Identity(k)", "float[2] y", k=(2,)) == set()
+    case = Case("sizes", X, "int64[4] y", "y = Shape(x)", {})
+    coupling = couple(Graph(case.model()))
+    assert check(coupling, Plan(), coupling.graph.model, [case.feed()]) == Verdict(0.0, True, "")
+
+
+def test_inner_values_are_compared_on_the_channels_that_are_left():
+    body = "a = Conv(x, w1)\nf = Floor(a)\ny = Conv(f, w2)"
+    case = Case("jump", X, "float[N,2,8,8] y", body, {"w1": (6, 3, 1, 1), "w2": (2, 6, 1, 1)})
+    coupling = couple(Graph(case.model()))
+    assert set(comparable(coupling.graph)) == {"a"}
+    plan = Plan({"a": np.asarray([1, 4])})
+    assert check(coupling, plan, rewrite(coupling, plan), [case.feed()]).ok
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "ok"),
+    [([1.0, 2.0], [1.0, 2.0], True), ([1.0, 2.0], [1.0, 2.1], False), ([1.0, np.inf], [1.0, np.inf], True),
+     ([1.0, np.inf], [1.0, 5.0], False), ([1.0, 2.0], [1.0, np.nan], False), ([0.0, 0.0], [0.0, 0.0], True),
+     ([1.0], [1.0, 1.0], False), ([np.nan], [np.nan], True), ([1000.0, 0.0], [1000.0, 0.01], True)],
+)  # fmt: skip
+def test_differences_are_relative(expected, found, ok):
+    assert oracle._compare(np.asarray(expected), np.asarray(found), "v", 1e-4).ok is ok
+
+
+def test_an_infinity_of_the_other_sign_is_a_difference():
+    assert not oracle._compare(np.asarray([1.0, np.inf]), np.asarray([1.0, -np.inf]), "v", 1e-4).ok
+
+
+def test_a_model_that_fails_says_so():
+    case = CASES["chain"]
+    coupling = couple(Graph(case.model()))
+    with pytest.raises(DataError, match="fails on this input"):
+        check(coupling, Plan(), coupling.graph.model, [{"x": np.zeros((1, 2, 8, 8), np.float32)}])
+
+
+def test_verdicts_are_values():
+    assert dataclasses.replace(Verdict(0.0, True, "y"), ok=False) == Verdict(0.0, False, "y")
