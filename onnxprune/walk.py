@@ -6,8 +6,8 @@ only the values that are alive at the cut are kept, for all samples and both net
 temporary folder when they outgrow the memory granted. The pruned network keeps its full size here (removed channels
 have zero weights where they are read), so both run the same nodes, and what hasn't drifted apart is stored once.
 
-Nodes run by depth, not in the order of the file: what a layer doesn't depend on is done before it, so that a shortcut
-is known when the last layer of its branch is refitted.
+Nodes run by depth, counted in layers, not in the order of the file: what a layer doesn't depend on is done before it, so
+that a shortcut is known when the last layer of its branch is refitted.
 """
 
 from __future__ import annotations
@@ -164,17 +164,20 @@ class Walk:
 
 
 def by_depth(coupling: Coupling) -> list[int]:
-    """Nodes that depend on the input, by the length of the longest path that leads to them."""
-    graph = coupling.graph
+    """Nodes that depend on the input, by the number of layers on the longest path to them, and by that of the file.
+
+    A layer runs after everything that doesn't depend on it or on another layer of its depth.
+    """
+    graph, layers = coupling.graph, coupling.notes.readers
     depth: dict[str, int] = {}
     order = []
     for index, node in enumerate(graph.nodes):
         if all(name in graph.static for name in node.output if name):
             continue
-        level = 1 + max((depth.get(name, 0) for name in graph.reads(node)), default=0)
+        level = max((depth.get(name, 0) for name in graph.reads(node)), default=0) + (index in layers)
         depth.update((name, level) for name in node.output)
-        order.append((level, index))
-    return [index for _, index in sorted(order)]
+        order.append((level, index not in layers, index))
+    return [index for *_, index in sorted(order)]
 
 
 def _segment(
