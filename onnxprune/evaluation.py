@@ -69,7 +69,10 @@ def looks_like_scores(output: Array) -> bool:
 def accuracy(model: ModelProto, path: str | Path | None, data: Labelled, runtime: Runtime, batch: int) -> float:
     """Share of labelled samples that the model gets right, or what the user's function says of the file."""
     if data.function is not None:
-        return float(data.function(str(path)))
+        try:
+            return float(data.function(str(path)))
+        except Exception as error:  # the user's own code may raise anything
+            raise DataError(f"the function given as --eval failed: {type(error).__name__}: {error}") from error
     if data.samples is None or data.labels is None:
         raise DataError("accuracy needs labelled samples, or a function of a model's path.")
     found = answers(model, data.samples, range(data.samples.count), runtime, batch)
@@ -86,7 +89,10 @@ def load_function(spec: str) -> Callable[[str], float]:
     file, _, name = spec.rpartition(":")
     if not Path(file).exists():
         raise DataError(f"{file}: no such file; --eval takes a labelled .npz or file.py:function.")
-    function = runpy.run_path(file, run_name="onnxprune_user_eval").get(name)
+    try:
+        function = runpy.run_path(file, run_name="onnxprune_user_eval").get(name)
+    except Exception as error:  # the user's own code may raise anything
+        raise DataError(f"{file} fails to run: {type(error).__name__}: {error}") from error
     if not callable(function):
         raise DataError(f"{file} has no function '{name}'.")
     return function  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ error curves, probes), and some only judge the result; with labelled data given,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from onnxprune import __version__, evaluation, oracle
 from onnxprune.calibration import PLAIN, Preprocessing
 from onnxprune.coupling import couple
 from onnxprune.data import labelled_of, samples_of
-from onnxprune.errors import BudgetError, DataError
+from onnxprune.errors import BudgetError, DataError, UsageError
 from onnxprune.graph import Graph
 from onnxprune.graph import load as load_model
 from onnxprune.plan import Plan
@@ -62,6 +62,9 @@ def prune(
     path. Further options: the fields of `Options`. Raises OnnxPruneError: ModelError, DataError, BudgetError (its
     `result` is the best that was found), InternalError.
     """
+    unknown = sorted(set(options) - {f.name for f in fields(Options)})
+    if unknown:
+        raise UsageError(f"unknown option '{unknown[0]}'; options are: {', '.join(f.name for f in fields(Options))}.")
     chosen = Options(targets=parse_targets([target] if isinstance(target, str) else list(target)), **options)
     proto = load_model(model) if isinstance(model, str | Path) else model
     path = Path(model) if isinstance(model, str | Path) else None

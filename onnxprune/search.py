@@ -31,7 +31,7 @@ from onnxprune.evaluation import Labelled
 from onnxprune.graph import Array, Graph
 from onnxprune.graph import save as save_model
 from onnxprune.plan import Plan, Weights
-from onnxprune.reconstruct import WIDEST, front_to_back, masked, refit, with_mean
+from onnxprune.reconstruct import MODES, WIDEST, front_to_back, masked, refit, with_mean
 from onnxprune.report import Fidelity, Target
 from onnxprune.rewrite import rewrite
 from onnxprune.runtime import Runtime
@@ -66,6 +66,15 @@ class Options:
     runtime: Runtime = field(default_factory=Runtime)
     measure_latency: bool = True
     plan: Plan | None = None  # carried out as it is: nothing is chosen, and the options that choose don't matter
+
+    def __post_init__(self) -> None:
+        methods.find(self.method)
+        for name, value, known in (
+            ("allocator", self.allocate, tuple(ALLOCATORS)),
+            ("way to reconstruct", self.reconstruct, ("auto", *MODES)),
+        ):
+            if value not in known:
+                raise UsageError(f"there is no {name} '{value}'; choose one of: {', '.join(known)}.")
 
 
 @dataclass
@@ -119,6 +128,8 @@ def prepare(
         judge = 0.2 if any(t.kind == "drop" for t in targets) else 0.1
     division = divide(found.count, options.seed, judge=judge, copies=copies)
     run = Run(couple(graph), found, replace(options, targets=targets), labelled, division, progress)
+    if np.isin(division.judge, division.fit).any():
+        run.warnings.append("too few samples to hold any back: the result is judged on samples that were fitted.")
     if found.origin == "synthetic":
         run.warnings.append("no calibration data: synthetic inputs were used, so the result is a guess; pass --calib.")
     return run
@@ -375,7 +386,11 @@ class Search:
             found = self.candidate(keep)
             if self.loss(found) <= min(drops):
                 return found, failure
-            failure = failure or BudgetError("the cost asked for can't be reached within the loss allowed")
+            failure = failure or BudgetError(
+                f"the cost asked for loses {self.loss(found):.3g}, more than the {min(drops):g} allowed; "
+                "what was written loses no more than that",
+                self.share(limits[0][0], keep),
+            )
         return self.bisect(min(drops), failure)
 
     def within(self, limits: Sequence[tuple[str, float]]) -> dict[str, Ints]:
@@ -471,11 +486,15 @@ def _accuracy(run: Run, model: ModelProto) -> float | None:
 
 def _why(run: Run) -> str:
     """What stands in the way of more pruning, in one sentence."""
-    streams = [g for g in run.coupling.groups if g.stream]
-    parts = [f"{len(streams)} residual streams stay whole"] if streams else []
-    reasons = list(dict.fromkeys(run.coupling.left_alone.values()))
-    if reasons:
-        parts.append(f"{len(run.coupling.left_alone)} layers can't be pruned ({reasons[0]})")
-    if run.options.include or run.options.exclude:
-        parts.append("--include and --exclude leave layers out")
-    return ("what stands in the way: " + ", ".join(parts)) if parts else "every group is at its smallest"
+    coupling, options = run.coupling, run.options
+    reasons = [reason for i, reason in coupling.left_alone.items() if not _makes_output(coupling, i)]
+    reasons += [reason for g in coupling.groups if (reason := why_left_out(coupling, g, options))]
+    if not reasons:
+        return "all that can go is gone: every group is at its smallest"
+    named = "; ".join(list(dict.fromkeys(reasons))[:3])
+    count = f"{len(reasons)} layers or groups stay" if len(reasons) > 1 else "one layer or group stays"
+    return f"what stands in the way: {count} ({named}); `onnxprune inspect` lists all"
+
+
+def _makes_output(coupling: Coupling, index: int) -> bool:
+    return "is an output of the model" in coupling.left_alone[index]

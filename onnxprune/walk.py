@@ -6,8 +6,8 @@ only the values that are alive at the cut are kept, for all samples and both net
 temporary folder when they outgrow the memory granted. The pruned network keeps its full size here (removed channels
 have zero weights where they are read), so both run the same nodes, and what hasn't drifted apart is stored once.
 
-Nodes run by depth, counted in layers, not in the order of the file: what a layer doesn't depend on is done before it, so
-that a shortcut is known when the last layer of its branch is refitted.
+Nodes run by depth, counted in layers, not in the order of the file: what a layer doesn't depend on is done before it,
+so that a shortcut is known when the last layer of its branch is refitted.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
 from onnxprune.coupling import Coupling
 from onnxprune.graph import Array, key
@@ -217,17 +216,18 @@ def _segment(
         elif name in graph.static:
             model.graph.initializer.append(numpy_helper.from_array(np.asarray(graph.array(name), order="C"), name))
         elif name not in have:
-            model.graph.input.append(helper.make_tensor_value_info(name, _elem_type(walk, name), None))
-    model.graph.output.extend(helper.make_tensor_value_info(name, _elem_type(walk, name), None) for name in outputs)
+            model.graph.input.append(_info(walk, name))
+    model.graph.output.extend(_info(walk, name) for name in outputs)
     return walk.runtime.session(model)
 
 
-def _elem_type(walk: Walk, name: str) -> int:
-    known: Any = walk.graph.types.get(name)
-    if known:
-        return int(known)
+def _info(walk: Walk, name: str) -> ValueInfoProto:
+    """A value with its type: as inferred, or as it is held. Without one onnxruntime infers it."""
+    known = walk.graph.types.get(name)
     held = walk.original[0].get(name) if walk.original else None
-    return int(helper.np_dtype_to_tensor_dtype(held.dtype)) if held is not None else 0
+    if not known and held is not None:
+        known = int(helper.np_dtype_to_tensor_dtype(held.dtype))
+    return helper.make_tensor_value_info(name, known, None) if known else ValueInfoProto(name=name)
 
 
 def layers_in_order(coupling: Coupling) -> list[Linear]:

@@ -130,7 +130,8 @@ def main(
                 collected.setdefault((target, spec), []).append((macs, right, agree, zerr, multiple))
                 times = f"{shared:.1f} + {multiple:.1f}"
                 click.echo(
-                    f"{draw:4} {target:6} {spec:18} {macs:7.4f} {100 * right:8.2f} {100 * agree:8.2f} {zerr:9.4f}   {times}"
+                    f"{draw:4} {target:6} {spec:18} {macs:7.4f} {100 * right:8.2f} {100 * agree:8.2f} {zerr:9.4f}   "
+                    f"{times}"
                 )
         click.echo(f"     base accuracy {100 * (search.accuracy or 0):.2f}; {search.run.seconds}")
     for (target, spec), found in collected.items():
