@@ -26,7 +26,7 @@ def build(
 
     In the text, `y = Layer<...>(x, w)` is ONNX's own syntax; x [N, 3, 8, 8] and the like are stated in `inputs`.
     """
-    header = f'<ir_version: {ir}, opset_import: ["" : {opset}]>'
+    header = f'<ir_version: {ir}, opset_import: ["" : {opset}, "com.microsoft" : 1]>'
     model = parser.parse_model(f"{header} net ({inputs}) => ({outputs}) {{ {body} }}")
     rng = np.random.default_rng(seed)
     for name, content in weights.items():
