@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import runpy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from onnxprune.report import Fidelity, Size
 from onnxprune.runtime import Runtime
 
 Ints = NDArray[np.int64]
+ANSWERS_HELD = 3e8  # bytes of answers that are kept to be compared; dense outputs are judged on fewer samples
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,25 @@ class Labelled:
     function: Callable[[str], float] | None = None
 
 
-def answers(model: ModelProto, samples: Samples, indices: Sequence[int], runtime: Runtime, batch: int) -> list[Array]:
-    """Values of the model's floating-point outputs for these samples, joined along the batch axis."""
+def affordable(graph: Graph, names: Iterable[str], most: float = ANSWERS_HELD) -> int:
+    """For how many samples these values fit into memory granted for answers, at least 1."""
+    size = sum(8 * prod(graph.shapes.get(name, ())) for name in names)
+    return max(1, int(most // max(size, 1)))
+
+
+def answers(
+    model: ModelProto,
+    samples: Samples,
+    indices: Sequence[int],
+    runtime: Runtime,
+    batch: int,
+    outputs: Sequence[str] | None = None,
+) -> list[Array]:
+    """Values of the model's floating-point outputs (or some of them) for these samples, joined along the batch axis."""
     session = runtime.session(model)
     collected: dict[str, list[Array]] = {}
     for feed in samples.batches(indices, batch):
-        for name, value in session.run(feed).items():
+        for name, value in session.run(feed, outputs).items():
             if value.dtype.kind == "f" or value.dtype.name == "bfloat16":
                 collected.setdefault(name, []).append(np.atleast_1d(value).astype(np.float64))
     return [_joined(values) for values in collected.values()]
@@ -75,7 +90,8 @@ def accuracy(model: ModelProto, path: str | Path | None, data: Labelled, runtime
             raise DataError(f"the function given as --eval failed: {type(error).__name__}: {error}") from error
     if data.samples is None or data.labels is None:
         raise DataError("accuracy needs labelled samples, or a function of a model's path.")
-    found = answers(model, data.samples, range(data.samples.count), runtime, batch)
+    first = [model.graph.output[0].name]
+    found = answers(model, data.samples, range(data.samples.count), runtime, batch, first)
     if not found or not looks_like_scores(found[0]):
         raise DataError("accuracy needs class scores [samples, classes] as the first output; pass a function instead.")
     labels = data.labels.ravel()

@@ -182,7 +182,8 @@ def compare(
         found = labelled.samples
     else:
         found = samples_of(graphs[0], path, data, preprocessing, samples, 0, input_shapes)
-    answers = [evaluation.answers(p, found, range(found.count), runtime, batch) for p in protos]
+    count = min(found.count, evaluation.affordable(graphs[0], graphs[0].outputs))
+    answers = [evaluation.answers(p, found, range(count), runtime, batch) for p in protos]
     if [a.shape for a in answers[0]] != [a.shape for a in answers[1]]:
         raise DataError("the two models don't have the same outputs, so they can't be compared.")
     one = next(iter(found.batches([0], 1)))
@@ -197,6 +198,4 @@ def compare(
             evaluation.accuracy(p, m, labelled, runtime, batch) for p, m in zip(protos, (before, after), strict=True)
         ]
         accuracy = {"before": right[0], "after": right[1]}
-    return Comparison(
-        sizes[0], sizes[1], evaluation.fidelity(answers[0], answers[1], found.count, found.origin), accuracy
-    )
+    return Comparison(sizes[0], sizes[1], evaluation.fidelity(answers[0], answers[1], count, found.origin), accuracy)

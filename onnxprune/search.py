@@ -167,12 +167,14 @@ def rank(run: Run) -> Ranked:
         if run.mode != "ls":
             moments |= found  # the layers are refitted one by one from what is known now
     with run.timed("select") as progress:
-        judging = (run.division.tune if len(run.division.tune) else run.division.fit)[:PROBE_SAMPLES]
+        signals = list(oracle.comparable(run.coupling.graph))
+        most = min(PROBE_SAMPLES, evaluation.affordable(run.coupling.graph, signals))
+        judging = (run.division.tune if len(run.division.tune) else run.division.fit)[:most]
         curves = selection.probe(
             run.coupling,
             rankings,
             run.feeds(judging),
-            list(oracle.comparable(run.coupling.graph)),
+            signals,
             run.options.runtime,
             run.options.max_memory,
             lambda number, total: progress(total + number, 2 * total),
@@ -354,7 +356,7 @@ class Search:
             model = rewrite(self.run.coupling, plan)
         with self.run.timed("judge"):
             after = _answers(self.run, model)
-            count = len(self.run.division.judge) or (_judging(self.run).count)
+            count = len(_judged(self.run)[1])
             fidelity = evaluation.fidelity(self.before, after, count, self.run.samples.origin)
             accuracy = None if self.accuracy is None else _accuracy(self.run, model)
         return Candidate(plan, model, errors, fidelity, accuracy)
@@ -462,14 +464,17 @@ class Search:
         )
 
 
-def _judging(run: Run) -> Samples:
+def _judged(run: Run) -> tuple[Samples, list[int]]:
+    """The samples that judge: labelled ones if there are any, as many as memory has room for answers."""
+    room = evaluation.affordable(run.coupling.graph, run.coupling.graph.outputs)
     labelled = run.labelled
-    return labelled.samples if labelled is not None and labelled.samples is not None else run.samples
+    if labelled is not None and labelled.samples is not None:
+        return labelled.samples, list(range(min(labelled.samples.count, room)))
+    return run.samples, run.division.judge[:room].tolist()
 
 
 def _answers(run: Run, model: ModelProto) -> list[Array]:
-    samples = _judging(run)
-    indices = run.division.judge.tolist() if samples is run.samples else list(range(samples.count))
+    samples, indices = _judged(run)
     return evaluation.answers(model, samples, indices, run.options.runtime, run.options.batch)
 
 
