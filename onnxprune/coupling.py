@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from onnxprune.errors import ModelError
-from onnxprune.graph import QUANTIZED, Graph, fresh, key, subgraphs
+from onnxprune.graph import QUANTIZED, STANDARD, Graph, fresh, key, subgraphs
 from onnxprune.ids import Components, Ids, Ledger
 from onnxprune.ops import Visit, find
 from onnxprune.ops.linear import Linear, describe
@@ -29,6 +29,7 @@ from onnxprune.ops.registry import Notes, Parameter
 
 Ints = NDArray[np.int64]
 
+OLDEST = 7  # the opset since which operands broadcast from the right
 UNEQUAL = "its channels can't be removed in equal number from each group of a grouped convolution"
 SINGLE = "without one of its channels a layer, a group of a grouped convolution or a part of a value would have none"
 
@@ -128,13 +129,8 @@ class Mask:
 
 
 def couple(graph: Graph) -> Coupling:
-    """Find the groups. Raises ModelError for a quantized model, whose scales pruning would make meaningless."""
-    quantized = next((n for n in graph.nodes if n.op_type in QUANTIZED), None)
-    if quantized is not None:
-        raise ModelError(
-            f"the model is quantized ({quantized.op_type} '{quantized.name or key(quantized)}'); "
-            "prune the floating-point model, then quantize the result."
-        )
+    """Find the groups. Raises ModelError for a model of a kind that can't be pruned."""
+    _demand_prunable(graph)
     ledger, walks = Ledger(), []
     for probe in graph.probes:
         notes = Notes()
@@ -150,6 +146,21 @@ def couple(graph: Graph) -> Coupling:
         walks.append(notes)
     components = _one_axis(ledger, walks)
     return _groups(graph, ledger, walks[0], components)
+
+
+def _demand_prunable(graph: Graph) -> None:
+    """Refuse a quantized model, whose scales pruning would make meaningless, and operators as they were before 2017."""
+    quantized = next((n for n in graph.nodes if n.op_type in QUANTIZED), None)
+    if quantized is not None:
+        raise ModelError(
+            f"the model is quantized ({quantized.op_type} '{quantized.name or key(quantized)}'); "
+            "prune the floating-point model, then quantize the result."
+        )
+    if any(o.domain in STANDARD and o.version < OLDEST for o in graph.model.opset_import):
+        raise ModelError(
+            f"the model is of opset {graph.opset}, and {OLDEST} is the oldest that can be pruned; "
+            "convert it with onnx.version_converter first."
+        )
 
 
 def _visit(v: Visit) -> None:

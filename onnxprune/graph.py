@@ -240,12 +240,19 @@ class Graph:
         return self.probes[0].shapes
 
     def input_shapes(self, batch: int = 1, factor: int = 1) -> dict[str, Shape]:
-        """Sizes for every graph input: the declared ones, then `dims`, then defaults; symbolic ones times `factor`."""
+        """Sizes for every graph input: the declared ones, then `dims`, then defaults; symbolic ones times `factor`.
+
+        An input of unknown rank, or one that is no tensor, is missing unless it is in `dims`.
+        """
         sizes: dict[str, int] = {}
-        shapes = {}
+        shapes: dict[str, Shape] = {}
         for value in self.inputs:
             declared = value.type.tensor_type.shape.dim
             given = self.dims.get(value.name)
+            if not value.type.tensor_type.HasField("shape"):
+                if given is not None:
+                    shapes[value.name] = tuple(given)
+                continue
             if given is not None and len(given) != len(declared):
                 raise ModelError(
                     f"input '{value.name}' has {len(declared)} dimensions, but {list(given)} was given as its shape."
@@ -265,10 +272,9 @@ class Graph:
         return shapes
 
     def _probe(self, batch: int, factor: int) -> Probe:
-        types = {}
-        for value in self.inputs:
-            shape = self.input_shapes(batch, factor)[value.name]
-            types[value.name] = onnx.helper.make_tensor_type_proto(value.type.tensor_type.elem_type, shape)
+        types = {value.name: value.type for value in self.inputs}
+        for name, shape in self.input_shapes(batch, factor).items():
+            types[name] = onnx.helper.make_tensor_type_proto(types[name].tensor_type.elem_type, shape)
         return _Inference(self, types).run()
 
     @cached_property
@@ -377,9 +383,9 @@ class _Inference:
                 opsets = [onnx.helper.make_opsetid(d, v) for d, v in versions.items()]
                 inferred = infer_node_outputs(schema, node, known, self.protos, opset_imports=opsets)
         except onnx.shape_inference.InferenceError as error:
-            raise ModelError(
-                f"shapes don't fit at node '{node.name or key(node)}' ({node.op_type}): {error}"
-            ) from error
+            advice = "; say which sizes do with --input-shapes." if self.graph.symbolic else "."
+            where = f"node '{node.name or key(node)}' ({node.op_type})"
+            raise ModelError(f"shapes don't fit at {where}: {str(error).rstrip('.')}{advice}") from error
         except onnx.defs.SchemaError:  # a custom or contributed operator: what the file declares must do
             if domain == "com.microsoft" and node.op_type in LIKE_INPUT and node.input[0] in known:
                 inferred = {node.output[0]: known[node.input[0]]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +93,3 @@ def _reason(error: Exception) -> str:
     """The informative part of an onnxruntime message, on one line."""
     text = str(error).split(" : ")[-1]
     return " ".join(text.split())[:300].rstrip(".") + "."
-
-
-def threads_for(n: int) -> int:
-    """`n`, or the number of cores for 0."""
-    return n or os.cpu_count() or 1

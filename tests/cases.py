@@ -1186,6 +1186,70 @@ case("pool_with_indices", X, "float[N,2,4,4] y, int64[N,6,4,4] i", """
     y = Conv(p, w2)
 """, w1=(6, 3, 1, 1), w2=(2, 6, 1, 1))  # fmt: skip
 
+case("rows_into_a_product", "float[4,5] x", "float[6,3] y", """
+    a = MatMul(x, w1)
+    b = Transpose(a)
+    c = Gemm(b, w2)
+    d = MatMul(b, w2)
+    e = Add(c, d)
+    y = MatMul(e, w3)
+""", w1=(5, 6), w2=(4, 7), w3=(7, 3))  # fmt: skip
+
+case("integer_product", "int32[N,4] x", "int32[N,3] y", "y = MatMul(x, w)",
+     w=np.arange(12, dtype=np.int32).reshape(4, 3))  # fmt: skip
+
+case("cut_at_run_time", "float[N,3,8,8] x, int64[1] k, int64[2] p, int64[8] q", """
+    float[N,3,8,8] u, float[N,3,8,8] s, float[N,5,8,8] t, float[N,8,10,10] v, float[N,1,8,8] w""", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    u = Slice(b, zero, k, axes)
+    c = Conv(a, w3)
+    s, t = Split<axis=1>(c, p)
+    d = Conv(a, w4)
+    v = Pad(d, q)
+    e = Conv(a, w5)
+    w = ReduceSum(e, k)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), zero=[0], axes=[1], w3=(8, 6, 1, 1), w4=(8, 6, 1, 1), w5=(4, 6, 1, 1),
+    runs=False)  # fmt: skip
+
+case("reshape_at_run_time", "float[N,3,H,W] x", "float[H,W] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    s = Shape(b)
+    h = Slice(s, two, three)
+    w = Slice(s, three, four)
+    t = Concat<axis=0>(h, minus, w)
+    r = Reshape(b, t)
+    y = ReduceSum<keepdims=0>(r, one)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), one=[1], two=[2], three=[3], four=[4], minus=[-1])  # fmt: skip
+
+case("expand_to_the_size_of_another_layer", "float[N,3,H,W] x", "float[N,2,H2,W2] y", """
+    a = Conv(x, w1)
+    b = Conv(x, w2)
+    p = GlobalAveragePool(a)
+    s = Shape(b)
+    e = Expand(p, s)
+    c = Concat<axis=1>(b, e)
+    y = Conv(c, w3)
+""", w1=(6, 3, 1, 1), w2=(6, 3, 1, 1), w3=(2, 12, 1, 1))  # fmt: skip
+
+case("constant_of_a_computed_shape", "float[N,3,8,8] x", "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    s = Shape(a)
+    c = Slice(s, one, two)
+    t = Concat<axis=0>(c, one)
+    k = Reshape(six, t)
+    m = ReduceMean(k)
+    b = Mul(a, m)
+    y = Conv(b, w2)
+""", w1=(6, 3, 1, 1), one=[1], two=[2], six=(6,), w2=(2, 6, 1, 1))  # fmt: skip
+
+case("batchnorm_of_elements", "float[N,3,8,8] x", "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    n = BatchNormalization<spatial=0>(a, k, k, k, k)
+    y = Conv(n, w2)
+""", w1=(6, 3, 1, 1), k=(6, 8, 8), w2=(2, 6, 1, 1), opset=7, ir=3, runs=False)  # fmt: skip
+
 # ------------------------------------------------------------------------------------------------ dynamic, odd, empty
 
 case("dynamic_space", "float[N,3,H,W] x", "float[N,2] y", """

@@ -51,6 +51,21 @@ def test_a_quantized_model_is_refused_in_one_sentence():
         couple(Graph(quantized()))
 
 
+def test_old_operators_are_refused_in_one_sentence():
+    model = CASES["chain"].model()
+    model.opset_import[0].version = 6
+    with pytest.raises(ModelError, match=r"opset 6.*version_converter"):
+        couple(Graph(model))
+
+
+def test_an_input_of_unknown_rank_keeps_what_it_reaches():
+    model = CASES["two_inputs"].model()
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    coupling = couple(Graph(model))
+    assert "unknown shape ('x')" in coupling.left_alone[0]
+    assert [g.channels for g in couple(Graph(model, {"x": [1, 3, 8, 8]})).groups] == [6, 4]
+
+
 def test_the_mask_of_values():
     coupling = couple(Graph(CASES["lenet_flatten"].model()))
     mask = coupling.mask({"a": np.asarray([0, 5])})

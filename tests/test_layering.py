@@ -11,7 +11,18 @@ import onnxprune.errors
 
 ROOT = Path(onnxprune.errors.__file__).resolve().parent
 ORDER = ["errors", "graph", "ids", "ops", "coupling", "allocation", "cost", "elimination", "plan", "report", "rewrite"]
-ORDER += ["runtime", "calibration", "statistics", "oracle", "walk", "reconstruct", "methods", "evaluation", "data"]
+ORDER += [
+    "runtime",
+    "sources",
+    "calibration",
+    "statistics",
+    "oracle",
+    "walk",
+    "reconstruct",
+    "methods",
+    "evaluation",
+    "data",
+]
 ORDER += ["selection", "search", "pipeline", "options", "tables", "cli"]
 ALONE = {"onnxruntime": "runtime", "onnx_graphsurgeon": "graph", "torch": None, "tensorflow": None}
 FILES = [p for p in sorted(ROOT.rglob("*.py")) if p.name not in ("__init__.py", "__main__.py") or p.parent != ROOT]

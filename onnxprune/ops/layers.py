@@ -72,9 +72,12 @@ def shrink_conv(cut: Cut) -> None:
 
 def weights_fixed(v: Visit) -> bool:
     """Whether the weights are floating-point constants; if not, everything the node touches stays."""
-    if v.static(1) and floating(v.graph.array(v.name(1))):
+    if not v.static(1):
+        v.freeze_all("reads its weights from another node, not from a constant")
+    elif not floating(v.graph.array(v.name(1))):
+        v.freeze_all("has weights that aren't floating-point numbers")
+    else:
         return True
-    v.freeze_all("reads its weights from another node, not from a constant")
     return False
 
 
@@ -200,9 +203,9 @@ def matmul(v: Visit) -> None:
 def batchnorm_affine(graph: Graph, node: NodeProto, i: int, axis: int, rank: int) -> tuple[Float, Float] | None:
     """y = scale * x + shift per channel, from the running statistics."""
     a = attributes(node)
-    if i != 0 or axis != 1 or a.get("training_mode", 0) or not all(n in graph.static for n in node.input[1:]):
+    if i != 0 or axis != 1 or len(node.output) != 1 or not all(n in graph.static for n in node.input[1:]):
         return None
-    if len([name for name in node.output if name]) != 1:
+    if not a.get("spatial", 1):
         return None
     gamma, beta, mean, var = (graph.array(n).astype(np.float64) for n in node.input[1:5])
     scale = gamma / np.sqrt(var + a.get("epsilon", 1e-5))
@@ -212,6 +215,9 @@ def batchnorm_affine(graph: Graph, node: NodeProto, i: int, axis: int, rank: int
 @rule("BatchNormalization", affine=batchnorm_affine)
 def batchnorm(v: Visit) -> None:
     """Four numbers per channel."""
+    if not v.attr("spatial", 1):
+        v.freeze_all("keeps statistics of every element, not of channels")
+        return
     per_channel_parameters(v, range(1, 5))
 
 

@@ -38,17 +38,13 @@ def target(v: View) -> list[int] | None:
 def shrink_reshape(cut: Cut) -> None:
     """The lengths along the axis that loses channels are those that are left; 0 and -1 follow by themselves."""
     name = key(cut.node)
-    computed = len(cut.node.input) > 1 and cut.restated(cut.node.input[1])
-    if not (computed or cut.changes(name) or cut.changes(cut.node.input[0])):
+    if not (cut.restated(cut.node.input[1]) or cut.changes(name) or cut.changes(cut.node.input[0])):
         return
     stated = target(cut.view)
     assert stated is not None  # coupling froze the channels otherwise
     stated = [after if s > 0 else s for s, after in zip(stated, cut.kept(name), strict=True)]
-    if len(cut.node.input) > 1:
-        cut.set_input(1, np.asarray(stated, np.int64), "kept")
-        cut.drop_attr("allowzero")  # a 0 means "copied" again
-    else:
-        cut.set_attr("shape", stated)
+    cut.set_input(1, np.asarray(stated, np.int64), "kept")
+    cut.drop_attr("allowzero")  # a 0 means "copied" again
 
 
 @rule("Reshape", shrink=shrink_reshape)
@@ -269,8 +265,7 @@ def pads(v: View) -> tuple[list[int], list[int]] | None:
     """(begins, ends) per axis of a Pad node; None when they aren't known."""
     rank = len(v.shape(0))
     if v.graph.opset < 11:
-        amounts = v.attr("pads", v.attr("paddings"))
-        return list(amounts[:rank]), list(amounts[rank:])
+        return list(v.attr("pads")[:rank]), list(v.attr("pads")[rank:])
     known = v.value(1)
     if known is None:
         return None
@@ -294,7 +289,7 @@ def shrink_pad(cut: Cut) -> None:
         mask, n = cut.mask(y, axis), cut.shape(x)[axis]
         begins[axis], ends[axis] = int(mask[: begins[axis]].sum()), int(mask[begins[axis] + n :].sum())
     if cut.graph.opset < 11:
-        cut.set_attr("pads" if "pads" in cut.attrs else "paddings", begins + ends)
+        cut.set_attr("pads", begins + ends)
         return
     cut.set_input(1, np.asarray(begins + ends, np.int64), "kept")
     del cut.node.input[3:]  # the axes: all are stated now
