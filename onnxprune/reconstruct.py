@@ -219,7 +219,7 @@ class _Layer:
         fit, tune = parts
         assert fit is not None
         found = refit(self.linear, self.flags, fit, tune)
-        return found if self.bounds is None else self._behind_activation(found, fit)
+        return found if self.bounds is None else self._behind_activation(found, fit, tune)
 
     def rows(self, batch: int) -> tuple[Array, Array]:
         """Rows that the layer reads in the pruned network, and its targets: float32 [S, N] and [S, o]."""
@@ -245,20 +245,25 @@ class _Layer:
             self._held += x.nbytes + y.nbytes
         return x, y
 
-    def _behind_activation(self, start: Refit, fit: Moments) -> Refit:
+    def _behind_activation(self, start: Refit, fit: Moments, tune: Moments | None) -> Refit:
         """POEM: where the target is cut off by the activation, any value beyond the cut will do.
 
-        Alternates such targets with least squares and keeps the step that does best on the held-out part.
+        Alternates such targets with least squares on the fitted part, and takes on all samples the step that does best
+        on the held-out part, if it does better there than plain least squares.
         """
-        best, smallest = start, self._error_behind(start.weights)
         weights = fitted(self.linear, self.flags, fit, start.damping)
+        smallest, best = self._error_behind(weights), None
         for _ in range(POEM_STEPS):
-            moments = fit.retargeted(self._relaxed(batch, weights) for batch in range(self.split))
+            before, moments = weights, fit.retargeted(self._relaxed(batch, weights) for batch in range(self.split))
             weights = fitted(self.linear, self.flags, moments, start.damping)
             error = self._error_behind(weights)
             if error < smallest:
-                best, smallest = Refit(weights, start.damping, start.error), error
-        return best
+                smallest, best = error, before
+        if best is None:
+            return start
+        everything = fit + tune if tune is not None else fit
+        moments = everything.retargeted(self._relaxed(batch, best) for batch in range(len(self.walk.original)))
+        return Refit(fitted(self.linear, self.flags, moments, start.damping), start.damping, start.error)
 
     def _relaxed(self, batch: int, weights: Weights) -> tuple[Array, Array]:
         """Rows and targets; where the activation cuts the target off, what the layer gives now, cut off likewise."""
