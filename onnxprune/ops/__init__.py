@@ -4,6 +4,10 @@ An entry has up to four parts (see `Rule`): `couple` says what the channel ids o
 `shrink` rewrites what the node says about sizes; `linear` describes the operator as a matrix product if it is one;
 `affine` its per-channel scale and shift if it is one. An operator without an entry freezes all it touches: unknown
 never means element-wise.
+
+To add one, write its `couple` on a `Visit`: ask for the ids of its inputs, tie or freeze them, name the axes of its
+constants by `parameter`, and set the ids of its outputs. What it forgets is safe: an input that it doesn't ask for
+and an output that it doesn't set keep all channels. Then add a case to the tests, and read its golden listing.
 """
 
 from onnxprune.ops import elementwise, layers, movement, reductions
