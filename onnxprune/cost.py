@@ -15,8 +15,9 @@ from onnx import TensorProto
 
 from onnxprune.allocation import Bilinear
 from onnxprune.coupling import Coupling, Group
-from onnxprune.graph import Graph, attributes
+from onnxprune.graph import Graph, attributes, constant
 from onnxprune.ids import Ids
+from onnxprune.ops.linear import floating
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 RECURRENT = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -27,8 +28,8 @@ def parameters(graph: Graph) -> int:
     total = sum(prod(t.dims) for t in graph.model.graph.initializer if t.data_type in FLOATS)
     for node in graph.nodes:
         if node.op_type == "Constant":
-            value = attributes(node).get("value")
-            total += prod(value.dims) if value is not None and value.data_type in FLOATS else 0
+            value = constant(node)
+            total += value.size if floating(value) else 0
     return int(total)
 
 
