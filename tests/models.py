@@ -202,13 +202,14 @@ def transposed(*, seed: int = 0) -> ModelProto:
 def lstm() -> ModelProto:
     """An LSTM in front of a Gemm."""
     body = """
-        s, h, c = LSTM<hidden_size=5>(x, w, r)
+        t = Transpose<perm=[1,0,2]>(x)
+        s, h, c = LSTM<hidden_size=5>(t, w, r)
         g = Squeeze(h, axis)
         [fc] z = Gemm<transB=1>(g, w1, b1)
         a = Relu(z)
         [head] y = Gemm<transB=1>(a, w2)"""
     weights = {"w": (1, 20, 6), "r": (1, 20, 5), "axis": [0], "w1": (8, 5), "b1": (8,), "w2": (3, 8)}
-    return build("float[4,N,6] x", "float[N,3] y", body, weights)
+    return build("float[N,4,6] x", "float[N,3] y", body, weights)
 
 
 def heads(*, seed: int = 0) -> ModelProto:
