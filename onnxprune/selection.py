@@ -29,6 +29,7 @@ from onnxprune.walk import Walk
 
 Float = NDArray[np.float64]
 Ints = NDArray[np.int64]
+NEGLIGIBLE = 1e-6  # relative squared error that isn't told from rounding
 LEVELS = 33  # widths per group at which the error is computed; between them it is interpolated
 
 
@@ -47,9 +48,13 @@ class Ranking:
 
     @property
     def middle(self) -> int:
-        """The place of the level closest to half of the channels (not all of them, where there is a choice)."""
-        distance = np.abs(self.levels - self.group.channels / 2)
-        return int(np.argmin(distance[:-1])) if len(distance) > 1 else 0
+        """The place of the level closest to half of the channels, of those that cost anything.
+
+        Where more than half of the channels are dead or copies, the error at half is rounding, and no scale.
+        """
+        telling = np.flatnonzero(self.errors > NEGLIGIBLE)
+        places = telling if len(telling) else np.arange(max(len(self.levels) - 1, 1))
+        return int(places[np.argmin(np.abs(self.levels[places] - self.group.channels / 2))])
 
     def kept(self, width: int) -> Ints:
         """The channels that stay at a width, ascending."""
@@ -210,7 +215,7 @@ def probe(
         for done, ranking in enumerate(sorted(rankings, key=lambda r: firsts[r.group.name])):
             walk.advance(firsts[ranking.group.name][1])
             local, factor = float(ranking.errors[ranking.middle]), 1.0
-            if local > 0:
+            if local > NEGLIGIBLE:
                 factor = _change(walk, walk.suffix(ranking.trial, signals), signals, answers) / local
             curves[ranking.group.name] = Curve(ranking.levels, ranking.errors * factor)
             progress(done + 1, len(rankings))
