@@ -113,6 +113,7 @@ def main(
             parse_targets([f"macs={targets[0]}"]),
             methods[0].partition(":")[0],
             allocate,
+            "local" if len(methods) > 1 else "auto",  # so that the moments are kept for the other methods
             round_to=round_to,
             batch=batch,
             seed=draw,
