@@ -1,0 +1,191 @@
+"""What is said of how a model answers."""
+
+import numpy as np
+import pytest
+
+import models
+from onnxprune import calibration, evaluation
+from onnxprune.data import inputs_of
+from onnxprune.errors import DataError
+from onnxprune.evaluation import Labelled, accuracy, affordable, answers, fidelity, latencies, looks_like_scores, size
+from onnxprune.graph import Graph
+
+
+def samples(model, x):
+    return calibration.load(x, inputs_of(Graph(model)))
+
+
+@pytest.fixture
+def model():
+    return models.mlp()
+
+
+# ---- Fidelity
+
+
+def test_the_relative_error_is_a_ratio_of_norms():
+    before, after = np.array([[3.0, 4.0], [0.0, 0.0]]), np.array([[3.0, 4.0], [0.5, 0.0]])
+    found = fidelity([before], [after], 2, "given")
+    assert found.relative_error == pytest.approx(0.5 / 5)
+    assert (found.samples, found.data) == (2, "given")
+
+
+def test_agreement_is_the_share_of_equal_answers():
+    before = np.array([[1.0, 2, 3], [3, 1, 2], [2, 3, 1], [1, 2, 3]])
+    after = np.array([[1.0, 2, 2.5], [1, 3, 2], [2, 3, 1], [3, 2, 1]])
+    found = fidelity([before], [after], 4, "given")
+    assert found.top1_agreement == 0.5
+    assert found.loss == 0.5
+
+
+def test_without_scores_the_loss_is_the_relative_error():
+    before, after = np.ones((2, 3, 4)), np.full((2, 3, 4), 1.1)
+    found = fidelity([before], [after], 2, "synthetic")
+    assert found.top1_agreement is None
+    assert found.loss == found.relative_error == pytest.approx(0.1)
+
+
+def test_all_outputs_count_for_the_error_and_the_first_for_agreement():
+    before, after = [np.eye(2), np.full((2, 3), 2.0)], [np.eye(2), np.full((2, 3), 1.0)]
+    found = fidelity(before, after, 2, "given")
+    assert found.relative_error == pytest.approx(np.sqrt(6 / (2 + 24)))
+    assert found.top1_agreement == 1.0
+
+
+@pytest.mark.parametrize(("before", "count"), [([], 5), ([np.ones((0, 2))], 0), ([np.zeros((3, 1, 1))], 3)])
+def test_nothing_to_compare_is_no_error(before, count):
+    found = fidelity(before, before, count, "given")
+    assert (found.top1_agreement, found.relative_error) == (None, 0.0)
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((5, 2), True), ((5, 1), False), ((5,), False), ((5, 2, 1, 1), False)])
+def test_scores_are_one_row_per_sample(shape, expected):
+    assert looks_like_scores(np.zeros(shape)) == expected
+
+
+# ---- Answers
+
+
+def test_answers_are_joined_in_order_whatever_the_batch(model):
+    x = models.data(model, 10)
+    expected = models.values(model, {"x": x[[7, 2, 5, 1, 0]]})["y"]
+    for batch in (1, 2, 5, 64):
+        (found,) = answers(model, samples(model, x), [7, 2, 5, 1, 0], models.RUNTIME, batch)
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_answers_are_floats_only_and_those_that_are_asked_for():
+    text = "h = Gemm(x, w)\nk = ArgMax<axis=1>(h)\nr = Relu(h)"
+    model = models.build("float[N,4] x", "int64[N,1] k, float[N,3] h, float[N,3] r", text, {"w": (4, 3)})
+    x = models.data(model, 6)
+    assert [a.shape for a in answers(model, samples(model, x), range(6), models.RUNTIME, 4)] == [(6, 3), (6, 3)]
+    (only,) = answers(model, samples(model, x), range(6), models.RUNTIME, 4, ["r"])
+    assert (only >= 0).all()
+
+
+def test_answers_of_varying_size_are_flattened():
+    model = models.build("float[N,M] x", "float[N,M] y", "y = Relu(x)", {})
+    rows = [{"x": np.ones((1, n), np.float32)} for n in (2, 3)]
+    (found,) = answers(model, samples(model, rows), [0, 1], models.RUNTIME, 1)
+    assert found.tolist() == [1] * 5
+
+
+def test_answers_without_an_axis_have_one():
+    model = models.build("float[N,3] x", "float y", "y = ReduceSum<keepdims=0>(x)", {})
+    (found,) = answers(model, samples(model, np.ones((4, 3), np.float32)), range(4), models.RUNTIME, 2)
+    assert found.tolist() == [6, 6]
+
+
+def test_dense_answers_are_kept_for_as_many_samples_as_there_is_room():
+    graph = Graph(models.depthwise())
+    assert affordable(graph, ["y"], most=10 * 8 * 144) == 10
+    assert affordable(graph, ["y"], most=1) == 1
+    assert affordable(graph, ["unknown"], most=24) == 3
+    assert affordable(graph, [], most=24) == 24
+
+
+# ---- Accuracy
+
+
+def test_accuracy_is_the_share_of_right_answers(model):
+    x = models.data(model, 20)
+    right = models.values(model, {"x": x})["y"].argmax(1)
+    for labels, expected in (
+        (right, 1.0),
+        ((right + 1) % 4, 0.0),
+        (np.where(np.arange(20) < 5, (right + 1) % 4, right), 0.75),
+    ):
+        assert accuracy(model, None, Labelled(samples(model, x), labels[:, None]), models.RUNTIME, 8) == expected
+
+
+def test_a_function_gets_the_path(model):
+    assert accuracy(model, "a.onnx", Labelled(function=lambda path: len(path)), models.RUNTIME, 8) == 6.0
+
+
+def test_what_goes_wrong_in_a_function_is_told_in_one_sentence(model):
+    def fails(path):
+        raise KeyError("missing")
+
+    with pytest.raises(DataError, match=r"--eval failed: KeyError: 'missing'"):
+        accuracy(model, "a.onnx", Labelled(function=fails), models.RUNTIME, 8)
+
+
+def test_accuracy_needs_labels_scores_and_classes(model):
+    with pytest.raises(DataError, match="needs labelled samples"):
+        accuracy(model, None, Labelled(), models.RUNTIME, 8)
+    dense = models.depthwise()
+    data = Labelled(samples(dense, models.data(dense, 3)), np.zeros(3, int))
+    with pytest.raises(DataError, match="needs class scores"):
+        accuracy(dense, None, data, models.RUNTIME, 8)
+    with pytest.raises(DataError, match="label 4 is larger than the model's 4 classes"):
+        accuracy(model, None, Labelled(samples(model, models.data(model, 3)), np.array([0, 4, 1])), models.RUNTIME, 8)
+    integers = models.build("float[N,4] x", "int64[N,1] k", "k = ArgMax<axis=1>(x)", {})
+    with pytest.raises(DataError, match="needs class scores"):
+        accuracy(
+            integers, None, Labelled(samples(integers, np.ones((2, 4), np.float32)), np.zeros(2)), models.RUNTIME, 8
+        )
+
+
+def test_functions_are_found_in_files(tmp_path):
+    file = tmp_path / "score.py"
+    file.write_text("NUMBER = 3\ndef score(path):\n    return 0.5\n")
+    assert evaluation.load_function(f"{file}:score")("x") == 0.5
+    with pytest.raises(DataError, match="has no function 'NUMBER'"):
+        evaluation.load_function(f"{file}:NUMBER")
+    with pytest.raises(DataError, match="has no function 'other'"):
+        evaluation.load_function(f"{file}:other")
+    with pytest.raises(DataError, match="no such file"):
+        evaluation.load_function(f"{tmp_path / 'none.py'}:score")
+    file.write_text("raise ValueError('bad')")
+    with pytest.raises(DataError, match="fails to run: ValueError: bad"):
+        evaluation.load_function(f"{file}:score")
+
+
+# ---- Size and time
+
+
+def test_size(model):
+    graph = Graph(model)
+    found = size(graph)
+    assert (found.params, found.macs, found.bytes, found.latency_ms) == (422, 392, model.ByteSize(), None)
+    assert (size(graph, 7, 0.5).bytes, size(graph, 7, 0.5).latency_ms) == (7, 0.5)
+
+
+def test_latencies_are_positive_and_the_models_take_turns(model, monkeypatch):
+    feed = models.feeds(model, 1)[0]
+    turns = []
+    session = models.RUNTIME.session(model)
+    run = type(session).run
+    monkeypatch.setattr(type(session), "run", lambda self, *a: (turns.append(id(self)), run(self, *a))[1])
+    found = latencies([model, models.mlp((12, 40, 4))], feed, models.RUNTIME, rounds=5)
+    assert len(found) == 2
+    assert all(0 < ms < 1000 for ms in found)
+    assert len(turns) == 2 + 10
+    assert turns[2:4] * 5 == turns[2:]
+    assert turns[2] != turns[3]
+
+
+def test_a_slow_model_is_timed_at_least_three_times(model):
+    feed = models.feeds(model, 1)[0]
+    assert latencies([model], feed, models.RUNTIME, rounds=50, seconds=0.0)[0] > 0
