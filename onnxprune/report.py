@@ -38,7 +38,7 @@ class Fidelity:
     @property
     def loss(self) -> float:
         """What `drop` counts: the share of answers that changed, or the relative error."""
-        return self.relative_error if self.top1_agreement is None else 1.0 - self.top1_agreement
+        return self.relative_error if self.top1_agreement is None else round(1.0 - self.top1_agreement, 12)
 
 
 @dataclass(frozen=True)

@@ -364,7 +364,7 @@ class Search:
     def loss(self, candidate: Candidate) -> float:
         """What `drop` counts."""
         if self.accuracy is not None and candidate.accuracy is not None:
-            return self.accuracy - candidate.accuracy
+            return round(self.accuracy - candidate.accuracy, 12)  # 0.92 - 0.91 is 0.01
         return candidate.fidelity.loss
 
     def best(self) -> tuple[Candidate, BudgetError | None]:
