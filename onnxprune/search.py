@@ -201,7 +201,7 @@ def _moments(run: Run, groups: Sequence[Group], portions: int) -> dict[str, list
     """Moments of all layers that read these groups, on the samples to fit and on those to choose by."""
     linears = {linear.key: linear for g in groups for linear in selection.readers(run.coupling, g)}
     parts = [run.feeds(part) for part in (run.division.fit, run.division.tune) if len(part)]
-    count = run.samples.count
+    count = len(run.division.fit) + len(run.division.tune)
     with run.timed("calibrate") as progress:
 
         def tick(n: int) -> None:
