@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,8 @@ def labelled_of(source: Any, graph: Graph, preprocessing: Preprocessing) -> Labe
         return Labelled(function=source)
     if isinstance(source, tuple):
         x, y = source
-        return Labelled(calibration.load(x, inputs_of(graph), preprocessing=preprocessing), np.asarray(y))
+        plain = replace(preprocessing, mirror=False)
+        return Labelled(calibration.load(x, inputs_of(graph), preprocessing=plain), np.asarray(y))
     if isinstance(source, str) and ":" in source and source.rpartition(":")[0].endswith(".py"):
         return Labelled(function=evaluation.load_function(source))
     return Labelled(*calibration.load_labelled(source, inputs_of(graph), preprocessing=preprocessing))

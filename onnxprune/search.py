@@ -495,7 +495,8 @@ def _why(run: Run) -> str:
     reasons = [reason for i, reason in coupling.left_alone.items() if not _makes_output(coupling, i)]
     reasons += [reason for g in coupling.groups if (reason := why_left_out(coupling, g, options))]
     if not reasons:
-        return "all that can go is gone: every group is at its smallest"
+        step = DEFAULT_STEP if options.round_to is None else options.round_to
+        return f"what stands in the way: widths are multiples of {step} and at least {options.min_channels}"
     named = "; ".join(list(dict.fromkeys(reasons))[:3])
     count = f"{len(reasons)} layers or groups stay" if len(reasons) > 1 else "one layer or group stays"
     return f"what stands in the way: {count} ({named}); `onnxprune inspect` lists all"
