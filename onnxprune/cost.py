@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from onnxprune.allocation import Bilinear
 from onnxprune.coupling import Coupling, Group
-from onnxprune.graph import Graph, attributes, constant
+from onnxprune.graph import Graph, attributes, constant, key
 from onnxprune.ids import Ids
 from onnxprune.ops.linear import floating
 
@@ -102,15 +102,14 @@ def macs_of_widths(coupling: Coupling, groups: list[Group]) -> Bilinear:
     terms.constant(0.0)
     for index in range(len(graph.nodes)):
         count = macs(graph, index)
-        inputs, outputs = notes.readers.get(index), notes.writers.get(index)
         if not count:
             continue
-        if inputs is not None and outputs is not None:
+        inputs = notes.readers.get(index)
+        outputs = notes.writers.get(index, notes.ids[key(graph.nodes[index])].ravel())
+        if inputs is not None:
             terms.add(count / len(inputs) / len(outputs), inputs, outputs)
-        elif outputs is not None:
+        else:  # a depthwise convolution, a product of activations by heads
             terms.add(count / len(outputs), outputs)
-        else:
-            terms.constant(count)
     return terms.bilinear()
 
 

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,11 @@ class Group:
     def channels(self) -> int:
         """Number of channels."""
         return len(self.components)
+
+    @property
+    def rows(self) -> int:
+        """Rows that a channel owns in every tensor, at least: the size of an attention head, else 1."""
+        return gcd(*(m.index.shape[1] for m in self.members))
 
 
 @dataclass(frozen=True)
@@ -225,6 +231,7 @@ def _groups(graph: Graph, ledger: Ledger, notes: Notes, components: Components) 
     for component, where in places.items():
         alike[tuple(number for number, _ in where)].append(component)
     groups, names = [], set[str]()
+    streams = _streams(ledger, notes)
     for signature, channels in alike.items():
         cells = _cells(ledger, components, channels)
         if isinstance(cells, str):
@@ -234,15 +241,31 @@ def _groups(graph: Graph, ledger: Ledger, notes: Notes, components: Components) 
             number: np.asarray([[p for m, p in places[c] if m == number] for c in channels], np.int64)
             for number in sorted(set(signature))
         }
-        group = _group(graph, notes, components, channels, [(ports[n], at) for n, at in index.items()], cells)
+        at = [(ports[number], places) for number, places in index.items()]
+        group = _group(graph, notes, components, channels, at, cells, streams)
         if group is not None:
             groups.append(replace(group, name=fresh(group.name, names)))
     groups.sort(key=lambda g: min(g.writers or g.reads))
     return Coupling(graph, tuple(groups), _left_alone(graph, notes, components, groups), notes, components)
 
 
+def _streams(ledger: Ledger, notes: Notes) -> list[Ids]:
+    """Ids that pass through the sum of what different layers make."""
+    maker = np.zeros(ledger.count, np.int64)
+    for index, ids in notes.writers.items():
+        maker[ids] = index + 1
+    makers = [(a, set(maker[a].flat) - {0}, set(maker[b].flat) - {0}) for a, b in notes.sums]
+    return [ids for ids, one, other in makers if one and other and one.isdisjoint(other)]
+
+
 def _group(
-    graph: Graph, notes: Notes, components: Components, channels: list[int], at: list[tuple[_Port, Ints]], cells: Ints
+    graph: Graph,
+    notes: Notes,
+    components: Components,
+    channels: list[int],
+    at: list[tuple[_Port, Ints]],
+    cells: Ints,
+    streams: list[Ids],
 ) -> Group | None:
     """The group of these components, or None if no layer reads them, or nothing would be saved."""
     members = tuple(Member(p.tensor, p.axis, p.role, index) for port, index in at if (p := port.parameter) is not None)
@@ -253,7 +276,7 @@ def _group(
     written = {m.tensor for m in members if m.role == "writer"}
     made = [i for i in writers if not written.isdisjoint(graph.nodes[i].input)]
     first = graph.nodes[(made or writers or tuple(reads))[0]]
-    summed = any(np.isin(components.of(ids), channels).any() for ids in notes.streams)
+    summed = any(np.isin(components.of(ids), channels).any() for ids in streams)
     name = ("" if writers else "input of ") + (first.name or key(first))
     return Group(name, np.asarray(channels, np.int64), members, writers, reads, cells, len(made) > 1 and summed)
 
@@ -289,7 +312,7 @@ def _left_alone(graph: Graph, notes: Notes, components: Components, groups: list
             if prunable.isdisjoint(found):
                 known = (components.frozen[c] for c in found if c in components.frozen)
                 reasons[index] = next(known, "no other layer reads its channels")
-        elif _has_weights(graph, node):
+        elif index in notes.refused and _has_weights(graph, node):
             reasons[index] = notes.refused[index]
     return reasons
 

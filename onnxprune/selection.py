@@ -111,8 +111,12 @@ def producer_weights(coupling: Coupling, group: Group) -> Float:
 
 
 def widths(group: Group, step: int, smallest: int) -> Ints:
-    """Widths that a group may have: multiples of `step` (and of its number of cells), at least `smallest`, and all."""
+    """Widths that a group may have: multiples of `step` (and of its number of cells), at least `smallest`, and all.
+
+    A step is one of rows of weights, of which a channel may own several, like an attention head.
+    """
     cells = int(group.cells.max()) + 1
+    step //= gcd(step, group.rows)
     step = step * cells // gcd(step, cells)
     found = np.arange(step, group.channels, step)
     return np.append(found[found >= smallest], group.channels)

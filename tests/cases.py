@@ -740,6 +740,314 @@ case("attention", "float[N,4,6] x", "float[N,4,3] y", """
 """, wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 2, 3], join=[0, 4, 6], wo=(6, 6), g=(6,), h=(6,), w1=(6, 8),
     w2=(8, 6), w3=(6, 3))  # fmt: skip
 
+case("attention_packed", "float[N,S,6] x", "float[N,S,3] y", """
+    qkv0 = MatMul(x, w)
+    qkv1 = Add(qkv0, b)
+    size = Shape(qkv1)
+    n0 = Gather(size, zero)
+    s0 = Gather(size, one)
+    n = Unsqueeze(n0, axis0)
+    s = Unsqueeze(s0, axis0)
+    heads = Concat<axis=0>(n, s, three, count, width)
+    qkv2 = Reshape(qkv1, heads)
+    qkv = Transpose<perm=[2,0,3,1,4]>(qkv2)
+    q0 = Gather<axis=0>(qkv, zero)
+    k0 = Gather<axis=0>(qkv, one)
+    v = Gather<axis=0>(qkv, two)
+    q = Mul(q0, root)
+    k = Transpose<perm=[0,1,3,2]>(k0)
+    l = MatMul(q, k)
+    p = Softmax<axis=-1>(l)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    join = Concat<axis=0>(n, s, whole)
+    o = Reshape(o1, join)
+    y = MatMul(o, wo)
+""", w=(6, 24), b=(24,), zero=np.asarray(0), one=np.asarray(1), two=np.asarray(2), axis0=[0], three=[3], count=[4],
+    width=[2], root=scalar(0.7), whole=[8], wo=(8, 3))  # fmt: skip
+
+case("attention_packed_by_split", "float[N,4,6] x, float[N,1,4,4] mask", "float[N,4,3] y", """
+    qkv = MatMul(x, w)
+    q0, k0, v0 = Split<axis=-1>(qkv, parts)
+    q1 = Reshape(q0, heads)
+    k1 = Reshape(k0, heads)
+    v1 = Reshape(v0, heads)
+    q = Transpose<perm=[0,2,1,3]>(q1)
+    k2 = Transpose<perm=[0,2,1,3]>(k1)
+    k = Transpose<perm=[0,1,3,2]>(k2)
+    v = Transpose<perm=[0,2,1,3]>(v1)
+    l0 = MatMul(q, k)
+    l1 = Div(l0, root)
+    l2 = Add(l1, mask)
+    l = Add(l2, position)
+    p = Softmax<axis=3>(l)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    o = Reshape(o1, join)
+    y = MatMul(o, wo)
+""", w=(6, 18), parts=[6, 6, 6], heads=[0, 0, 3, 2], root=scalar(1.4), position=(1, 3, 4, 4), join=[0, 0, 6],
+    wo=(6, 3))  # fmt: skip
+
+case("attention_unbound", "float[N,4,6] x", "float[N,4,3] y", """
+    qkv0 = MatMul(x, w)
+    qkv1 = Reshape(qkv0, heads)
+    qkv = Transpose<perm=[2,0,3,1,4]>(qkv1)
+    q0, k0, v0 = Split<axis=0, num_outputs=3>(qkv)
+    q = Squeeze(q0, axis0)
+    k1 = Squeeze(k0, axis0)
+    k = Transpose<perm=[0,1,3,2]>(k1)
+    v = Squeeze(v0, axis0)
+    l = MatMul(q, k)
+    p = Softmax<axis=-1>(l)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    o = Reshape(o1, join)
+    y = MatMul(o, wo)
+""", w=(6, 18), heads=[0, 4, 3, 3, 2], axis0=[0], join=[0, 4, 6], wo=(6, 3), opset=18)  # fmt: skip
+
+case("attention_with_heads_in_the_batch", "float[5,N,6] x", "float[5,N,3] y", """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    v0 = MatMul(x, wv)
+    q1 = Reshape(q0, heads)
+    k1 = Reshape(k0, heads)
+    v1 = Reshape(v0, heads)
+    q = Transpose<perm=[1,0,2]>(q1)
+    k = Transpose<perm=[1,2,0]>(k1)
+    v = Transpose<perm=[1,0,2]>(v1)
+    l = MatMul(q, k)
+    p = Softmax<axis=-1>(l)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[1,0,2]>(o0)
+    o = Reshape(o1, join)
+    z = Gemm<transB=1>(o, wo, bo)
+    y = Reshape(z, apart)
+""", wq=(6, 8), wk=(6, 8), wv=(6, 8), heads=[5, -1, 2], join=[-1, 8], wo=(3, 8), bo=(3,),
+    apart=[5, -1, 3])  # fmt: skip
+
+case("attention_across", "float[N,4,6] x, float[N,5,7] z, float[N,1,1,5] mask", "float[N,4,3] y", """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(z, wk)
+    v0 = MatMul(z, wv)
+    q1 = Reshape(q0, queries)
+    k1 = Reshape(k0, keys)
+    v1 = Reshape(v0, values)
+    q = Transpose<perm=[0,2,1,3]>(q1)
+    k = Transpose<perm=[0,2,3,1]>(k1)
+    v = Transpose<perm=[0,2,1,3]>(v1)
+    l0 = MatMul(q, k)
+    l = Add(l0, mask)
+    p = Softmax<axis=-1>(l)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    o = Reshape(o1, join)
+    y = MatMul(o, wo)
+""", wq=(6, 6), wk=(7, 6), wv=(7, 12), queries=[0, 4, 3, 2], keys=[0, 5, 3, 2], values=[0, 5, 3, 4], join=[0, 4, 12],
+    wo=(12, 3))  # fmt: skip
+
+ROTARY = """
+    {q}a = Mul({q}0, cos)
+    {q}l = Slice({q}0, zero, middle, last)
+    {q}r = Slice({q}0, middle, end, last)
+    {q}n = Neg({q}r)
+    {q}t = Concat<axis=-1>({q}n, {q}l)
+    {q}b = Mul({q}t, sin)
+    {q} = Add({q}a, {q}b)
+"""
+
+case("attention_of_grouped_queries", "float[N,4,6] x", "float[N,4,3] y", """
+    q_ = MatMul(x, wq)
+    k_ = MatMul(x, wk)
+    v_ = MatMul(x, wv)
+    qh = Reshape(q_, queries)
+    kh = Reshape(k_, keys)
+    vh = Reshape(v_, keys)
+    q0 = Transpose<perm=[0,2,1,3]>(qh)
+    k0 = Transpose<perm=[0,2,1,3]>(kh)
+    v0 = Transpose<perm=[0,2,1,3]>(vh)
+""" + ROTARY.format(q="q") + ROTARY.format(q="k") + """
+    ku = Unsqueeze(k, two)
+    ke = Expand(ku, repeats)
+    km = Reshape(ke, merged)
+    kx = Transpose<perm=[0,1,3,2]>(km)
+    vu = Unsqueeze(v0, two)
+    ve = Expand(vu, repeats)
+    v = Reshape(ve, merged)
+    l = MatMul(q, kx)
+    p = Softmax<axis=-1>(l)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    o = Reshape(o1, join)
+    y = MatMul(o, wo)
+""", wq=(6, 24), wk=(6, 12), wv=(6, 12), queries=[0, 4, 6, 4], keys=[0, 4, 3, 4], cos=(1, 1, 4, 4), sin=(1, 1, 4, 4),
+    zero=[0], middle=[2], end=[2**63 - 1], last=[-1], two=[2], repeats=[1, 3, 2, 4, 4], merged=[0, 6, 4, 4],
+    join=[0, 4, 24], wo=(24, 3))  # fmt: skip
+
+case("attention_of_many_queries", "float[N,4,6] x, float[N,1,4,2] angles", "float[N,4,3] y", """
+    q_ = MatMul(x, wq)
+    k_ = MatMul(x, wk)
+    v_ = MatMul(x, wv)
+    q1 = Reshape(q_, heads)
+    q0 = Transpose<perm=[0,2,1,3]>(q1)
+    turn = Cos(angles)
+    q = Mul(turn, q0)
+    k1 = Reshape(k_, one)
+    k = Transpose<perm=[0,2,3,1]>(k1)
+    v1 = Reshape(v_, one)
+    v = Transpose<perm=[0,2,1,3]>(v1)
+    l = MatMul(q, k)
+    p = Softmax<axis=-1>(l)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    o = Reshape(o1, join)
+    y = MatMul(o, wo)
+""", wq=(6, 6), wk=(6, 2), wv=(6, 2), heads=[0, 4, 3, 2], one=[0, 4, 1, 2], join=[0, 4, 6], wo=(6, 3))  # fmt: skip
+
+case("attention_of_normalized_queries", "float[N,4,6] x", "float[N,4,3] y", """
+    qkv0 = MatMul(x, w)
+    qkv1 = Reshape(qkv0, heads)
+    qkv = Transpose<perm=[2,0,3,1,4]>(qkv1)
+    q0 = Gather<axis=0>(qkv, zero)
+    k0 = Gather<axis=0>(qkv, one)
+    v = Gather<axis=0>(qkv, two)
+    q = LayerNormalization(q0, gamma, beta)
+    k1 = ReduceL2<axes=[-1]>(k0)
+    k2 = Div(k0, k1)
+    k = Transpose<perm=[0,1,3,2]>(k2)
+    l0 = MatMul(q, k)
+    l = Mul(l0, temperature)
+    p = Softmax<axis=-1>(l)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    o = Reshape(o1, join)
+    y = MatMul(o, wo)
+""", w=(6, 18), heads=[0, 4, 3, 3, 2], zero=np.asarray(0), one=np.asarray(1), two=np.asarray(2), gamma=(2,), beta=(2,),
+    temperature=(3, 1, 1), join=[0, 4, 6], wo=(6, 3))  # fmt: skip
+
+case("attention_of_one_head", "float[N,4,6] x", "float[N,4,3] y", """
+    q = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    k = Transpose<perm=[0,2,1]>(k0)
+    v = MatMul(x, wv)
+    l = MatMul(q, k)
+    p = Softmax<axis=-1>(l)
+    o = MatMul(p, v)
+    y = MatMul(o, wo)
+""", wq=(6, 5), wk=(6, 5), wv=(6, 8), wo=(8, 3))  # fmt: skip
+
+case("attention_over_space", X, "float[N,3,8,8] y", """
+    q0 = Conv(x, wq)
+    k0 = Conv(x, wk)
+    v0 = Conv(x, wv)
+    q1 = Reshape(q0, flat)
+    q = Transpose<perm=[0,2,1]>(q1)
+    k = Reshape(k0, flat)
+    v = Reshape(v0, flat)
+    l = MatMul(q, k)
+    p0 = Softmax<axis=-1>(l)
+    p = Transpose<perm=[0,2,1]>(p0)
+    o = MatMul(v, p)
+    o1 = Reshape(o, apart)
+    y = Conv(o1, wo)
+""", wq=(4, 3, 1, 1), wk=(4, 3, 1, 1), wv=(6, 3, 1, 1), flat=[0, 0, -1], apart=[0, 0, 8, 8],
+    wo=(3, 6, 1, 1))  # fmt: skip
+
+case("attention_without_softmax", "float[N,4,6] x", "float[N,4,3] y", """
+    qkv0 = MatMul(x, w)
+    qkv1 = Reshape(qkv0, heads)
+    qkv = Transpose<perm=[0,2,3,1]>(qkv1)
+    q0, k0, v = Split<axis=2>(qkv, parts)
+    q1 = Transpose<perm=[0,1,3,2]>(q0)
+    q = Relu(q1)
+    k1 = Transpose<perm=[0,1,3,2]>(k0)
+    k = Relu(k1)
+    vk = MatMul(v, k)
+    qt = Transpose<perm=[0,1,3,2]>(q)
+    o0 = MatMul(vk, qt)
+    o1 = Reshape(o0, join)
+    o = Transpose<perm=[0,2,1]>(o1)
+    y = MatMul(o, wo)
+""", w=(6, 18), heads=[0, 4, 3, 6], parts=[2, 2, 2], join=[0, 6, 4], wo=(6, 3))  # fmt: skip
+
+case("attention_of_channels", "float[N,4,6] x", "float[N,4,3] y", """
+    qkv0 = MatMul(x, w)
+    qkv1 = Reshape(qkv0, heads)
+    qkv = Transpose<perm=[2,0,3,4,1]>(qkv1)
+    q = Gather<axis=0>(qkv, zero)
+    k0 = Gather<axis=0>(qkv, one)
+    k = Transpose<perm=[0,1,3,2]>(k0)
+    v = Gather<axis=0>(qkv, two)
+    l = MatMul(q, k)
+    p = Softmax<axis=-1>(l)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,3,1,2]>(o0)
+    o = Reshape(o1, join)
+    y = MatMul(o, wo)
+""", w=(6, 18), heads=[0, 4, 3, 3, 2], zero=np.asarray(0), one=np.asarray(1), two=np.asarray(2), join=[0, 4, 6],
+    wo=(6, 3))  # fmt: skip
+
+case("attention_that_is_an_output", "float[N,4,6] x", "float[N,4,3] y, float[N,3,4,4] p", """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    v0 = MatMul(x, wv)
+    q1 = Reshape(q0, heads)
+    k1 = Reshape(k0, heads)
+    v1 = Reshape(v0, heads)
+    q = Transpose<perm=[0,2,1,3]>(q1)
+    k = Transpose<perm=[0,2,3,1]>(k1)
+    v = Transpose<perm=[0,2,1,3]>(v1)
+    l = MatMul(q, k)
+    p = Softmax<axis=-1>(l)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    o = Reshape(o1, join)
+    y = MatMul(o, wo)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 3, 2], join=[0, 4, 6], wo=(6, 3))  # fmt: skip
+
+case("products_of_activations", "float[4,6] x, float[5] z", "float[4,3] y, float[8,8] t, float[4] u", """
+    a = Gemm(x, wa)
+    b = Gemm(x, wb)
+    t = Gemm<transA=1>(a, b)
+    c = Gemm(x, wc)
+    d = Gemm(x, wd)
+    f = MatMul(c, d)
+    g = Gemm(x, wg)
+    h = Gemm(x, wh)
+    i = Gemm<transB=1>(g, h, one)
+    j = MatMul(i, f)
+    u = MatMul(j, z)
+    k = Gemm(i, f)
+    y = Gemm(k, wy)
+""", wa=(6, 8), wb=(6, 8), wc=(6, 4), wd=(6, 5), wg=(6, 5), wh=(6, 5), one=scalar(1), wy=(5, 3))  # fmt: skip
+
+case("product_by_a_single_column", "float[4,6] x", "float[4,3] y", """
+    a = Gemm(x, wa)
+    b = Gemm(x, wb)
+    t = Transpose(b)
+    c = MatMul(a, t)
+    r = Relu(c)
+    d = Gemm(x, wd)
+    e = MatMul(r, d)
+    y = Gemm(e, wy)
+""", wa=(6, 1), wb=(6, 1), wd=(6, 5), wy=(5, 3))  # fmt: skip
+
+case("gated_ffn", "float[N,4,6] x", "float[N,4,3] y", """
+    s = Mul(x, x)
+    m = ReduceMean<axes=[-1]>(s)
+    e = Add(m, small)
+    r = Sqrt(e)
+    n0 = Div(x, r)
+    n = Mul(n0, gamma)
+    g = MatMul(n, wg)
+    h = Sigmoid(g)
+    a = Mul(g, h)
+    u = MatMul(n, wu)
+    f = Mul(a, u)
+    d = MatMul(f, wd)
+    t = Add(x, d)
+    y = MatMul(t, wy)
+""", small=scalar(1e-5), gamma=(6,), wg=(6, 8), wu=(6, 8), wd=(8, 6), wy=(6, 3))  # fmt: skip
+
 case("embedding", "int64[N,4] x", "float[N,4,3] y", """
     e = Gather(table, x)
     a = MatMul(e, w1)

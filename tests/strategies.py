@@ -196,6 +196,22 @@ def _shuffle(net: _Network) -> None:
     net.node(f"{{y}} = Reshape(v{t + 1}, {{w}}s)", c, s=[0, -1, net.size, net.size])
 
 
+def _attention(net: _Network) -> None:
+    x, c = net.pick(lambda c: c % 2 == 0)
+    heads = net.draw(st.sampled_from([1, 2])) if c % 2 == 0 else 1
+    apart, space, t = [0, heads, c // heads, -1], net.size**2, len(net.lines)
+    for i in range(3):
+        net.node(f"{{y}} = Conv({x}, {{w}}k)", c, k=(c, c, 1, 1))
+        net.node(f"{{y}} = Reshape(v{t + 2 * i}, {{w}}s)", c, s=apart)
+    net.node(f"{{y}} = Transpose<perm=[0,1,3,2]>(v{t + 1})", c)
+    net.node(f"{{y}} = MatMul(v{t + 6}, v{t + 3})", c)
+    net.node(f"{{y}} = Add(v{t + 7}, {{w}}k)", c, k=(heads, space, space))
+    net.node(f"{{y}} = Softmax<axis=2>(v{t + 8})", c)
+    net.node(f"{{y}} = MatMul(v{t + 5}, v{t + 9})", c)
+    del net.values[-11:]
+    net.node(f"{{y}} = Reshape(v{t + 10}, {{w}}s)", c, s=[0, -1, net.size, net.size])
+
+
 def _gather(net: _Network) -> None:
     x, c = net.pick()
     places = net.draw(st.lists(st.integers(-c, c - 1), min_size=1, max_size=6))
@@ -209,7 +225,7 @@ def _mixing(net: _Network) -> None:
 
 
 BLOCKS = [_conv, _conv, _conv, _grouped, _depthwise, _transposed, _dense, _through_gemm, _batchnorm, _unary, _scale]
-BLOCKS += [_join, _join, _add, _add, _split, _slice, _pad, _pool, _gate, _shuffle, _gather, _mixing]
+BLOCKS += [_join, _join, _add, _add, _split, _slice, _pad, _pool, _gate, _shuffle, _gather, _mixing, _attention]
 
 
 @st.composite

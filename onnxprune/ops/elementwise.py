@@ -159,19 +159,19 @@ def elementwise(v: Visit) -> None:
 @rule("Add", affine=add_affine)
 @rule("Sub", affine=sub_affine)
 def additive(v: Visit) -> None:
-    """As `elementwise`; channels that pass through the sum of two activations form a residual stream."""
-    ids = combine(v)
+    """As `elementwise`; channels that pass through the sum of two layers' outputs form a residual stream."""
     if not v.static(0) and not v.static(1):
-        v.notes.streams.append(ids)
-    v.set(ids)
+        v.notes.sums.append((v.ids(0), v.ids(1)))
+    v.set(combine(v))
 
 
 def combine(v: Visit) -> Ids:
     """The ids of an element-wise result of several operands, which it ties.
 
     An operand that really has length 1 along all axes along which channels vary is repeated over them: its own channel
-    stays (dropping it would leave none), and the others are free. A constant has ids of its own on each axis along
-    which channels vary; where it alone has more than one element, it makes the channels.
+    stays (dropping it would leave none), and the others are free. One that all attention heads share, which has a
+    length along the axis within them only, keeps heads whole. A constant has ids of its own on the axis along which
+    channels vary; where it alone has more than one element, it makes the channels.
     """
     shape = v.out_shape()
     operands = [i for i in range(len(v.node.input)) if v.has(i)]
@@ -179,6 +179,9 @@ def combine(v: Visit) -> Ids:
     lengths = {i: _aligned(v.shape(i), len(shape)) for i in operands}
     ids = {i: v.ids(i).reshape(_aligned(v.ids(i).shape, len(shape))) for i in active}
     varies = [a for a, n in enumerate(shape) if n > 1 and _channels_vary(a, n, ids, lengths)]
+    inner = _within_heads(varies, ids, lengths)
+    ids = {i: v.unite(one, inner) for i, one in ids.items()}
+    varies = [a for a in varies if a not in inner]
     whole = {}
     for i in active:
         if varies and all(lengths[i][a] == 1 for a in varies):
@@ -204,6 +207,18 @@ def _aligned(shape: Shape, rank: int) -> Shape:
 def _channels_vary(axis: int, n: int, ids: dict[int, Ids], lengths: dict[int, Shape]) -> bool:
     """Whether the result's channels vary along an axis: some activation's do, or a constant alone spans it."""
     return any(one.shape[axis] > 1 for one in ids.values()) or all(lengths[i][axis] != n for i in ids)
+
+
+def _within_heads(varies: list[int], ids: dict[int, Ids], lengths: dict[int, Shape]) -> list[int]:
+    """The inner ones of several axes along which channels vary, if an operand has elements there that have no ids."""
+    if len(varies) < 2:
+        return []
+    heads, *inner = varies
+    for i, length in lengths.items():
+        plain = i not in ids or (length[heads] == 1 and all(n == 1 for n in ids[i].shape))
+        if plain and any(length[axis] > 1 for axis in inner):
+            return inner
+    return []
 
 
 def _tie_constant(v: Visit, i: int, axis: int, result: Ids) -> Ids:

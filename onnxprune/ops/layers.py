@@ -9,6 +9,7 @@ from onnx import NodeProto
 
 from onnxprune.graph import Graph, attributes, key
 from onnxprune.ids import Ids
+from onnxprune.ops.attention import multiply
 from onnxprune.ops.linear import Float, Linear, Window, floating, per_channel
 from onnxprune.ops.reductions import mix
 from onnxprune.ops.registry import Cut, Visit, rule
@@ -145,6 +146,10 @@ def gemm_linear(graph: Graph, index: int) -> Linear | None:
 @rule("Gemm", linear=gemm_linear)
 def gemm(v: Visit) -> None:
     """Contracts the last axis of its input, makes the last axis of its output."""
+    if not (v.static(0) or v.static(1) or v.has(2)):
+        operands = [v.ids(i).T if v.attr(f"trans{'AB'[i]}", 0) else v.ids(i) for i in (0, 1)]
+        v.set(multiply(v, *operands))
+        return
     if not weights_fixed(v):
         return
     if v.attr("transA", 0):
@@ -181,9 +186,12 @@ def matmul_linear(graph: Graph, index: int) -> Linear | None:
 
 @rule("MatMul", linear=matmul_linear)
 def matmul(v: Visit) -> None:
-    """By a constant matrix on the right: contracts the last axis, makes a new one. Anything else stays."""
+    """By a constant matrix on the right: contracts the last axis, makes a new one. Two activations: see `multiply`."""
+    if not v.static(0) and not v.static(1):
+        v.set(multiply(v, v.ids(0), v.ids(1)))
+        return
     if not v.static(1):
-        v.freeze_all("multiplies two computed values" if not v.static(0) else "has its constant matrix on the left")
+        v.freeze_all("has its constant matrix on the left")
         return
     if not weights_fixed(v):
         return
@@ -241,9 +249,8 @@ def per_channel_parameters(v: Visit, positions: Sequence[int]) -> None:
 @rule("LayerNormalization", "RMSNormalization")
 def layernorm(v: Visit) -> None:
     """Mixes everything from `axis` on."""
-    ids = v.ids(0)
-    mix(v, set(range(v.attr("axis", -1) % ids.ndim, ids.ndim)))
-    v.set(ids)
+    rank = len(v.shape(0))
+    v.set(mix(v, set(range(v.attr("axis", -1) % rank, rank))))
 
 
 @rule("LRN")

@@ -253,8 +253,7 @@ def gather(v: Visit) -> None:
         v.set(picked) if counted else v.set_part(picked, ids)
         return
     if ids.shape[axis] > 1:
-        v.freeze(ids, "picks single channels")
-        ids = ids.take([0], axis) * 0
+        ids = v.gather(ids, {axis}, "picks single channels")
     v.set(ids.reshape(ids.shape[:axis] + (1,) * inner + ids.shape[axis + 1 :]))
 
 

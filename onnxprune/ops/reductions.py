@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.ids import Ids
 from onnxprune.ops.registry import Visit, rule
 
 
@@ -16,7 +17,7 @@ def pool(v: Visit) -> None:
 @rule("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2")
 @rule("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare")
 def reduce(v: Visit) -> None:
-    """Mixes `axes`; channels that vary along them stay."""
+    """Mixes `axes`."""
     ids = v.ids(0)
     axes = v.value(1) if v.has(1) else v.attr("axes")
     if axes is None and v.has(1):
@@ -25,18 +26,15 @@ def reduce(v: Visit) -> None:
     reduced = {int(a) % ids.ndim for a in axes} if axes is not None and len(axes) else set(range(ids.ndim))
     if v.attr("noop_with_empty_axes", 0) and (axes is None or not len(axes)):
         reduced = set()
-    mix(v, reduced)
-    kept = [n for a, n in enumerate(ids.shape) if a not in reduced or v.attr("keepdims", 1)]
-    mixed = any(ids.shape[a] > 1 for a in reduced)
-    v.set(np.zeros((1,) * len(kept), np.int64) if mixed else ids.reshape(kept))
+    mixed = mix(v, reduced)
+    v.set(mixed.reshape([n for a, n in enumerate(mixed.shape) if a not in reduced or v.attr("keepdims", 1)]))
 
 
-def mix(v: Visit, axes: set[int]) -> None:
-    """Freeze the channels that vary along any of the axes."""
+def mix(v: Visit, axes: set[int]) -> Ids:
+    """The ids of what is mixed along some axes, which get length 1."""
     ids = v.ids(0)
-    varying = [a for a in axes if ids.shape[a] > 1]
-    if varying:
-        v.freeze(ids, f"mixes all {np.prod([v.shape(0)[a] for a in varying])} channels")
+    count = np.prod([v.shape(0)[a] for a in axes if ids.shape[a] > 1])
+    return v.gather(ids, axes, f"mixes all {count} channels")
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
@@ -44,8 +42,7 @@ def softmax(v: Visit) -> None:
     """Normalizes over one axis (before opset 13: over all from `axis` on)."""
     rank = len(v.shape(0))
     axis = v.attr("axis", -1 if v.graph.opset >= 13 else 1) % rank
-    mix(v, {axis} if v.graph.opset >= 13 else set(range(axis, rank)))
-    v.set(v.ids(0))
+    v.set(mix(v, {axis} if v.graph.opset >= 13 else set(range(axis, rank))))
 
 
 @rule("ArgMax", "ArgMin")

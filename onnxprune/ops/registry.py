@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,7 @@ class Notes:
     uses: dict[tuple[int, int], dict[int, Ids]] = field(default_factory=dict)  # (node, input) -> axis -> ids
     readers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it contracts
     writers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it makes
-    streams: list[Ids] = field(default_factory=list)  # ids that pass through an addition of two activations
+    sums: list[tuple[Ids, Ids]] = field(default_factory=list)  # ids of the two activations that are added
     refused: dict[int, str] = field(default_factory=dict)  # node index -> why no channels pass through it
     parts: list[Ids] = field(default_factory=list)  # ids of a part that is cut out of a value: one of them must stay
 
@@ -126,9 +126,26 @@ class Visit(View):
 
     def vector(self, ids: Ids, shape: Shape, axis: int) -> Ids:
         """The ids along `axis`, real length, tied across all other axes."""
-        rows = np.moveaxis(widen(ids, shape, [axis]), axis, 0).reshape(shape[axis], -1)
-        self.tie(rows, rows[:, :1])
-        return np.ascontiguousarray(rows[:, 0])
+        return self.unite(widen(ids, shape, [axis]), set(range(ids.ndim)) - {axis}).ravel()
+
+    def unite(self, ids: Ids, axes: Iterable[int]) -> Ids:
+        """The ids with those along some axes tied, which get length 1: what varies along the others goes whole."""
+        whole = {axis % ids.ndim for axis in axes}
+        first = ids[(*(slice(0, 1) if axis in whole else slice(None) for axis in range(ids.ndim)), ...)]
+        self.tie(ids, first)
+        return first
+
+    def gather(self, ids: Ids, axes: set[int], why: str) -> Ids:
+        """The ids of what takes all along some axes, which get length 1.
+
+        Channels that vary along other axes, too, go together along these, as all those of an attention head or of a
+        norm group; those that vary along nothing else stay.
+        """
+        varying = {axis for axis, n in enumerate(ids.shape) if n > 1}
+        if varying and varying <= axes:
+            self.freeze(ids, why)
+            return np.zeros((1,) * ids.ndim, np.int64)
+        return self.unite(ids, axes)
 
     def parameter(self, i: int, axis: int, role: str = "parameter") -> Ids:
         """Ids of an axis of the constant input i."""
