@@ -26,7 +26,7 @@ from rich import progress as rich_progress
 from rich.console import Console, RenderableType
 
 import onnxprune
-from onnxprune import search, tables
+from onnxprune import search, steps, tables
 from onnxprune.calibration import LABELS, Preprocessing
 from onnxprune.errors import BudgetError, DataError, ModelError, OnnxPruneError, OutputError, UsageError
 from onnxprune.graph import load, save
@@ -86,7 +86,7 @@ def _finite(value: Any) -> Any:
 
 
 @contextmanager
-def _working(*, bars: bool) -> Iterator[search.Progress]:
+def _working(*, bars: bool) -> Iterator[steps.Progress]:
     """Progress bars on stderr, if wanted and if it is a terminal. What users' own code prints goes to stderr too."""
     with redirect_stdout(sys.stderr):
         if not (bars and sys.stderr.isatty()):

@@ -2,10 +2,12 @@
 
     graph ─couple─▶ groups ─calibrate─▶ moments ─rank─▶ curves ─allocate─▶ widths ─reconstruct─▶ plan ─rewrite─▶ model
 
-`prune` is that line; its steps stand in `search`. NumPy's linear algebra runs on one thread meanwhile: its products are
-many and small, and threads that wait for each other between them (and for onnxruntime's) made runs up to five times
-slower on a busy machine, and never faster. Samples are divided once: most are fitted, some choose (dampings,
-error curves, probes), and some only judge the result; with labelled data given, those judge and none are held back.
+`prune` is that line; its steps stand in `steps`, their use for a target in `search`. Samples are divided once: most are
+fitted, some choose (dampings, error curves, probes), and some only judge the result; with labelled data given, those
+judge and none are held back.
+
+NumPy's linear algebra runs on one thread meanwhile. Its products are many and small: threads that wait for each other
+between them, and for onnxruntime's, made whole runs several times slower on a busy machine.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from onnxprune.plan import Plan
 from onnxprune.report import Comparison, Inspection, Report, group_reports, left_alone
 from onnxprune.rewrite import rewrite
 from onnxprune.runtime import Runtime
-from onnxprune.search import Candidate, Options, Progress, Search, parse_targets, prepare, why_left_out
+from onnxprune.search import Candidate, Search, parse_targets
+from onnxprune.steps import Options, Progress, prepare, why_left_out
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,7 @@ def test_machine_that_gives_up(raised: Exception, says: str, out: Path, monkeypa
     def fail(*_: Any, **__: Any) -> None:
         raise raised
 
-    monkeypatch.setattr("onnxprune.search.collect", fail)
+    monkeypatch.setattr("onnxprune.steps.collect", fail)
     fails(1, MLP, out, "--target", "macs=0.5", says=says)
 
 

@@ -23,7 +23,7 @@ ORDER += [
     "evaluation",
     "data",
 ]
-ORDER += ["selection", "search", "pipeline", "options", "tables", "cli"]
+ORDER += ["selection", "steps", "search", "pipeline", "options", "tables", "cli"]
 ALONE = {"onnxruntime": "runtime", "onnx_graphsurgeon": "graph", "torch": None, "tensorflow": None}
 FILES = [p for p in sorted(ROOT.rglob("*.py")) if p.name not in ("__init__.py", "__main__.py") or p.parent != ROOT]
 

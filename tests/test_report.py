@@ -19,7 +19,7 @@ from onnxprune.report import (
     group_reports,
     left_alone,
 )
-from onnxprune.search import why_left_out
+from onnxprune.steps import why_left_out
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"}
 

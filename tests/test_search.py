@@ -1,5 +1,6 @@
 """Widths that meet targets, and what is said where they can't be met."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from onnxprune import evaluation, search
+from onnxprune import evaluation, steps
 from onnxprune.allocation import Bilinear
 from onnxprune.calibration import load, synthetic
 from onnxprune.cost import macs_of_widths, parameters, parameters_of_widths, total_macs
@@ -17,7 +18,8 @@ from onnxprune.errors import BudgetError, UsageError
 from onnxprune.evaluation import Labelled
 from onnxprune.graph import Graph
 from onnxprune.report import Target
-from onnxprune.search import Options, Search, parse_targets, prepare, prunable, rank, why_left_out
+from onnxprune.search import Search, _judged, parse_targets
+from onnxprune.steps import Options, prepare, prunable, rank, why_left_out
 
 COSTS = {"macs": macs_of_widths, "params": parameters_of_widths}
 COUNTS = {"macs": total_macs, "params": parameters}
@@ -149,12 +151,12 @@ def one_step(found, kind):
 )
 def test_a_cost_is_never_exceeded_and_met_within_a_step(name, kind, goal, allocate, mode):
     found = ready(name, count=60)
-    options = search.replace(found.run.options, targets=(Target(kind, goal),), allocate=allocate, reconstruct=mode)
+    options = replace(found.run.options, targets=(Target(kind, goal),), allocate=allocate, reconstruct=mode)
 
     other = Search.__new__(Search)
     moments = ready(name, count=60, reconstruct="mean").ranked.moments
-    ranked = search.Ranked(found.ranked.rankings, found.ranked.curves, moments)
-    other.__dict__ = dict(found.__dict__) | {"run": search.replace(found.run, options=options), "ranked": ranked}
+    ranked = steps.Ranked(found.ranked.rankings, found.ranked.curves, moments)
+    other.__dict__ = dict(found.__dict__) | {"run": replace(found.run, options=options), "ranked": ranked}
     best, failure = other.best()
     model = Graph(best.model)
     count = COUNTS[kind]
@@ -197,7 +199,7 @@ def test_a_loss_is_not_exceeded_on_the_samples_that_judge(name, allowed):
     best, failure = found.best()
     assert failure is None
     assert found.loss(best) <= allowed
-    samples, indices = search._judged(found.run)
+    samples, indices = _judged(found.run)
     before, after = (
         evaluation.answers(m, samples, indices, models.RUNTIME, 64)
         for m in (found.run.coupling.graph.model, best.model)
@@ -310,9 +312,9 @@ def test_what_is_left_out_says_why(monkeypatch):
     one = run("mlp", include=("fc0",))
     assert why_left_out(one.coupling, one.coupling.groups[1], one.options) == "left out by --include"
     monkeypatch.setattr("onnxprune.reconstruct.WIDEST", 12)
-    monkeypatch.setattr(search, "WIDEST", 12)
+    monkeypatch.setattr(steps, "WIDEST", 12)
     assert why_left_out(one.coupling, first) == "fc1 reads 16 values, too many to refit"
-    assert search._unfit(one.coupling, second) == ""
+    assert steps._unfit(one.coupling, second) == ""
     one.coupling._linears[first.writers[0] + 2] = None
     assert why_left_out(one.coupling, first) == "fc1 reads its channels in a way that can't be refitted"
 
@@ -344,8 +346,8 @@ def test_groups_are_ranked_in_portions_that_fit_into_memory():
     whole, seen = run("lenet"), []
     split = run("lenet", max_memory=1.0)
     split.progress = lambda *what: seen.append(what)
-    assert [len(p) for p in search._portions(whole, prunable(whole))] == [3]
-    assert [len(p) for p in search._portions(split, prunable(split))] == [1, 1, 1]
+    assert [len(p) for p in steps._portions(whole, prunable(whole))] == [3]
+    assert [len(p) for p in steps._portions(split, prunable(split))] == [1, 1, 1]
     for a, b in zip(rank(whole).rankings, rank(split).rankings, strict=True):
         assert a.group.name == b.group.name
         if a.group.name == "f1":  # all its positions are taken, in any portion

@@ -25,7 +25,8 @@ from onnxprune.evaluation import Labelled, answers
 from onnxprune.graph import Array, Graph
 from onnxprune.graph import load as load_model
 from onnxprune.runtime import Runtime
-from onnxprune.search import Options, Search, allocate, parse_targets, prepare
+from onnxprune.search import Search, parse_targets
+from onnxprune.steps import Options, allocate, prepare
 
 
 def numbers(text: str) -> tuple[float, ...]:

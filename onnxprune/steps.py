@@ -1,0 +1,308 @@
+"""The steps of a run, each a function of what the ones before it made.
+
+`prepare` couples the graph and divides the samples, `rank` gives moments, orders of removal and error curves,
+`allocate` widths for a budget, `reconstruct` new weights. `search` puts them together to meet a target.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune import evaluation, methods, oracle, selection
+from onnxprune.allocation import ALLOCATORS, Bilinear, Curve
+from onnxprune.calibration import Samples
+from onnxprune.cost import macs_of_widths, parameters_of_widths
+from onnxprune.coupling import Coupling, Group, couple
+from onnxprune.data import Division, divide, shapes_of
+from onnxprune.errors import BudgetError, UsageError
+from onnxprune.evaluation import Labelled
+from onnxprune.graph import Array, Graph
+from onnxprune.plan import Plan, Weights
+from onnxprune.reconstruct import MODES, WIDEST, front_to_back, refit, with_mean
+from onnxprune.report import Target
+from onnxprune.runtime import Runtime
+from onnxprune.statistics import Moments, collect
+
+Ints = NDArray[np.int64]
+Progress = Callable[[str, int, int], None]
+DEFAULT_STEP = 4  # onnxruntime's blocked convolutions want multiples of 4; other widths can be slower than before
+DEFAULT_DROP = 0.01
+SYNTHETIC_DROP = 0.001  # without real data nobody can tell what a loss means
+PROBE_SAMPLES = 256
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to prune. Every field is an option of the command line of the same name."""
+
+    targets: tuple[Target, ...] = ()
+    method: str = "reap"
+    allocate: str = "dp"
+    reconstruct: str = "auto"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    round_to: int | None = None
+    min_channels: int = 1
+    batch: int = 64
+    seed: int = 0
+    max_memory: float = 2e9
+    runtime: Runtime = field(default_factory=Runtime)
+    measure_latency: bool = True
+    plan: Plan | None = None  # carried out as it is: nothing is chosen, and the options that choose don't matter
+
+    def __post_init__(self) -> None:
+        methods.find(self.method)
+        for name, value, known in (
+            ("allocator", self.allocate, tuple(ALLOCATORS)),
+            ("way to reconstruct", self.reconstruct, ("auto", *MODES)),
+        ):
+            if value not in known:
+                raise UsageError(f"there is no {name} '{value}'; choose one of: {', '.join(known)}.")
+
+
+@dataclass
+class Run:
+    """One model with its data: what the steps of `prune` share."""
+
+    coupling: Coupling
+    samples: Samples
+    options: Options
+    labelled: Labelled | None
+    division: Division
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    seen: int = 0  # samples that calibration has run, for its progress
+
+    def feeds(self, indices: Ints) -> Iterable[Mapping[str, Array]]:
+        """The samples in batches, read when they are asked for."""
+        return self.samples.batches(indices.tolist(), self.options.batch)
+
+    @property
+    def mode(self) -> str:
+        """How layers are reconstructed: as asked for, or as the method's paper does."""
+        mode = self.options.reconstruct
+        return methods.find(self.options.method).reconstruct if mode == "auto" else mode
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[Callable[[int, int], None]]:
+        """Add up the seconds of a stage; gives its progress function."""
+        start = time.perf_counter()
+        yield lambda done, total: self.progress(stage, done, total)
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def prepare(
+    graph: Graph,
+    found: Samples,
+    options: Options,
+    labelled: Labelled | None = None,
+    progress: Progress = lambda *_: None,
+    copies: int = 1,
+) -> Run:
+    """Couple the graph and divide the samples, of which `copies` neighbours belong together (mirror images)."""
+    graph = Graph(graph.model, {**shapes_of(found), **graph.dims})
+    targets = options.targets
+    if not targets and options.plan is None:
+        targets = (Target("drop", DEFAULT_DROP if found.origin == "given" else SYNTHETIC_DROP),)
+    if labelled is not None and labelled.samples is not None:
+        judge = 0.0  # the labelled samples judge
+    else:
+        judge = 0.2 if any(t.kind == "drop" for t in targets) else 0.1
+    division = divide(found.count, options.seed, judge=judge, copies=copies)
+    run = Run(couple(graph), found, replace(options, targets=targets), labelled, division, progress)
+    if np.isin(division.judge, division.fit).any():
+        run.warnings.append("too few samples to hold any back: the result is judged on samples that were fitted.")
+    if found.origin == "synthetic":
+        run.warnings.append("no calibration data: synthetic inputs were used, so the result is a guess; pass --calib.")
+    return run
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """All that a budget is turned into widths by, and the moments for reconstruction."""
+
+    rankings: list[selection.Ranking]
+    curves: list[Curve]
+    moments: dict[str, list[Moments]]
+
+
+def rank(run: Run) -> Ranked:
+    """Moments, orders and error curves of all groups that may be pruned; BudgetError if there is none.
+
+    Groups are taken in portions whose moments fit into memory; each takes a pass over the samples.
+    """
+    groups = prunable(run)
+    if not groups:
+        raise BudgetError("nothing in this model can be pruned: " + what_stands_in_the_way(run))
+    step = DEFAULT_STEP if run.options.round_to is None else run.options.round_to
+    method, rng = methods.find(run.options.method), np.random.default_rng(run.options.seed)
+    rankings: list[selection.Ranking] = []
+    moments: dict[str, list[Moments]] = {}
+    portions = list(_portions(run, groups))
+    for portion in portions:
+        found = _moments(run, portion, len(portions))
+        with run.timed("select") as progress:
+            for group in portion:
+                allowed = selection.widths(group, step, run.options.min_channels)
+                rankings.append(selection.rank(run.coupling, group, found, method, allowed, rng))
+                progress(len(rankings), 2 * len(groups))
+        if run.mode != "ls":
+            moments |= found  # the layers are refitted one by one from what is known now
+    with run.timed("select") as progress:
+        signals = list(oracle.comparable(run.coupling.graph))
+        most = min(PROBE_SAMPLES, evaluation.affordable(run.coupling.graph, signals))
+        judging = (run.division.tune if len(run.division.tune) else run.division.fit)[:most]
+        curves = selection.probe(
+            run.coupling,
+            rankings,
+            run.feeds(judging),
+            signals,
+            run.options.runtime,
+            run.options.max_memory,
+            lambda number, total: progress(total + number, 2 * total),
+        )
+    _warn_of_few(run, groups)
+    return Ranked(rankings, curves, moments)
+
+
+def _portions(run: Run, groups: Sequence[Group]) -> Iterator[list[Group]]:
+    """Groups in order, as many at a time as the memory granted holds moments of."""
+    portion, held = list[Group](), 0
+    for group in groups:
+        rows = [linear.channels * linear.taps for linear in selection.readers(run.coupling, group)]
+        size = sum(3 * 8 * n * n for n in rows)  # two parts, and room to work in
+        if portion and held + size > run.options.max_memory:
+            yield portion
+            portion, held = [], 0
+        portion.append(group)
+        held += size
+    yield portion
+
+
+def _moments(run: Run, groups: Sequence[Group], portions: int) -> dict[str, list[Moments]]:
+    """Moments of all layers that read these groups, on the samples to fit and on those to choose by."""
+    linears = {linear.key: linear for g in groups for linear in selection.readers(run.coupling, g)}
+    parts = [run.feeds(part) for part in (run.division.fit, run.division.tune) if len(part)]
+    count = len(run.division.fit) + len(run.division.tune)
+    with run.timed("calibrate") as progress:
+
+        def tick(n: int) -> None:
+            run.seen += n
+            progress(min(run.seen, portions * count), portions * count)
+
+        return collect(
+            run.coupling.graph, list(linears.values()), parts, count, run.options.runtime, run.options.seed, tick
+        )
+
+
+def _warn_of_few(run: Run, groups: Sequence[Group]) -> None:
+    """Rows of one map are nearly copies: what counts is the number of samples, and it should reach a layer's width."""
+    widths = [linear.channels for g in groups for linear in selection.readers(run.coupling, g)]
+    fitted = len(run.division.fit)
+    few = [n for n in widths if fitted < n]
+    if few:
+        run.warnings.append(
+            f"{fitted} samples to fit are fewer than the input channels of {len(few)} layers (up to {max(few)}): "
+            "more samples would keep more accuracy."
+        )
+
+
+def prunable(run: Run) -> list[Group]:
+    """The groups that the allocator may narrow."""
+    return [g for g in run.coupling.groups if not why_left_out(run.coupling, g, run.options)]
+
+
+def why_left_out(coupling: Coupling, group: Group, options: Options | None = None) -> str:
+    """Why a group that could be cut stays whole; empty if it doesn't."""
+    touched = [coupling.layer(i) for i in (*group.writers, *group.reads)] + [group.name]
+    makers = [coupling.layer(i) for i in group.writers] + [group.name]
+    if group.stream:
+        return f"its channels are a residual stream that {len(group.writers)} layers write to: it stays whole"
+    if options and any(fnmatch(name, pattern) for pattern in options.exclude for name in touched):
+        return "left out by --exclude"
+    if options and options.include and not any(fnmatch(name, p) for p in options.include for name in makers):
+        return "left out by --include"
+    return "" if selection.readers(coupling, group) else _unfit(coupling, group)
+
+
+def _unfit(coupling: Coupling, group: Group) -> str:
+    """Which reader of a group can't be refitted, and why."""
+    for index in group.reads:
+        linear = coupling.linear(index)
+        if linear is None:
+            return f"{coupling.layer(index)} reads its channels in a way that can't be refitted"
+        if linear.channels * linear.taps > WIDEST:
+            return f"{coupling.layer(index)} reads {linear.channels * linear.taps} values, too many to refit"
+    return ""
+
+
+def allocate(run: Run, ranked: Ranked, kind: str, fraction: float) -> dict[str, Ints]:
+    """Channels kept per group so that a cost is at most `fraction` of the original's; BudgetError if it can't be."""
+    cost = cost_of(run, ranked, kind)
+    full = cost.total(np.array([g.group.channels for g in ranked.rankings]))
+    found = ALLOCATORS[run.options.allocate](ranked.curves, cost, fraction * full)
+    return {r.group.name: r.kept(int(w)) for r, w in zip(ranked.rankings, found, strict=True)}
+
+
+def cost_of(run: Run, ranked: Ranked, kind: str) -> Bilinear:
+    """What a target counts, as a function of the widths."""
+    groups = [r.group for r in ranked.rankings]
+    return (macs_of_widths if kind == "macs" else parameters_of_widths)(run.coupling, groups)
+
+
+def reconstruct(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> tuple[dict[str, Weights], dict[str, float]]:
+    """New weights of the layers that need them, and their errors on samples that weren't fitted."""
+    mode = run.mode
+    with run.timed("reconstruct") as progress:
+        if mode == "ls":
+            parts = [run.feeds(run.division.fit), run.feeds(run.division.tune)]
+            refits = front_to_back(
+                run.coupling, keep, parts, run.samples.count, run.options.runtime,
+                seed=run.options.seed, max_memory=run.options.max_memory, progress=progress,
+            )  # fmt: skip
+            return {k: r.weights for k, r in refits.items()}, {k: r.error for k, r in refits.items()}
+        return _one_by_one(run, ranked, keep, mode)
+
+
+def _one_by_one(
+    run: Run, ranked: Ranked, keep: Mapping[str, Ints], mode: str
+) -> tuple[dict[str, Weights], dict[str, float]]:
+    mask = run.coupling.mask(keep)
+    weights: dict[str, Weights] = {}
+    errors: dict[str, float] = {}
+    for index, ids in run.coupling.notes.readers.items():
+        flags, linear = mask.of(ids), run.coupling.linear(index)
+        if flags.all() or linear is None or linear.key not in ranked.moments or mode == "none":
+            continue
+        fit, tune = ranked.moments[linear.key][0], ranked.moments[linear.key][-1]
+        if mode == "mean":
+            weights[linear.key] = with_mean(linear, flags, fit.mean)
+        else:
+            found = refit(linear, flags, fit, tune if tune is not fit else None)
+            weights[linear.key], errors[linear.key] = found.weights, found.error
+    return weights, errors
+
+
+def what_stands_in_the_way(run: Run) -> str:
+    """Why a run can't prune more, in one sentence."""
+    coupling, options = run.coupling, run.options
+    reasons = [reason for i, reason in coupling.left_alone.items() if not _makes_output(coupling, i)]
+    reasons += [reason for g in coupling.groups if (reason := why_left_out(coupling, g, options))]
+    if not reasons:
+        step = DEFAULT_STEP if options.round_to is None else options.round_to
+        return f"what stands in the way: widths are multiples of {step} and at least {options.min_channels}"
+    named = "; ".join(list(dict.fromkeys(reasons))[:3])
+    count = f"{len(reasons)} layers or groups stay" if len(reasons) > 1 else "one layer or group stays"
+    return f"what stands in the way: {count} ({named}); `onnxprune inspect` lists all"
+
+
+def _makes_output(coupling: Coupling, index: int) -> bool:
+    return "is an output of the model" in coupling.left_alone[index]
