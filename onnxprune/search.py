@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from onnxprune.walk import layers_in_order
 Ints = NDArray[np.int64]
 KINDS = ("macs", "params", "drop")
 BISECTIONS = 6
+TRIES = 8  # allocations until what is written costs what was asked for
 
 
 @dataclass(frozen=True)
@@ -126,35 +128,51 @@ class Search:
         return self.bisect(min(drops), failure)
 
     def within(self, limits: Sequence[tuple[str, float]]) -> dict[str, Ints]:
-        """Channels kept so that every cost is at most its fraction of the original's, as close as widths allow."""
-        goals = dict.fromkeys((kind for kind, _ in limits), 1.0)
-        goals = {kind: min(value for k, value in limits if k == kind) for kind in goals}
-        keeps = [self.exactly(kind, goal) for kind, goal in goals.items()]
-        fits = [k for k in keeps if all(self.share(kind, k) <= goal + 1e-12 for kind, goal in goals.items())]
-        if fits:
-            return fits[0]
-        tighter = min(self.share(kind, keep) for keep in keeps for kind in goals)
-        return self.exactly("macs", min(goals.values()) * tighter)
+        """Channels kept so that every cost is at most its fraction of the original's, as close as widths allow.
 
-    def exactly(self, kind: str, goal: float) -> dict[str, Ints]:
-        """Channels kept so that a cost is at most `goal`, counting the biases that are added and the nodes folded."""
-        budget, best = goal, None
-        for _ in range(4):
+        Several costs are met one after the other, each within the widths that the ones before it left; of the orders
+        in which that can be done, the one that is predicted to lose least.
+        """
+        goals = {kind: min(value for k, value in limits if k == kind) for kind in dict.fromkeys(k for k, _ in limits)}
+        found = []
+        for order in permutations(goals):
+            widths = [r.group.channels for r in self.ranked.rankings]
+            for kind in order:
+                if self.share(kind, self.kept(widths)) > goals[kind] + 1e-12:
+                    widths = self.exactly(kind, goals[kind], widths)
+            found.append(widths)
+        return self.kept(min(found, key=self._predicted))
+
+    def exactly(self, kind: str, goal: float, most: Sequence[int]) -> list[int]:
+        """Widths up to `most` that cost at most `goal`, counting the biases that are added and the nodes folded."""
+        cost, best, least = cost_of(self.run, self.ranked, kind), None, 0.0
+        full = cost.total(np.array([r.group.channels for r in self.ranked.rankings]))
+        budget = goal
+        for _ in range(TRIES):
             try:
-                keep = allocate(self.run, self.ranked, kind, budget)
+                widths = allocate(self.run, self.ranked, kind, budget, most)
             except BudgetError:
                 if best is None:
                     raise
                 break
-            excess = self.share(kind, keep) - goal
-            if excess <= 1e-12 and (best is None or self.share(kind, best) < self.share(kind, keep)):
-                best = keep
-            if kind == "macs" or -0.002 < excess <= 1e-12:
+            left = self.share(kind, self.kept(widths))
+            if least < left <= goal + 1e-12:
+                best, least = widths, left
+            added = left - cost.total(np.array(widths)) / full  # biases, less what is folded
+            if (best is not None and least > goal - 0.002) or abs(goal - added - budget) < 1e-9:
                 break
-            budget = min(budget - excess, 1.0)
+            budget = min(goal - added, 1.0)
         if best is None:
             raise BudgetError(f"{kind}={goal:g} can't be reached", budget)
         return best
+
+    def kept(self, widths: Sequence[int]) -> dict[str, Ints]:
+        """The channels that stay at these widths."""
+        return {r.group.name: r.kept(w) for r, w in zip(self.ranked.rankings, widths, strict=True)}
+
+    def _predicted(self, widths: Sequence[int]) -> float:
+        """The sum of the groups' errors at these widths."""
+        return sum(float(np.interp(w, c.levels, c.errors)) for w, c in zip(widths, self.ranked.curves, strict=True))
 
     def share(self, kind: str, keep: Mapping[str, Ints]) -> float:
         """What is left of a cost, counted on the model that would be written."""
@@ -164,7 +182,7 @@ class Search:
             flags = mask.of(coupling.notes.readers[linear.index])
             drifted = drifted or not flags.all()
             if not flags.all() or (drifted and self.run.mode == "ls"):
-                weights[linear.key] = masked(linear, flags)
+                weights[linear.key] = Weights(masked(linear, flags).matrix, np.ones_like(linear.offset))  # with a bias
         model = Graph(rewrite(coupling, Plan(dict(keep), weights)), coupling.graph.dims)
         count = total_macs if kind == "macs" else parameters
         return count(model) / max(count(coupling.graph), 1)
@@ -180,7 +198,7 @@ class Search:
         least = np.inf
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            found = self.candidate(allocate(self.run, self.ranked, "macs", middle))
+            found = self.candidate(self.kept(allocate(self.run, self.ranked, "macs", middle)))
             least = min(least, self.loss(found))
             if self.loss(found) <= allowed:
                 best, high = found, middle

@@ -244,12 +244,18 @@ def _unfit(coupling: Coupling, group: Group) -> str:
     return ""
 
 
-def allocate(run: Run, ranked: Ranked, kind: str, fraction: float) -> dict[str, Ints]:
-    """Channels kept per group so that a cost is at most `fraction` of the original's; BudgetError if it can't be."""
+def allocate(run: Run, ranked: Ranked, kind: str, fraction: float, most: Sequence[int] | None = None) -> list[int]:
+    """Widths of the groups, of at most `most`, that cost at most `fraction` of the original; BudgetError if none do."""
     cost = cost_of(run, ranked, kind)
-    full = cost.total(np.array([g.group.channels for g in ranked.rankings]))
-    found = ALLOCATORS[run.options.allocate](ranked.curves, cost, fraction * full)
-    return {r.group.name: r.kept(int(w)) for r, w in zip(ranked.rankings, found, strict=True)}
+    full = [r.group.channels for r in ranked.rankings]
+    curves = [_narrowed(c, m) for c, m in zip(ranked.curves, most or full, strict=True)]
+    found = ALLOCATORS[run.options.allocate](curves, cost, fraction * cost.total(np.array(full)))
+    return [int(width) for width in found]
+
+
+def _narrowed(curve: Curve, most: int) -> Curve:
+    """The part of a curve up to a width."""
+    return Curve(curve.levels[curve.levels <= most], curve.errors[curve.levels <= most])
 
 
 def cost_of(run: Run, ranked: Ranked, kind: str) -> Bilinear:

@@ -50,7 +50,7 @@ def rows(
 ) -> Iterator[tuple[str, float, float, float, float, float]]:
     """(method, MACs kept, accuracy, agreement, squared relative error, seconds as a multiple of one plain pass)."""
     run = search.run
-    keep = allocate(run, search.ranked, "macs", target)
+    keep = search.kept(allocate(run, search.ranked, "macs", target))
     widths = {name: len(kept) for name, kept in keep.items()}
     first = run.options
     base = search.before[0]
