@@ -18,9 +18,9 @@ from onnxprune.coupling import Coupling, Group
 from onnxprune.graph import Graph, attributes, constant, key
 from onnxprune.ids import Ids
 from onnxprune.ops.linear import floating
+from onnxprune.ops.recurrent import GATES, R, W
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
-RECURRENT = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 def parameters(graph: Graph) -> int:
@@ -47,8 +47,8 @@ def macs(graph: Graph, index: int) -> int:
         return prod(shapes[node.output[0]]) * depth
     if node.op_type == "MatMul":
         return prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
-    if node.op_type in RECURRENT:
-        weights = prod(shapes[node.input[1]]) + prod(shapes[node.input[2]])
+    if node.op_type in GATES:
+        weights = prod(shapes[node.input[W]]) + prod(shapes[node.input[R]])
         return weights * prod(shapes[node.input[0]][:2])
     return 0
 
@@ -106,7 +106,11 @@ def macs_of_widths(coupling: Coupling, groups: list[Group]) -> Bilinear:
             continue
         inputs = notes.readers.get(index)
         outputs = notes.writers.get(index, notes.ids[key(graph.nodes[index])].ravel())
-        if inputs is not None:
+        if inputs is not None and index in notes.feedback:  # a matrix for the input, and one for its own channels
+            each = count / len(outputs) / (len(inputs) + len(outputs))
+            terms.add(each, inputs, outputs)
+            terms.add(each, outputs, outputs)
+        elif inputs is not None:
             terms.add(count / len(inputs) / len(outputs), inputs, outputs)
         else:  # a depthwise convolution, a product of activations by heads
             terms.add(count / len(outputs), outputs)

@@ -126,6 +126,10 @@ class Mask:
             return np.ones(length, bool)
         return self.of(np.moveaxis(ids, axis, 0).reshape(length, -1)[:, 0])
 
+    def feeds_back(self, index: int) -> bool:
+        """Whether a node reads its own channels, and some of these go."""
+        return any(not self.of(ids).all() for _, ids in self.coupling.notes.feedback.get(index, {}).values())
+
     def restated(self, name: str) -> bool:
         """Whether a computed size depends on a number of channels of which some go."""
         if name not in self.coupling.notes.ids:

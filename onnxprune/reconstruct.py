@@ -181,7 +181,7 @@ def front_to_back(
 
     mask, refits = coupling.mask(keep), dict[str, Refit]()
     layers = layers_in_order(coupling)
-    with Walk(coupling, feeds(), runtime, max_memory) as walk:
+    with Walk(coupling, feeds(), runtime, max_memory, mask) as walk:
         for number, linear in enumerate(layers):
             flags = mask.of(coupling.notes.readers[linear.index])
             if not flags.all() or walk.renewed:

@@ -112,8 +112,11 @@ def twin(coupling: Coupling, plan: Plan) -> ModelProto:
             continue
         if index in draft.coupling.notes.readers:
             flags = draft.mask.of(draft.coupling.notes.readers[index])
-            renewed = _renew(draft, index, cut=False) if index in draft.renewed else [_copy(node)]
-            nodes += (_silence(draft, renewed[0], flags) if not flags.all() else []) + renewed
+            if index in draft.renewed:
+                layer = _renew(draft, index, cut=False)
+            else:
+                layer = [without_feedback(draft.mask, index, draft.constant)]
+            nodes += (_silence(draft, layer[0], flags) if not flags.all() else []) + layer
         else:
             nodes.append(node)
     return draft.build(nodes)
@@ -229,6 +232,18 @@ def renewed_nodes(
     node.input.append(constant(linear.bias, offset, linear.bias or f"{linear.weight}_bias"))
     node.output[0] = linear.output
     return [node]
+
+
+def without_feedback(mask: Mask, index: int, constant: Callable[[Array, str], str]) -> NodeProto:
+    """A copy of a recurrent node in which removed channels have no effect on the other channels that it makes."""
+    graph = mask.coupling.graph
+    node = _copy(graph.nodes[index])
+    for i, (axis, ids) in mask.coupling.notes.feedback.get(index, {}).items():
+        value = graph.array(node.input[i])
+        flags = mask.of(ids).astype(value.dtype).reshape([-1 if a == axis else 1 for a in range(value.ndim)])
+        if not flags.all():
+            node.input[i] = constant(value * flags, f"{node.input[i]}_silenced")
+    return node
 
 
 def _select(linear: Linear, new: Weights, inputs: Array, outputs: Array) -> Weights:

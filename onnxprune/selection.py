@@ -213,17 +213,23 @@ def probe(
     """Error curves of all groups in the unit of the final output: its relative squared change."""
     curves: dict[str, Curve] = {}
     with Walk(coupling, feeds, runtime, max_memory) as walk:
-        firsts = {r.group.name: min((walk.place[i], i) for i in r.group.reads) for r in rankings}
+        firsts = {r.group.name: min((walk.place[i], i) for i in _touched(coupling, r.group)) for r in rankings}
         walk.keep(signals)
         answers = _answers(walk, walk.suffix({}, signals), signals)
         for done, ranking in enumerate(sorted(rankings, key=lambda r: firsts[r.group.name])):
             walk.advance(firsts[ranking.group.name][1])
             local, factor = float(ranking.errors[ranking.middle]), 1.0
             if local > NEGLIGIBLE:
-                factor = _change(walk, walk.suffix(ranking.trial, signals), signals, answers) / local
+                mask = coupling.mask({ranking.group.name: ranking.kept(int(ranking.levels[ranking.middle]))})
+                factor = _change(walk, walk.suffix(ranking.trial, signals, mask), signals, answers) / local
             curves[ranking.group.name] = Curve(ranking.levels, ranking.errors * factor)
             progress(done + 1, len(rankings))
     return [curves[r.group.name] for r in rankings]
+
+
+def _touched(coupling: Coupling, group: Group) -> list[int]:
+    """The nodes that read a group, recurrent ones that make it included."""
+    return [*group.reads, *(i for i in group.writers if i in coupling.notes.feedback)]
 
 
 def _answers(walk: Walk, session: Session, signals: Sequence[str]) -> list[dict[str, Array]]:

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
-from onnxprune.coupling import Coupling
+from onnxprune.coupling import Coupling, Mask
 from onnxprune.graph import Array, key
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
-from onnxprune.rewrite import renewed_nodes
+from onnxprune.rewrite import renewed_nodes, without_feedback
 from onnxprune.runtime import Runtime, Session
 
 Batch = dict[str, Array]
@@ -32,13 +32,20 @@ Batch = dict[str, Array]
 class Walk:
     """Carries values of both networks for all batches; `original[b]` and `pruned[b]` hold what is alive in batch b.
 
-    `pruned[b]` holds only values that differ from the original's; `value` looks in both.
+    `pruned[b]` holds only values that differ from the original's; `value` looks in both. Recurrent layers lose the
+    feedback of the channels that `mask` removes.
     """
 
     def __init__(
-        self, coupling: Coupling, feeds: Iterable[Mapping[str, Array]], runtime: Runtime, max_memory: float = 2e9
+        self,
+        coupling: Coupling,
+        feeds: Iterable[Mapping[str, Array]],
+        runtime: Runtime,
+        max_memory: float = 2e9,
+        mask: Mask | None = None,
     ) -> None:
         self.coupling, self.graph, self.runtime = coupling, coupling.graph, runtime
+        self.mask = mask or coupling.mask({})
         self.schedule = by_depth(coupling)
         self.place = {index: position for position, index in enumerate(self.schedule)}
         self.last_use = self._last_use()
@@ -89,7 +96,7 @@ class Walk:
         if needed:
             self._run(_segment(self, nodes, needed), self.original, needed)
         if wanted:
-            self._run(_segment(self, own, wanted, self.renewed), self.pruned, wanted)
+            self._run(_segment(self, own, wanted, self.renewed, self.mask), self.pruned, wanted)
         for batch in (*self.original, *self.pruned):
             for name in [n for n in batch if not self._alive(n)]:
                 self._forget(batch.pop(name))
@@ -103,7 +110,7 @@ class Walk:
         own, made = list[int](), list[str]()
         for i in nodes:
             drifted = any(name in self.drifted for name in self.graph.reads(self.graph.nodes[i]))
-            if (drifted or i in self.renewed) and i not in self.skipped:
+            if (drifted or i in self.renewed or self.mask.feeds_back(i)) and i not in self.skipped:
                 own.append(i)
                 outputs = [self.renewed[i][0].output] if i in self.renewed else self.graph.nodes[i].output
                 made += [name for name in outputs if name]
@@ -139,16 +146,18 @@ class Walk:
         elif self._folder is not None and Path(str(value.filename)).parent == Path(self._folder.name):
             Path(str(value.filename)).unlink()
 
-    def suffix(self, replaced: Mapping[int, tuple[Linear, Weights]], names: Sequence[str]) -> Session:
+    def suffix(
+        self, replaced: Mapping[int, tuple[Linear, Weights]], names: Sequence[str], mask: Mask | None = None
+    ) -> Session:
         """The rest of the original from here to those of the values `names` that are still to come.
 
-        Some layers may have other weights.
+        Some layers may have other weights, recurrent ones lose the feedback of the channels that `mask` removes.
         """
         skipped = {i for linear, _ in replaced.values() for i in linear.tail}
         rest = [i for i in self.schedule[self.position :] if i not in skipped]
         made = {name for i in rest for name in self.graph.nodes[i].output}
         made |= {linear.output for linear, _ in replaced.values()}
-        return _segment(self, rest, [name for name in names if name in made], replaced)
+        return _segment(self, rest, [name for name in names if name in made], replaced, mask)
 
     def _last_use(self) -> dict[str, int]:
         last: dict[str, int] = {}
@@ -184,6 +193,7 @@ def _segment(
     nodes: Sequence[int],
     outputs: Sequence[str],
     replaced: Mapping[int, tuple[Linear, Weights]] | None = None,
+    mask: Mask | None = None,
 ) -> Session:
     """A session for some nodes: what they read from before them is input, constants are built in."""
     graph, model = walk.graph, ModelProto()
@@ -204,6 +214,8 @@ def _segment(
     for i in nodes:
         if replaced and i in replaced:
             made += renewed_nodes(graph, *replaced[i], constant, taken)
+        elif mask is not None and mask.feeds_back(i):
+            made.append(without_feedback(mask, i, lambda value, hint: constant("", value, hint)))
         else:
             made.append(graph.nodes[i])
     model.graph.node.extend(made)

@@ -1065,6 +1065,75 @@ case("softmax_over_channels", X, "float[N,2,8,8] y", """
     y = Conv(c, w3)
 """, w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), w3=(2, 9, 1, 1), w4=(5, 6, 1, 1))  # fmt: skip
 
+# ------------------------------------------------------------------------------------------------ recurrent layers
+
+case("lstm", "float[S,1,5] x", "float[S,1,3] y", """
+    a, h, c = LSTM<hidden_size=6>(x, w, r, b, "", h0, c0, p)
+    s = Squeeze(a, one)
+    y = MatMul(s, wy)
+""", w=(1, 24, 5), r=(1, 24, 6), b=(1, 48), h0=(1, 1, 6), c0=(1, 1, 6), p=(1, 18), one=[1], wy=(6, 3))  # fmt: skip
+
+case("lstm_in_both_directions", "float[N,S,5] x", "float[N,S,3] y", """
+    t = Transpose<perm=[1,0,2]>(x)
+    size = Shape(t)
+    n0 = Gather(size, at)
+    n = Unsqueeze(n0, axis0)
+    state = Concat<axis=0>(two, n, six)
+    zeros = ConstantOfShape(state)
+    a, h, c = LSTM<hidden_size=6, direction="bidirectional">(t, w, r, b, "", zeros, zeros)
+    p = Transpose<perm=[0,2,1,3]>(a)
+    q = Reshape(p, join)
+    d, e, f = LSTM<hidden_size=4, direction="bidirectional">(q, w2, r2, b2)
+    u = Transpose<perm=[2,0,1,3]>(d)
+    v = Reshape(u, join2)
+    y = MatMul(v, wy)
+""", at=np.asarray(1), axis0=[0], two=[2], six=[6], w=(2, 24, 5), r=(2, 24, 6), b=(2, 48), join=[0, 0, -1],
+    w2=(2, 16, 12), r2=(2, 16, 4), b2=(2, 32), join2=[0, 0, 8], wy=(8, 3))  # fmt: skip
+
+case("gru_to_its_last_state", "float[N,3,8,8] x", "float[N,3] y", """
+    k = Conv(x, wk)
+    m = ReduceMean<axes=[3], keepdims=0>(k)
+    t = Transpose<perm=[2,0,1]>(m)
+    a, h = GRU<hidden_size=6, linear_before_reset=1>(t, w, r, b)
+    s = Squeeze(h, zero)
+    y = MatMul(s, wy)
+""", wk=(4, 3, 1, 1), w=(1, 18, 4), r=(1, 18, 6), b=(1, 36), zero=[0], wy=(6, 3))  # fmt: skip
+
+case("rnn_after_another", "float[S,N,5] x, float[T,N,4] z", "float[T,N,3] y", """
+    a, h = RNN<hidden_size=6>(x, w, r)
+    i = Relu(h)
+    b, g = RNN<hidden_size=6>(z, v, q, "", "", i)
+    s = Squeeze(b, one)
+    y = MatMul(s, wy)
+""", w=(1, 6, 5), r=(1, 6, 6), v=(1, 6, 4), q=(1, 6, 6), one=[1], wy=(6, 3))  # fmt: skip
+
+case("gru_batch_first", "float[N,S,5] x", "float[N,S,3] y", """
+    a, h = GRU<hidden_size=6, layout=1>(x, w, r, b)
+    s = Squeeze(a, two)
+    y = MatMul(s, wy)
+""", w=(1, 18, 5), r=(1, 18, 6), b=(1, 36), two=[2], wy=(6, 3), runs=False)  # fmt: skip
+
+case("lstm_that_goes_on", "float[S,N,5] x, float[1,N,6] h0, float[1,N,6] c0", "float[S,N,3] y, float[1,N,6] h", """
+    a, h, c = LSTM<hidden_size=6>(x, w, r, b, "", h0, c0)
+    s = Squeeze(a, one)
+    d = MatMul(s, wd)
+    e = Relu(d)
+    y = MatMul(e, wy)
+""", w=(1, 24, 5), r=(1, 24, 6), b=(1, 48), one=[1], wd=(6, 8), wy=(8, 3))  # fmt: skip
+
+case("recurrent_layers_that_stay", "float[4,1,5] x, float[1,4,4] w", "float[4,1,3] y", """
+    a, h = RNN<hidden_size=4>(x, w1, r, "", "", state)
+    q = Squeeze(a, one)
+    b, g = RNN<hidden_size=4>(q, w, r)
+    s = Squeeze(b, one)
+    n = Sum(q, s)
+    o = RandomNormalLike(h)
+    e, f = RNN<hidden_size=4>(n, w1r, r1, bias, "", o)
+    u = Squeeze(e, one)
+    y = MatMul(u, wy)
+""", w1=(1, 4, 5), r=(1, 4, 4), one=[1], state=(1, 1, 4), w1r=(1, 4, 4), r1=(1, 4, 4), bias=(1, 8), wy=(4, 3),
+    runs=False)  # fmt: skip
+
 # ------------------------------------------------------------------------------------------------ heads, ties, weights
 
 case("two_heads", X, "float[N,2] p, float[N,4] q", """

@@ -296,16 +296,17 @@ def halves(group: Group) -> tuple[np.ndarray, np.ndarray]:
 
 
 def doubled(model: ModelProto, names: list[str] | None = None) -> tuple[ModelProto, dict[str, np.ndarray]]:
-    """The model with the second half of the channels of some groups (all but streams) made like the first half.
+    """The model with the second half of the channels of some groups made like the first half, and what to keep then.
 
-    With it, what to keep so that nothing is lost.
+    Not streams, and not recurrent units, which read each other in a matrix that isn't refitted.
     """
     model = _copy(model)
     coupling = coupled(model)
     tensors = {t.name: t for t in model.graph.initializer}
     keep = {}
     for one in coupling.groups:
-        if one.stream or (names is not None and one.name not in names):
+        loop = any(i in coupling.notes.feedback for i in one.writers)
+        if one.stream or loop or (names is not None and one.name not in names):
             continue
         first, second = halves(one)
         for member in one.members:

@@ -40,6 +40,7 @@ class Notes:
     readers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it contracts
     writers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it makes
     sums: list[tuple[Ids, Ids]] = field(default_factory=list)  # ids of the two activations that are added
+    feedback: dict[int, dict[int, tuple[int, Ids]]] = field(default_factory=dict)  # node index -> input -> (axis, ids)
     refused: dict[int, str] = field(default_factory=dict)  # node index -> why no channels pass through it
     parts: list[Ids] = field(default_factory=list)  # ids of a part that is cut out of a value: one of them must stay
 

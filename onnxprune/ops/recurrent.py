@@ -1,0 +1,82 @@
+"""LSTM, GRU and RNN: a channel is a hidden unit, with its row in every gate and its column in the recurrent matrix.
+
+A unit reads the units of the step before, so its layer is a reader of its own channels. That is no layer which could be
+refitted: it is noted as feedback, which the full-size twin silences, too. Unit i of both directions is one channel,
+since their outputs lie side by side in one value and there is one `hidden_size`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.graph import constant, key
+from onnxprune.ids import Ids
+from onnxprune.ops.linear import floating
+from onnxprune.ops.registry import Cut, View, Visit, rule
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+W, R, B, INITIAL_H, INITIAL_C, P = 1, 2, 3, 5, 6, 7
+
+
+def shrink_recurrent(cut: Cut) -> None:
+    """The size follows; an initial state of zeros is the default."""
+    hidden = cut.kept(key(cut.node))[-1]
+    if hidden == cut.shape(key(cut.node))[-1]:
+        return
+    cut.set_attr("hidden_size", hidden)
+    for i in (INITIAL_H, INITIAL_C):
+        if cut.view.has(i) and zeros(cut.view, i):
+            cut.node.input[i] = ""
+
+
+def zeros(v: View, i: int) -> bool:
+    """Whether input i is made of zeros in a size that is known only at run time."""
+    index = v.graph.producer.get(v.name(i))
+    if index is None or v.graph.nodes[index].op_type != "ConstantOfShape":
+        return False
+    return not v.graph.nodes[index].attribute or not constant(v.graph.nodes[index]).any()
+
+
+@rule("LSTM", "GRU", "RNN", shrink=shrink_recurrent)
+def recurrent(v: Visit) -> None:
+    """Contracts the last axis of its input; makes the last axis of its outputs."""
+    if not all(v.static(i) and floating(v.graph.array(v.name(i))) for i in (W, R)):
+        v.freeze_all("reads its weights from another node, not from a constant")
+        return
+    gates = GATES[v.node.op_type]
+    units = v.parameter(R, 2)
+    _parameters(v, units, gates)
+    for i in (INITIAL_H, INITIAL_C):
+        if v.has(i):
+            _initial_state(v, i, units)
+    x = v.channels(0, 2)
+    v.tie(x, v.parameter(W, 2, "reader"))
+    v.notes.readers[v.index], v.notes.writers[v.index] = x, units
+    v.notes.feedback[v.index] = {R: (2, units)}
+    for k in range(len(v.node.output)):
+        if v.node.output[k]:
+            v.set_channels(units, len(v.out_shape(k)) - 1, k)
+
+
+def _parameters(v: Visit, units: Ids, gates: int) -> None:
+    """Every gate has a row per unit in both matrices, two biases, and in an LSTM three of them a weight of the cell."""
+    v.tie(v.parameter(W, 1, "writer"), np.tile(units, gates))
+    v.tie(v.parameter(R, 1), np.tile(units, gates))
+    for i, rows in ((B, 2 * gates), (P, 3)):
+        if v.static(i):
+            v.tie(v.parameter(i, 1), np.tile(units, rows))
+        elif v.has(i):
+            v.freeze(units, "reads its parameters from another node")
+
+
+def _initial_state(v: Visit, i: int, units: Ids) -> None:
+    """A state that isn't constant belongs to the units of the layer that makes it."""
+    if v.static(i):
+        v.tie(v.parameter(i, 2), units)
+    elif zeros(v, i):
+        v.accept(i)
+    else:
+        state = v.channels(i, 2)
+        if not state.any():
+            v.freeze(units, "starts from a state that isn't made of channels")
+        v.tie(state, units)
