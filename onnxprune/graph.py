@@ -45,8 +45,12 @@ NOT_FUNCTIONS = {
     "If",
     "Loop",
     "Scan",
-}  # their output isn't a function of tensor inputs alone: never folded
-LIKE_INPUT = {"Gelu", "FastGelu", "QuickGelu", "BiasGelu"}  # of onnxruntime's domain, for which there is no inference
+    "SequenceEmpty",
+    "SequenceConstruct",
+    "SplitToSequence",
+    "Optional",
+}  # their output isn't a tensor that is a function of tensors alone: never folded
+LIKE_INPUT = {"Gelu", "FastGelu", "QuickGelu", "BiasGelu", "GroupNormalization"}  # operators that onnx can't infer
 QUANTIZED = {
     "QuantizeLinear",
     "DequantizeLinear",
@@ -383,12 +387,14 @@ class _Inference:
                 opsets = [onnx.helper.make_opsetid(d, v) for d, v in versions.items()]
                 inferred = infer_node_outputs(schema, node, known, self.protos, opset_imports=opsets)
         except onnx.shape_inference.InferenceError as error:
-            advice = "; say which sizes do with --input-shapes." if self.graph.symbolic else "."
-            where = f"node '{node.name or key(node)}' ({node.op_type})"
-            raise ModelError(f"shapes don't fit at {where}: {str(error).rstrip('.')}{advice}") from error
-        except onnx.defs.SchemaError:  # a custom or contributed operator: what the file declares must do
-            if domain == "com.microsoft" and node.op_type in LIKE_INPUT and node.input[0] in known:
-                inferred = {node.output[0]: known[node.input[0]]}
+            if not any(subgraphs(node)):  # onnx doesn't see through every body; what is unknown of one stays
+                advice = "; say which sizes do with --input-shapes." if self.graph.symbolic else "."
+                where = f"node '{node.name or key(node)}' ({node.op_type})"
+                raise ModelError(f"shapes don't fit at {where}: {str(error).rstrip('.')}{advice}") from error
+        except (onnx.defs.SchemaError, onnx.checker.ValidationError):  # what the file declares must do
+            pass
+        if domain in ("", "com.microsoft") and node.op_type in LIKE_INPUT and node.input[0] in known:
+            inferred = {node.output[0]: known[node.input[0]]}
         for name in node.output:
             if name and _shape(inferred.get(name, TypeProto())) is not None:
                 self.types[name] = inferred[name]

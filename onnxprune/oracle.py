@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from onnxprune.coupling import Coupling, Mask
 from onnxprune.errors import InternalError
-from onnxprune.graph import Array, Graph
+from onnxprune.graph import Array, Graph, subgraphs
 from onnxprune.plan import Plan
 from onnxprune.rewrite import twin
 from onnxprune.runtime import Runtime
@@ -112,6 +113,7 @@ def _compare(expected: Array, found: Array, name: str, tolerance: float) -> Verd
 
 def comparable(graph: Graph) -> dict[str, int]:
     """Values to compare: floating-point outputs, or the nearest floats in front of operators that jump."""
+    behind = _behind_jumps(graph)
     points: dict[str, int] = {}
     stack, seen = list(graph.outputs), set[str]()
     while stack:
@@ -122,25 +124,38 @@ def comparable(graph: Graph) -> dict[str, int]:
         if name not in graph.producer:
             continue
         saturated = graph.nodes[graph.producer[name]].op_type in SATURATES
-        if not saturated and graph.types.get(name) in TOLERANCE and not _behind_a_jump(graph, name):
+        if not saturated and graph.types.get(name) in TOLERANCE and name not in behind:
             points[name] = graph.types[name]
         else:
             stack.extend(graph.reads(graph.nodes[graph.producer[name]]))
     return points
 
 
-def _behind_a_jump(graph: Graph, name: str) -> bool:
-    stack, seen = [name], set[str]()
-    while stack:
-        name = stack.pop()
-        if name in seen or name not in graph.producer or name in graph.static:
-            continue
-        seen.add(name)
-        node = graph.nodes[graph.producer[name]]
-        if node.op_type in JUMPS | RANDOM:
-            return True
-        stack.extend(graph.reads(node))
-    return False
+def _behind_jumps(graph: Graph) -> set[str]:
+    """Values behind an operator that jumps where two models that round otherwise may part.
+
+    What follows from sizes and from integer inputs alone (an image's scale, a mask of tokens) is exact in both.
+    """
+    inexact = {i.name for i in graph.inputs if i.type.tensor_type.elem_type in TOLERANCE}
+    behind: set[str] = set()
+    for node in graph.nodes:
+        reads, outputs = graph.reads(node), [name for name in node.output if name]
+        rounds = any(name in inexact for name in reads)
+        if _ops(node) & RANDOM or (rounds and _ops(node) & JUMPS) or any(name in behind for name in reads):
+            behind.update(outputs)
+        if node.op_type not in ("Shape", "Size") and (rounds or any(_weighs(graph, name) for name in reads)):
+            inexact.update(outputs)
+    return behind
+
+
+def _ops(node: NodeProto) -> set[str]:
+    """The operators of a node and of its bodies."""
+    return {node.op_type}.union(*(_ops(inner) for body in subgraphs(node) for inner in body.node))
+
+
+def _weighs(graph: Graph, name: str) -> bool:
+    """Whether a value is a constant of several floating-point numbers."""
+    return name in graph.static and graph.types.get(name) in TOLERANCE and prod(graph.shapes.get(name, (2,))) > 1
 
 
 def _expose(model: ModelProto, points: Mapping[str, int]) -> ModelProto:

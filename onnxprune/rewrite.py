@@ -9,7 +9,7 @@ approximation that pruning is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
 
 import numpy as np
@@ -100,7 +100,7 @@ def rewrite(coupling: Coupling, plan: Plan) -> ModelProto:
         else:
             nodes.append(_cut_inputs(draft, index, _shrink(draft, index, node), cuts))
     model = draft.build(nodes)
-    return annotate(model)
+    return annotate(model, {v.name for v in draft.graph.model.graph.value_info})
 
 
 def twin(coupling: Coupling, plan: Plan) -> ModelProto:
@@ -325,13 +325,21 @@ def _fit_inputs(model: ModelProto, optional: set[str]) -> None:
     model.graph.input.extend(kept)
 
 
-def annotate(model: ModelProto) -> ModelProto:
-    """The model with value_info inferred anew; what it says of its outputs stays as it was."""
+def annotate(model: ModelProto, described: Collection[str]) -> ModelProto:
+    """The model with the shapes of these values inferred anew; what it says of its outputs stays as it was.
+
+    Values of which the original says nothing stay undescribed: more knowledge makes onnxruntime fuse more, and some
+    fusions of it fail (a Reshape of no elements, in a detector that finds nothing).
+    """
+    if not described:
+        return model
     outputs = [_copy(o) for o in model.graph.output]
     try:
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # a hint for viewers, not a part of the computation: better none than a failure
         return model
-    del model.graph.output[:]
-    model.graph.output.extend(outputs)
+    infos = [_copy(v) for v in model.graph.value_info if v.name in described]
+    for field, values in ((model.graph.value_info, infos), (model.graph.output, outputs)):
+        del field[:]
+        field.extend(values)
     return model

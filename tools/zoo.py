@@ -367,6 +367,8 @@ def examine(path: Path, full: bool) -> Record:
         failures.append(f"{len(unnamed)} layers are neither pruned nor named ('{coupling.layer(unnamed[0])}')")
     if not verdict.ok:
         failures.append(f"surgery differs by {verdict.max_abs_diff:.1e} at '{verdict.where}'")
+    if coupling.groups and not seen_by(coupling, oracle.comparable(graph)):
+        failures.append("nothing behind a pruned layer could be compared")
     failures += [f for f in (accepted(graph.model, pruned), runs(graph.model, pruned, twin(coupling, plan), feed)) if f]
     whole, left = parameters(graph), parameters(Graph(pruned))
     record: Record = {
@@ -407,6 +409,16 @@ def weighted(coupling: Any) -> list[int]:
         if node.op_type in layers and computed and constant:
             found.append(i)
     return found
+
+
+def seen_by(coupling: Any, points: Iterable[str]) -> bool:
+    """Whether any of these values depends on a layer that reads channels of a group."""
+    readers = {i for group in coupling.groups for i in group.reads}
+    behind = set[str]()
+    for i, node in enumerate(coupling.graph.nodes):
+        if i in readers or not behind.isdisjoint(coupling.graph.reads(node)):
+            behind.update(node.output)
+    return not behind.isdisjoint(points)
 
 
 def share(coupling: Any) -> float:

@@ -1,0 +1,113 @@
+"""What the zoo of real architectures taught, as small graphs; and the zoo's own tool on small models."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from cases import CASES, Case
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
+
+import zoo
+
+from onnxprune.coupling import couple
+from onnxprune.graph import Graph
+from onnxprune.oracle import comparable
+
+X = "float[N,3,8,8] x"
+MODELS = sorted((Path(__file__).parent.parent / "models").glob("*.onnx"))
+
+
+def graph(body: str, outputs: str, inputs: str = X, **weights: object) -> Graph:
+    return Graph(Case("taught", inputs, outputs, body, weights).model())
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
+def test_small_trained_models_pass(path):
+    record = zoo.examine(path, False)
+    assert record["pass"], record["failures"]
+    assert record["groups"]
+    assert record["difference"] <= 1e-4
+    assert 0 < record["kept"] < 1
+
+
+@pytest.mark.parametrize("name", ["residual_projection", "densenet", "inverted_residual", "shufflenet_v2", "unet"])
+def test_topologies_pass(name, tmp_path):
+    onnx.save(CASES[name].model(), tmp_path / "m.onnx")
+    record = zoo.examine(tmp_path / "m.onnx", False)
+    assert record["pass"], record["failures"]
+
+
+def test_a_third_goes_of_each_cell():
+    kept = zoo.third(np.array([0] * 6 + [1] * 6 + [2] * 6), 0)
+    assert [np.sum(kept // 6 == cell) for cell in range(3)] == [4, 4, 4]
+    assert zoo.third(np.zeros(1, np.int64), 0).tolist() == [0]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_results_survive_a_crash(tmp_path):
+    assert "died" in zoo.apart(partial(os._exit, 3), 20)["error"]
+    assert "seconds" in zoo.apart(partial(time.sleep, 30), 1)["error"]
+    assert zoo.apart(lambda: {"x": 1}, 20) == {"x": 1}
+    zoo.append(tmp_path / "r.jsonl", {"x": np.float32(1)})
+    assert zoo.read(tmp_path / "r.jsonl") == [{"x": 1.0}]
+
+
+def test_the_table_says_what_failed():
+    built = {"a": {"name": "l/a", "exporter": "e"}, "b": {"name": "l/b", "exporter": "e", "error": "no\nway /x/y/z"}}
+    results = {"a": {"name": "l/a", "exporter": "e", "error": "took more"}}
+    text = zoo.document(built, results)
+    assert "**0 pass, 1 fail**" in text
+    assert "FAIL: took more" in text
+    assert "- l/b (e): no way …" in text
+
+
+# ---------------------------------------------------------------------------------------------- what was wrong
+
+
+def test_an_empty_sequence_is_no_tensor():
+    body = "s = SequenceEmpty()\nt = SequenceInsert(s, x)\ny = ConcatFromSequence<axis=1>(t)"
+    found = graph(body, "float[N,3,8,8] y")
+    assert "s" not in found.static
+    assert "s" not in found.shapes
+    couple(found)
+
+
+def test_floors_of_sizes_are_exact():
+    """A detector scales its image by a factor that it computes from the image's size: its layers are compared."""
+    body = """
+        size = Shape (x)
+        real = Cast <to = 1> (size)
+        half = Floor (real)
+        whole = Cast <to = 7> (half)
+        r = Reshape (x, whole)
+        a = Conv (r, w)
+        i = ArgMax <axis = 1> (a)
+        y = Cast <to = 1> (i)
+    """
+    assert set(comparable(graph(body, "float[N,1,8,8] y", w=(6, 3, 1, 1)))) == {"a"}
+
+
+def test_masks_of_tokens_are_exact():
+    """What only integer inputs decide doesn't differ between two models that round otherwise."""
+    body = """
+        f = Equal (t, pad)
+        m = Unsqueeze (f, last)
+        e = Gather (table, t)
+        h = MatMul (e, w)
+        y = Where (m, zero, h)
+    """
+    weights = {"pad": [0], "last": [-1], "table": (9, 4), "w": (4, 6), "zero": np.zeros(1, np.float32)}
+    assert set(comparable(graph(body, "float[N,5,6] y", "int64[N,5] t", **weights))) == {"y"}
+
+
+def test_a_jump_of_looked_up_values_is_a_jump():
+    body = "e = Gather (table, t)\ny = Floor (e)"
+    assert set(comparable(graph(body, "float[N,5,4] y", "int64[N,5] t", table=(9, 4)))) == {"e"}
