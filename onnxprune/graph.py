@@ -50,7 +50,16 @@ NOT_FUNCTIONS = {
     "SplitToSequence",
     "Optional",
 }  # their output isn't a tensor that is a function of tensors alone: never folded
-LIKE_INPUT = {"Gelu", "FastGelu", "QuickGelu", "BiasGelu", "GroupNormalization"}  # operators that onnx can't infer
+LIKE_INPUT = {
+    "Gelu",
+    "FastGelu",
+    "QuickGelu",
+    "BiasGelu",
+    "GroupNormalization",
+    "SimplifiedLayerNormalization",
+    "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+}  # of onnxruntime or as functions, so that onnx infers nothing
 QUANTIZED = {
     "QuantizeLinear",
     "DequantizeLinear",
@@ -394,7 +403,7 @@ class _Inference:
         except (onnx.defs.SchemaError, onnx.checker.ValidationError):  # what the file declares must do
             pass
         if domain in ("", "com.microsoft") and node.op_type in LIKE_INPUT and node.input[0] in known:
-            inferred = {node.output[0]: known[node.input[0]]}
+            inferred = dict.fromkeys((name for name in node.output if name), known[node.input[0]])
         for name in node.output:
             if name and _shape(inferred.get(name, TypeProto())) is not None:
                 self.types[name] = inferred[name]

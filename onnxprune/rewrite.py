@@ -257,12 +257,13 @@ def _select(linear: Linear, new: Weights, inputs: Array, outputs: Array) -> Weig
 
 def _silence(draft: _Draft, node: NodeProto, flags: Array) -> list[NodeProto]:
     """A node that multiplies the layer's removed input channels by zero."""
-    x, rank = node.input[0], len(draft.graph.shapes[node.input[0]])
-    axis = 1 if node.op_type in ("Conv", "ConvTranspose") or rank == 1 else rank - 1
+    i = 1 if node.op_type == "MatMul" and node.input[0] in draft.graph.static else 0
+    x, rank = node.input[i], len(draft.graph.shapes[node.input[i]])
+    axis = 1 if node.op_type in ("Conv", "ConvTranspose") or rank == 1 else rank - 1 - i
     dtype = helper.tensor_dtype_to_np_dtype(draft.graph.types[x])
     mask = flags.astype(dtype).reshape([-1 if a == axis else 1 for a in range(rank)])
-    node.input[0] = fresh(f"{x}_silenced", draft.taken)
-    return [helper.make_node("Mul", [x, draft.constant(mask, f"{x}_mask")], [node.input[0]])]
+    node.input[i] = fresh(f"{x}_silenced", draft.taken)
+    return [helper.make_node("Mul", [x, draft.constant(mask, f"{x}_mask")], [node.input[i]])]
 
 
 # ---------------------------------------------------------------------------------------------- protobuf

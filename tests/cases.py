@@ -197,6 +197,17 @@ case("constant_on_the_left", "float[N,4,6] x", "float[N,5,3] y", """
     y = MatMul(b, w3)
 """, w1=(6, 8), w2=(5, 4), w3=(8, 3))  # fmt: skip
 
+case("constants_on_both_sides", "float[N,4,6] x", "float[N,2,3] y", """
+    a = MatMul(w1, x)
+    b = Relu(a)
+    c = MatMul(w2, b)
+    d = MatMul(c, w3)
+    t = Transpose<perm=[0,2,1]>(d)
+    e = MatMul(w4, t)
+    u = Transpose<perm=[0,2,1]>(e)
+    y = MatMul(w5, u)
+""", w1=(8, 4), w2=(1, 5, 8), w3=(6, 7), w4=(3, 7), w5=(2, 5))  # fmt: skip
+
 case("stack_of_matrices", "float[2,4,6] x", "float[2,4,3] y", """
     a = MatMul(x, w1)
     b = MatMul(a, w2)
@@ -675,6 +686,15 @@ case("group_norm_by_reshape", X, "float[N,2,8,8] y", """
     y = Conv(m, w2)
 """, w1=(6, 3, 1, 1), split=[0, 2, -1], g=(2,), h=(2,), gamma=(6, 1, 1), w2=(2, 6, 1, 1))  # fmt: skip
 
+case("group_norm", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    n = GroupNormalization<num_groups=3>(a, g, h)
+    r = Relu(n)
+    b = Conv(r, w2)
+    m = GroupNormalization<num_groups=1>(b, one, zero)
+    y = Conv(m, w3)
+""", w1=(6, 3, 1, 1), g=(6,), h=(6,), w2=(4, 6, 1, 1), one=(4,), zero=(4,), w3=(2, 4, 1, 1), opset=21)  # fmt: skip
+
 case("lrn", X, "float[N,2,8,8] y", """
     a = Conv(x, w1)
     b = Conv(a, w2)
@@ -1030,6 +1050,52 @@ case("product_by_a_single_column", "float[4,6] x", "float[4,3] y", """
     e = MatMul(r, d)
     y = Gemm(e, wy)
 """, wa=(6, 1), wb=(6, 1), wd=(6, 5), wy=(5, 3))  # fmt: skip
+
+case("attention_in_one_node", "float[N,4,6] x, float[1,4,4] mask", "float[N,4,3] y", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    a = Attention<q_num_heads=6, kv_num_heads=3>(q, k, v, mask)
+    y = MatMul(a, wo)
+""", wq=(6, 12), wk=(6, 6), wv=(6, 9), wo=(18, 3), opset=23, ir=10)  # fmt: skip
+
+case("attention_in_one_node_by_heads", "float[N,4,6] x", "float[N,4,3] y", """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    v0 = MatMul(x, wv)
+    q1 = Reshape(q0, heads)
+    k1 = Reshape(k0, one)
+    v1 = Reshape(v0, one)
+    q = Transpose<perm=[0,2,1,3]>(q1)
+    k = Transpose<perm=[0,2,1,3]>(k1)
+    v = Transpose<perm=[0,2,1,3]>(v1)
+    a0 = Attention(q, k, v, bias)
+    a1 = Transpose<perm=[0,2,1,3]>(a0)
+    a = Reshape(a1, join)
+    y = MatMul(a, wo)
+""", wq=(6, 6), wk=(6, 2), wv=(6, 4), heads=[0, 4, 3, 2], one=[0, 4, 1, -1], bias=(3, 4, 4), join=[0, 4, 12],
+    wo=(12, 3), opset=23, ir=10)  # fmt: skip
+
+case("attention_with_a_past", "float[N,4,6] x, float[N,3,5,2] pk, float[N,3,5,2] pv",
+    "float[N,4,3] y, float[N,3,9,2] k1, float[N,3,9,2] v1", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    a, k1, v1 = Attention<q_num_heads=3, kv_num_heads=3>(q, k, v, "", pk, pv)
+    y = MatMul(a, wo)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 6), wo=(6, 3), opset=23, ir=10)  # fmt: skip
+
+case("normalization_with_a_shortcut", "float[N,4,6] x", "float[N,4,3] y", """
+    a = MatMul(x, w1)
+    b = MatMul(x, w2)
+    n, "", "", s = com.microsoft.SkipLayerNormalization(a, b, gamma, beta, bias)
+    c = MatMul(n, w3)
+    g = com.microsoft.BiasGelu(c, b3)
+    d = MatMul(g, w4)
+    t, "", "", u = com.microsoft.SkipSimplifiedLayerNormalization(d, s, gamma)
+    e = Add(t, u)
+    y = MatMul(e, w5)
+""", w1=(6, 8), w2=(6, 8), gamma=(8,), beta=(8,), bias=(8,), w3=(8, 10), b3=(10,), w4=(10, 8), w5=(8, 3))  # fmt: skip
 
 case("gated_ffn", "float[N,4,6] x", "float[N,4,3] y", """
     s = Mul(x, x)

@@ -16,6 +16,8 @@ from onnxprune.graph import Graph
 from onnxprune.ops import RULES
 from onnxprune.ops.elementwise import UNARY, bounds
 from onnxprune.ops.linear import describe
+from onnxprune.plan import Plan
+from onnxprune.rewrite import rewrite
 from onnxprune.runtime import Runtime
 
 
@@ -192,3 +194,14 @@ def test_bounds_of_activations():
     assert [bounds(graph, node) for node in graph.nodes] == [(0, np.inf), (0, 6), (-np.inf, 6), None, None]
     old = Case("clip", "float[2] x", "float[2] y", "y = Clip<min=-1.0>(x)", {}, opset=9)
     assert bounds(Graph(old.model()), Graph(old.model()).nodes[0]) == (-1, np.inf)
+
+
+def test_group_normalization_has_a_scale_per_norm_group_before_opset_21():
+    weights = {"w1": (6, 3, 1, 1), "g": (3,), "w2": (2, 6, 1, 1)}
+    body = "a = Conv(x, w1)\nn = GroupNormalization<num_groups=3>(a, g, g)\ny = Conv(n, w2)"
+    case = Case("norm", "float[N,3,5,5] x", "float[N,2,5,5] y", body, weights, opset=18)
+    coupling = couple(Graph(case.model()))
+    assert [g.channels for g in coupling.groups] == [3]
+    pruned = Graph(rewrite(coupling, Plan({"a": np.asarray([0, 2])})))
+    assert [pruned.array(name).shape for name in ("w1", "g", "w2")] == [(4, 3, 1, 1), (2,), (2, 4, 1, 1)]
+    assert pruned.nodes[1].attribute[0].i == 2

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxprune.graph import Shape
 from onnxprune.ids import Ids
-from onnxprune.ops.registry import Visit
+from onnxprune.ops.registry import Cut, Visit, rule
 
 
 def multiply(v: Visit, a: Ids, b: Ids) -> Ids:
@@ -48,3 +48,55 @@ def _one_matrix(v: Visit, a: Ids, b: Ids) -> Ids:
         if len(passing) != 1 or ids is not passing[0]:
             v.freeze(ids, "multiplies them by channels of another layer, and there is only one head")
     return passing[0] if len(passing) == 1 else np.zeros((1,) * a.ndim, np.int64)
+
+
+# ---------------------------------------------------------------------------------------------- in one node
+
+
+def shrink_attention(cut: Cut) -> None:
+    """The numbers of heads follow, where they aren't an axis of their own."""
+    for i, name in enumerate(("q_num_heads", "kv_num_heads")):
+        if name in cut.attrs:
+            kept, whole = (shape(cut.node.input[i])[2] for shape in (cut.kept, cut.shape))
+            cut.set_attr(name, cut.attrs[name] * kept // whole)
+
+
+@rule("Attention", shrink=shrink_attention)
+def attention(v: Visit) -> None:
+    """Queries, keys, values; a head of keys and values goes with all heads of queries that share it."""
+    queries, keys, values = (_heads(v, i, "q_num_heads" if i == 0 else "kv_num_heads") for i in range(3))
+    if len(keys) == 1 < len(queries):
+        v.freeze(np.concatenate([keys, values]), "multiplies several heads by them")
+    else:
+        v.tie(queries.reshape(len(keys), -1), keys[:, None])
+        v.tie(keys, values)
+    _mask(v, 3, queries)
+    for i, own in ((4, keys), (5, values)):
+        if v.has(i):
+            v.tie(v.channels(i, 1), own)
+    axis = 1 if len(v.out_shape()) == 4 else 2
+    v.set_channels(np.repeat(queries, v.out_shape()[axis] // len(queries)), axis)
+    for k, own in ((1, keys), (2, values), (3, queries)):
+        if k < len(v.node.output) and v.node.output[k]:
+            v.set_channels(own, k=k)
+
+
+def _heads(v: Visit, i: int, count: str) -> Ids:
+    """One id per head of input i, which is [N, heads, S, D], or [N, S, heads * D] and an attribute counts them."""
+    if len(v.shape(i)) == 4:
+        return v.channels(i, 1)
+    return v.unite(v.channels(i, 2).reshape(v.attr(count), -1), [1]).ravel()
+
+
+def _mask(v: Visit, i: int, heads: Ids) -> None:
+    """A mask of its own for every head goes with it; one for all stays."""
+    if not v.has(i):
+        return
+    axis = len(v.shape(i)) - 3
+    apart = axis >= 0 and v.shape(i)[axis] > 1
+    if apart and v.static(i):
+        v.tie(v.parameter(i, axis), heads)
+    elif apart:
+        v.tie(v.channels(i, axis), heads)
+    else:
+        v.freeze(v.ids(i), "adds them to several heads")

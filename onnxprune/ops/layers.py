@@ -10,6 +10,7 @@ from onnx import NodeProto
 from onnxprune.graph import Graph, attributes, key
 from onnxprune.ids import Ids
 from onnxprune.ops.attention import multiply
+from onnxprune.ops.elementwise import combine
 from onnxprune.ops.linear import Float, Linear, Window, floating, per_channel
 from onnxprune.ops.reductions import mix
 from onnxprune.ops.registry import Cut, Visit, rule
@@ -71,11 +72,11 @@ def shrink_conv(cut: Cut) -> None:
     cut.set_input(1, np.concatenate([block[rows][:, columns] for block, rows, columns in kept]), "cut")
 
 
-def weights_fixed(v: Visit) -> bool:
-    """Whether the weights are floating-point constants; if not, everything the node touches stays."""
-    if not v.static(1):
+def weights_fixed(v: Visit, i: int = 1) -> bool:
+    """Whether the weights, input i, are floating-point constants; if not, everything the node touches stays."""
+    if not v.static(i):
         v.freeze_all("reads its weights from another node, not from a constant")
-    elif not floating(v.graph.array(v.name(1))):
+    elif not floating(v.graph.array(v.name(i))):
         v.freeze_all("has weights that aren't floating-point numbers")
     else:
         return True
@@ -163,12 +164,12 @@ def gemm(v: Visit) -> None:
         bias(v, 2, v.notes.writers[v.index])
 
 
-def product(v: Visit, x: Ids, read: int, write: int) -> None:
-    """The common part of Gemm and MatMul with a constant matrix."""
-    v.tie(x, v.parameter(1, read, "reader"))
-    y = v.parameter(1, write, "writer")
+def product(v: Visit, x: Ids, read: int, write: int, weight: int = 1) -> None:
+    """The common part of Gemm and MatMul with a constant matrix, which is input 1 (the right one) or 0."""
+    v.tie(x, v.parameter(weight, read, "reader"))
+    y = v.parameter(weight, write, "writer")
     v.notes.readers[v.index], v.notes.writers[v.index] = x, y
-    v.set_channels(y, axis=len(v.out_shape()) - 1)
+    v.set_channels(y, axis=len(v.out_shape()) - 2 + weight)
 
 
 def matmul_linear(graph: Graph, index: int) -> Linear | None:
@@ -186,23 +187,25 @@ def matmul_linear(graph: Graph, index: int) -> Linear | None:
 
 @rule("MatMul", linear=matmul_linear)
 def matmul(v: Visit) -> None:
-    """By a constant matrix on the right: contracts the last axis, makes a new one. Two activations: see `multiply`."""
+    """By a constant matrix on the right: contracts the last axis, makes a new one; on the left: the last but one.
+
+    The product of two activations is that of attention.
+    """
     if not v.static(0) and not v.static(1):
         v.set(multiply(v, v.ids(0), v.ids(1)))
         return
-    if not v.static(1):
-        v.freeze_all("has its constant matrix on the left")
+    weight, x = (1, 0) if v.static(1) else (0, 1)
+    if not weights_fixed(v, weight):
         return
-    if not weights_fixed(v):
-        return
-    shape = v.shape(1)
-    if len(shape) < 2 or np.prod(shape[:-2]) != 1 or len(v.shape(0)) < 2:
+    shape, ids = v.shape(weight), v.ids(x)
+    if len(shape) < 2 or np.prod(shape[:-2]) != 1 or ids.ndim < 2:
         v.freeze_all("multiplies by a stack of matrices or a vector")
         return
-    ids = v.ids(0)
-    if any(n > 1 for n in ids.shape[:-1]):
-        v.freeze(ids, "keeps the rows of its input apart")
-    product(v, v.channels(0, ids.ndim - 1), len(shape) - 2, len(shape) - 1)
+    axis, rows, columns = ids.ndim - 2 + weight, len(shape) - 2, len(shape) - 1
+    if any(n > 1 for a, n in enumerate(ids.shape) if a != axis):
+        v.freeze(ids, f"keeps the {'rows' if weight else 'columns'} of its input apart")
+    read, write = (rows, columns) if weight else (columns, rows)
+    product(v, v.channels(x, axis), read, write, weight)
 
 
 # ---------------------------------------------------------------------------------------------- normalizations
@@ -246,11 +249,41 @@ def per_channel_parameters(v: Visit, positions: Sequence[int]) -> None:
     v.set_channels(channels)
 
 
-@rule("LayerNormalization", "RMSNormalization")
+def shrink_groupnorm(cut: Cut) -> None:
+    """The number of norm groups follows."""
+    y = key(cut.node)
+    cut.set_attr("num_groups", cut.attrs["num_groups"] * cut.kept(y)[1] // cut.shape(y)[1])
+
+
+@rule("GroupNormalization", shrink=shrink_groupnorm)
+def groupnorm(v: Visit) -> None:
+    """The channels of a norm group go together. Scale and shift are per channel since opset 21."""
+    count = v.attr("num_groups")
+    channels = v.channels(0, 1)
+    groups = v.gather(channels.reshape(count, -1), {1}, f"mixes all {len(channels)} channels").ravel()
+    channels = np.repeat(groups, len(channels) // count)
+    for i in (1, 2):
+        if v.static(i):
+            v.tie(groups if v.graph.opset < 21 else channels, v.parameter(i, 0))
+        else:
+            v.freeze(channels, "reads its parameters from another node")
+    v.set_channels(channels)
+
+
+@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layernorm(v: Visit) -> None:
     """Mixes everything from `axis` on."""
     rank = len(v.shape(0))
     v.set(mix(v, set(range(v.attr("axis", -1) % rank, rank))))
+
+
+@rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
+def skip_layernorm(v: Visit) -> None:
+    """Adds a shortcut and a bias, and mixes the last axis; the sum is output 3."""
+    v.notes.sums.append((v.ids(0), v.ids(1)))
+    ids = combine(v)
+    v.set(ids, 3)
+    v.set(v.gather(ids, {ids.ndim - 1}, f"mixes all {v.out_shape()[-1]} channels"))
 
 
 @rule("LRN")
