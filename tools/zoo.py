@@ -69,9 +69,9 @@ TRANSFORMERS: dict[str, tuple[str, Record]] = {
     "t5": ("T5EncoderModel", {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4}),
     "vit": ("ViTModel", {"image_size": 64}),
     "deit": ("DeiTModel", {"image_size": 64}),
-    "swin": ("SwinModel", {"image_size": 64, "embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4]}),
+    "swin": ("SwinModel", {"image_size": 64, "embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}),
     "clip": ("CLIPVisionModel", {"image_size": 64, "patch_size": 16}),
-    "segformer": ("SegformerModel", {"hidden_sizes": [16, 32, 64, 128]}),
+    "segformer": ("SegformerModel", {"hidden_sizes": [16, 32, 64, 128], "num_attention_heads": [1, 2, 4, 8]}),
 }
 SMALL = {
     "hidden_size": 64,
@@ -139,6 +139,7 @@ def libraries() -> Any:
     """PyTorch, with the operators defined that a build without torchvision's compiled part lacks."""
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)
+    torch.backends.mha.set_fastpath_enabled(False)  # its operators can't be exported
     if not hasattr(libraries, "defined"):
         library = torch.library.Library("torchvision", "DEF")
         for operator in ("nms", "qnms"):
@@ -197,7 +198,7 @@ def export(entry: Entry, folder: Path, largest: float) -> Record:
             if not listed:
                 options["dynamic_axes"] = {n: {0: "N"} for n in labels + results}
             torch.onnx.export(
-                model, tuple(inputs), path, dynamo=False, opset_version=17, input_names=labels,
+                model, tuple(inputs), path, dynamo=False, opset_version=18 if "volo" in entry.name else 17, input_names=labels,
                 output_names=results, **options,
             )  # fmt: skip
         else:
@@ -228,6 +229,7 @@ def make(name: str) -> tuple[Any, list[Any]]:
         model = importlib.import_module("timm").create_model(architecture, pretrained=False, exportable=True)
         side = model.default_cfg.get("input_size", (3, TIMM_DEFAULT, TIMM_DEFAULT))[-1]
         convolutional = model.default_cfg.get("pool_size") is not None and not model.default_cfg.get("fixed_input_size")
+        convolutional = convolutional and not architecture.startswith(("bat_", "halonet", "csatv2"))
         return model, [torch.randn(2, 3, *[96 if convolutional and side >= 192 else side] * 2)]
     if library == "transformers":
         return transformer(torch, architecture)
@@ -236,7 +238,7 @@ def make(name: str) -> tuple[Any, list[Any]]:
     if any(part in architecture for part in ("rcnn", "retinanet", "fcos", "ssd", "deeplab", "fcn", "lraspp")):
         options["weights_backbone"] = None
     side = SIDES.get(architecture, 64)
-    if architecture.startswith(("vit_b", "vit_l", "vit_h", "mvit")):
+    if architecture.startswith(("vit_b", "vit_l", "vit_h", "mvit", "vgg")):
         side = 224
     if any(part in architecture for part in ("rcnn", "retinanet", "fcos")):
         options |= {"min_size": 96, "max_size": 96}
@@ -349,6 +351,7 @@ def examine(path: Path, full: bool) -> Record:
     from onnxprune.graph import Graph, load
     from onnxprune.plan import Plan
     from onnxprune.rewrite import rewrite, twin
+    from onnxprune.steps import why_left_out
 
     started = time.perf_counter()
     graph = Graph(load(path))
@@ -374,7 +377,8 @@ def examine(path: Path, full: bool) -> Record:
     record: Record = {
         "nodes": len(graph.nodes),
         "groups": len(coupling.groups),
-        "share": share(coupling) / max(whole, 1),
+        "share": share(coupling, coupling.groups) / max(whole, 1),
+        "narrowed": share(coupling, [g for g in coupling.groups if not why_left_out(coupling, g)]) / max(whole, 1),
         "kept": left / max(whole, 1),
         "layers": len(weighted(coupling)),
         "alone": why(coupling.left_alone.values()),
@@ -421,10 +425,10 @@ def seen_by(coupling: Any, points: Iterable[str]) -> bool:
     return not behind.isdisjoint(points)
 
 
-def share(coupling: Any) -> float:
-    """Parameters that go when every group goes."""
+def share(coupling: Any, groups: Iterable[Any]) -> float:
+    """Parameters that go when every one of these groups goes."""
     taken: dict[str, Any] = {}
-    for group in coupling.groups:
+    for group in groups:
         for member in group.members:
             shape = coupling.graph.shapes[member.tensor]
             taken.setdefault(member.tensor, {}).setdefault(member.axis, np.zeros(shape[member.axis], bool))
@@ -539,8 +543,9 @@ def document(built: dict[str, Record], results: dict[str, Record]) -> str:
         "",
         "Real architectures with random weights, exported and pruned by `tools/zoo.py`: a random third of each group's",
         "channels goes. What a pass is stands at the head of that file. Share: of the parameters, those that go when",
-        "every group goes. Surgery: the largest difference between the pruned model and its full-size twin, relative",
-        "to the size of the value. Seconds: to load, find the groups and rewrite.",
+        "every group goes; in brackets without the groups that `prune` keeps whole, as residual streams. Surgery: the",
+        "largest difference between the pruned model and its full-size twin, relative to the size of the value.",
+        "Seconds: to load, find the groups and rewrite.",
         "",
         f"{exported} models exported, {len(results)} pruned: "
         f"**{len(passed)} pass, {len(results) - len(passed)} fail**.",
@@ -579,7 +584,7 @@ def row(r: Record) -> str:
         cells = [r["name"], r["exporter"], "", "", "", "", "", "", f"FAIL: {clean(r['error'])}"]
     else:
         verdict = "pass" if r["pass"] else "FAIL: " + clean("; ".join(r["failures"]))
-        numbers = [str(r["nodes"]), str(r["groups"]), f"{r['share']:.0%}", clean(r["alone"])]
+        numbers = [str(r["nodes"]), str(r["groups"]), f"{r['share']:.0%} ({r['narrowed']:.0%})", clean(r["alone"])]
         cells = [r["name"], r["exporter"], *numbers, f"{r['seconds']:.1f}", f"{r['difference']:.0e}", verdict]
     return "| " + " | ".join(cells) + " |"
 
