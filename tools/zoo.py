@@ -198,8 +198,8 @@ def export(entry: Entry, folder: Path, largest: float) -> Record:
             if not listed:
                 options["dynamic_axes"] = {n: {0: "N"} for n in labels + results}
             torch.onnx.export(
-                model, tuple(inputs), path, dynamo=False, opset_version=18 if "volo" in entry.name else 17, input_names=labels,
-                output_names=results, **options,
+                model, tuple(inputs), path, dynamo=False, opset_version=17, input_names=labels, output_names=results,
+                **options,
             )  # fmt: skip
         else:
             batch = torch.export.Dim("N", min=1, max=64)
@@ -377,8 +377,9 @@ def examine(path: Path, full: bool) -> Record:
     record: Record = {
         "nodes": len(graph.nodes),
         "groups": len(coupling.groups),
-        "share": share(coupling, coupling.groups) / max(whole, 1),
-        "narrowed": share(coupling, [g for g in coupling.groups if not why_left_out(coupling, g)]) / max(whole, 1),
+        "share": share(coupling, coupling.groups) / max(used(graph), 1),
+        "narrowed": share(coupling, [g for g in coupling.groups if not why_left_out(coupling, g)])
+        / max(used(graph), 1),
         "kept": left / max(whole, 1),
         "layers": len(weighted(coupling)),
         "alone": why(coupling.left_alone.values()),
@@ -438,6 +439,13 @@ def share(coupling: Any, groups: Iterable[Any]) -> float:
         stays = np.prod([1 - flags.mean() for flags in axes.values()])
         total += float(np.prod(coupling.graph.shapes[name])) * (1 - float(stays))
     return total
+
+
+def used(graph: Any) -> int:
+    """Floating-point constants that layers read, as they read them (weights may be computed from others)."""
+    names = {n for node in graph.nodes if not graph.static.issuperset(node.output) for n in node.input}
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    return sum(int(np.prod(graph.shapes[n])) for n in names & graph.static if graph.types.get(n) in kinds)
 
 
 def anonymous(reason: str) -> str:
