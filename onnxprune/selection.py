@@ -1,9 +1,9 @@
 """Which channels go first in each group, and what that costs at every width.
 
 One symmetric pass over the original gives the moments of every layer that reads a prunable group. Per group, a method
-orders the channels; least squares along that order gives the error at each width, judged on samples that weren't
-fitted. That local error says little about the network's answer, so it is scaled by one probe: the group alone is cut
-to about half, its readers are refitted, and the change of the final output is measured.
+orders the channels by all samples; least squares along that order gives the error at each width, judged on samples
+that weren't fitted. That local error says little about the network's answer, so it is scaled by one probe: the group
+alone is cut to about half, its readers are refitted, and the change of the final output is measured.
 """
 
 from __future__ import annotations
@@ -130,13 +130,13 @@ def rank(
     allowed: Ints,
     rng: np.random.Generator,
 ) -> Ranking:
-    """Order the channels of a group and give its error at the allowed widths, on the last part of the moments."""
+    """Order the channels of a group by all moments, and give its error at the allowed widths on their last part."""
     linears = readers(coupling, group)
     problems, dampings = [], []
     for linear in linears:
         fit, tune = moments[linear.key][0], moments[linear.key][-1]
-        gram = separated(linear, fit.centred()[0])
-        weight = dense(linear)
+        everything = fit if tune is fit else fit + tune
+        gram, weight = separated(linear, everything.centred()[0]), dense(linear)
         power = float(np.sum(weight * (gram @ weight)))
         problems.append(Problem(gram, weight, rows_of(linear, group), 1.0 / power if power else 1.0))
         dampings.append(_damping(linear, group, gram, fit, tune if tune is not fit else None))
@@ -185,11 +185,10 @@ def _errors(
 ) -> Float:
     """Relative squared error at each level: fitted on the first part, judged on the last."""
     fit, tune = moments[0], moments[-1]
+    gram, weight = separated(linear, fit.centred()[0]), problem.weight
     judge = separated(linear, tune.about(fit.mean, fit.target_mean)[0])
-    weight = problem.weight
     power = float(np.sum(weight * (judge @ weight))) or 1.0
-    ranked = ranked_rows(problem.rows, order, len(weight))
-    nested = Nested(problem.gram, problem.gram @ weight, weight, ranked, damping)
+    nested = Nested(gram, gram @ weight, weight, ranked_rows(problem.rows, order, len(weight)), damping)
     fixed = len(weight) - problem.rows.size
     errors = []
     for width in levels:
