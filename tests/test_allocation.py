@@ -47,9 +47,7 @@ def smallest(curves):
 
 
 def error(curves, widths):
-    return sum(
-        curve.errors[curve.levels == width].item() for curve, width in zip(curves, widths, strict=True)
-    )
+    return sum(curve.errors[curve.levels == width].item() for curve, width in zip(curves, widths, strict=True))
 
 
 def budget_of(curves, cost, part):
@@ -59,11 +57,7 @@ def budget_of(curves, cost, part):
 
 def affordable(curves, cost, budget):
     """Every choice of widths within the budget."""
-    return [
-        widths
-        for widths in product(*(curve.levels for curve in curves))
-        if cost.total(np.array(widths)) <= budget
-    ]
+    return [widths for widths in product(*(curve.levels for curve in curves)) if cost.total(np.array(widths)) <= budget]
 
 
 @settings(max_examples=40, deadline=None)
@@ -152,9 +146,7 @@ def test_more_budget_is_never_worse_uniformly(seed, parts):
 
 def test_more_budget_is_never_worse():
     curves, cost = instance(1)
-    errors = [
-        error(curves, dp(curves, cost, budget_of(curves, cost, part))) for part in np.linspace(0, 1, 21)
-    ]
+    errors = [error(curves, dp(curves, cost, budget_of(curves, cost, part))) for part in np.linspace(0, 1, 21)]
     assert (np.diff(errors) <= 1e-9).all()
     assert errors[-1] == 0
 

@@ -35,9 +35,7 @@ class Data:
         """The best weights of these rows and the whole damped objective, from the rows of the data."""
         spread = np.sqrt(damping * (self.x**2).sum(0))[:, None]
         x = np.concatenate([self.x, np.diag(spread[:, 0])])[:, rows]
-        y = np.concatenate(
-            [self.y, np.where(np.isin(np.arange(len(self.w)), rows)[:, None], spread * self.w, 0)]
-        )
+        y = np.concatenate([self.y, np.where(np.isin(np.arange(len(self.w)), rows)[:, None], spread * self.w, 0)])
         v = np.linalg.lstsq(x, y, rcond=None)[0]
         gone = np.setdiff1d(np.arange(len(self.w)), rows)
         return v, ((y - x @ v) ** 2).sum() + ((spread * self.w)[gone] ** 2).sum()
@@ -74,9 +72,7 @@ def assert_like_brute_force(datas, damping=1e-4, **options):
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    seed=st.integers(0, 10**6), b=st.sampled_from([1, 2, 4]), fixed=st.integers(0, 2), changed=st.booleans()
-)
+@given(seed=st.integers(0, 10**6), b=st.sampled_from([1, 2, 4]), fixed=st.integers(0, 2), changed=st.booleans())
 def test_same_as_refitting_every_candidate(seed, b, fixed, changed):
     assert_like_brute_force([Data(seed, b=b, fixed=fixed, changed=changed)])
 
@@ -107,9 +103,7 @@ def test_losses_sum_to_the_error_of_the_solution(changed):
     cross = data.x.T @ data.y
     whole, part = (
         squared_error(data.problem.gram, cross, (data.y**2).sum(), v)
-        for v in (
-            solve(data.problem.gram, cross, data.w, rows, damping=1e-9) for rows in (np.arange(24), kept)
-        )
+        for v in (solve(data.problem.gram, cross, data.w, rows, damping=1e-9) for rows in (np.arange(24), kept))
     )
     assert whole + result.losses.sum() == pytest.approx(part, rel=1e-6)
 
