@@ -94,6 +94,7 @@ class Ledger:
     ties: list[tuple[Ids, Ids]] = field(default_factory=list)
     freezes: list[tuple[Ids, str]] = field(default_factory=list)
     dimensions: list[tuple[int, Ids]] = field(default_factory=list)
+    rows: dict[int, Ids] = field(default_factory=dict)
     partitions: dict[Hashable, Ids] = field(default_factory=dict)
 
     def fresh(self, key: Hashable, n: int) -> Ids:
@@ -117,14 +118,25 @@ class Ledger:
         if real.size:
             self.freezes.append((real, reason))
 
-    def measured(self, dimension: int, ids: Ids) -> None:
-        """`dimension` stands for the number of channels in `ids`: if it is frozen, so are they."""
+    def measured(self, dimension: int, ids: Ids, axis: int | None = None) -> None:
+        """`dimension` stands for the number of channels in `ids` (along `axis`): if it is frozen, so are they."""
         self.dimensions.append((dimension, np.unique(ids[ids != 0])))
+        if axis is not None:
+            self.rows[dimension] = np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)
 
     def counts(self, dimension: int, ids: Ids) -> bool:
-        """Whether `dimension` stands for the number of exactly these channels."""
+        """Whether `dimension` stands for the number of exactly these channels.
+
+        Where each of them is one of a row of channels (a head), the row is tied to it.
+        """
         real = np.unique(ids[ids != 0])
-        return any(d == dimension and np.array_equal(known, real) for d, known in self.dimensions)
+        if any(d == dimension and np.array_equal(known, real) for d, known in self.dimensions):
+            return True
+        rows, each = self.rows.get(dimension), ids.reshape(-1, 1)
+        if rows is None or len(rows) != len(each) or not (rows == each).any(1).all():
+            return False
+        self.tie(rows, each, "a size counts them")
+        return True
 
     def partition(self, key: Hashable, rows: Ids) -> None:
         """Every row of the matrix `rows` must lose equally many channels (conv groups, for example)."""

@@ -19,7 +19,9 @@ import zoo
 
 from onnxprune.coupling import couple
 from onnxprune.graph import Graph
-from onnxprune.oracle import comparable
+from onnxprune.oracle import check, comparable
+from onnxprune.plan import Plan
+from onnxprune.rewrite import rewrite
 
 X = "float[N,3,8,8] x"
 MODELS = sorted((Path(__file__).parent.parent / "models").glob("*.onnx"))
@@ -111,3 +113,42 @@ def test_masks_of_tokens_are_exact():
 def test_a_jump_of_looked_up_values_is_a_jump():
     body = "e = Gather (table, t)\ny = Floor (e)"
     assert set(comparable(graph(body, "float[N,5,4] y", "int64[N,5] t", table=(9, 4)))) == {"e"}
+
+
+def test_heads_of_swin_go_with_their_positions_and_norms():
+    """A table of biases by head, looked up at computed places, and norms that are expanded to the heads' own shape."""
+    body = """
+        q1 = MatMul (x, wq)
+        q2 = Reshape (q1, split)
+        q3 = Transpose <perm = [0, 2, 1, 3]> (q2)
+        n = ReduceL2 <axes = [-1], keepdims = 1> (q3)
+        s = Shape (q3)
+        e = Expand (n, s)
+        q = Div (q3, e)
+        k1 = MatMul (x, wk)
+        k2 = Reshape (k1, split)
+        k = Transpose <perm = [0, 2, 3, 1]> (k2)
+        p = MatMul (q, k)
+        b1 = Gather (table, i)
+        b2 = Reshape (b1, square)
+        b = Transpose <perm = [2, 0, 1]> (b2)
+        z = Add (p, b)
+        a = Softmax <axis = -1> (z)
+        v1 = MatMul (x, wv)
+        v2 = Reshape (v1, split)
+        v = Transpose <perm = [0, 2, 1, 3]> (v2)
+        o = MatMul (a, v)
+        o1 = Transpose <perm = [0, 2, 1, 3]> (o)
+        o2 = Reshape (o1, join)
+        y = MatMul (o2, wo)
+    """
+    weights = {"wq": (6, 8), "wk": (6, 8), "wv": (6, 8), "wo": (8, 3), "table": (5, 4)}
+    sizes = {"split": [0, 0, 4, 2], "square": [5, 5, 4], "join": [0, 0, 8]}
+    case = Case("heads", "float[N,5,6] x, int64[25] i", "float[N,5,3] y", body, weights | sizes)
+    coupling = couple(Graph(case.model()))
+    (heads,) = (g for g in coupling.groups if any(m.tensor == "table" for m in g.members))
+    assert heads.channels == 4
+    plan = Plan({heads.name: np.asarray([0, 2])})
+    pruned = rewrite(coupling, plan)
+    assert {tuple(t.dims) for t in pruned.graph.initializer} >= {(6, 4), (4, 3), (5, 2)}
+    assert check(coupling, plan, pruned, [case.feed()]).ok

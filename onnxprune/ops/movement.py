@@ -243,7 +243,7 @@ def shrink_gather(cut: Cut) -> None:
 def gather(v: Visit) -> None:
     """Picks places of one axis: of a channel axis only by a constant list."""
     if v.static(0):
-        v.freeze_all("looks its values up in a table")
+        look_up(v)
         return
     ids, indices, inner = v.ids(0), v.value(1), len(v.shape(1))
     axis = v.attr("axis", 0) % ids.ndim
@@ -255,6 +255,18 @@ def gather(v: Visit) -> None:
     if ids.shape[axis] > 1:
         ids = v.gather(ids, {axis}, "picks single channels")
     v.set(ids.reshape(ids.shape[:axis] + (1,) * inner + ids.shape[axis + 1 :]))
+
+
+def look_up(v: Visit) -> None:
+    """Rows of a constant table, whose columns are channels (an embedding, the bias of each head by position)."""
+    shape, axis = v.shape(0), v.attr("axis", 0) % len(v.shape(0))
+    columns = [a for a, n in enumerate(shape) if a != axis and n > 1]
+    v.freeze(v.ids(1), "looks its values up in a table")
+    if len(columns) != 1 or v.node.input[0] == v.name(1):
+        v.set(np.zeros((1,) * len(v.out_shape()), np.int64))
+        return
+    place = columns[0] if columns[0] < axis else columns[0] + len(v.shape(1)) - 1
+    v.set_channels(v.parameter(0, columns[0]), place)
 
 
 # ---------------------------------------------------------------------------------------------- padding, resizing
@@ -356,7 +368,7 @@ def shape_of(v: Visit) -> None:
     for axis, n in enumerate(ids.shape):
         if n > 1:
             lengths[axis] = v.ledger.fresh(("length", v.name(0), axis), 1)[0]
-            v.ledger.measured(int(lengths[axis]), ids)
+            v.ledger.measured(int(lengths[axis]), ids, axis)
     v.set(lengths[v.attr("start", 0) : v.attr("end", len(lengths))])
 
 
