@@ -152,3 +152,21 @@ def test_heads_of_swin_go_with_their_positions_and_norms():
     pruned = rewrite(coupling, plan)
     assert {tuple(t.dims) for t in pruned.graph.initializer} >= {(6, 4), (4, 3), (5, 2)}
     assert check(coupling, plan, pruned, [case.feed()]).ok
+
+
+def test_a_repeated_axis_leaves_channels_free_at_any_batch():
+    """Keys repeated for their queries: the batch is known only at run time, the axis that is made is not."""
+    body = """
+        a = Conv (x, w1)
+        u = Unsqueeze (a, two)
+        s = Shape <end = 1> (x)
+        t = Concat <axis = 0> (s, rest)
+        e = Expand (u, t)
+        r = ReduceSum <keepdims = 0> (e, two)
+        y = Conv (r, w2)
+    """
+    weights = {"w1": (4, 3, 1, 1), "w2": (2, 4, 1, 1), "two": [2], "rest": [4, 3, 8, 8]}
+    case = Case("repeated", X, "float[N,2,8,8] y", body, weights)
+    coupling = couple(Graph(case.model()))
+    plan = Plan({"a": np.asarray([1, 2])})
+    assert check(coupling, plan, rewrite(coupling, plan), [case.feed(), case.feed(3)]).ok

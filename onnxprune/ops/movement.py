@@ -65,14 +65,30 @@ def flatten(v: Visit) -> None:
     v.set(reshape(v.ids(0), v.shape(0), v.out_shape()))
 
 
+def repeats(v: View) -> list[int] | None:
+    """The shape as Expand may state it without naming a channel axis: 1 keeps a length; None if it can't be known."""
+    x, y, stated = v.name(0), v.node.output[0], []
+    known = [(p.shapes[x], p.shapes[y]) for p in v.graph.probes if x in p.shapes and y in p.shapes]
+    for axis, n in enumerate(known[0][1]):
+        before = [old[axis - len(new)] if len(new) - axis <= len(old) else 1 for old, new in known]
+        after = [new[axis] for _, new in known]
+        if before != after and (set(before) != {1} or set(after) != {n}):
+            return None
+        stated.append(1 if before == after else n)
+    return stated
+
+
 def shrink_expand(cut: Cut) -> None:
     """Lengths along the channel axis follow."""
-    name = key(cut.node)
-    if not cut.view.fixed(1) or not (cut.restated(cut.node.input[1]) or cut.changes(name)):
+    name, stated = key(cut.node), repeats(cut.view)
+    if stated is None and not cut.view.fixed(1):
         return
-    stated = cut.graph.probes[0].values[cut.node.input[1]].copy()
-    stated[:] = [n if n == 1 else after for n, after in zip(stated, cut.kept(name)[-len(stated) :], strict=True)]
-    cut.set_input(1, stated, "kept")
+    if not (cut.restated(cut.node.input[1]) or cut.changes(name)):
+        return
+    if stated is None:
+        old = cut.graph.probes[0].values[cut.node.input[1]].tolist()
+        stated = [n if n == 1 else after for n, after in zip(old, cut.kept(name)[-len(old) :], strict=True)]
+    cut.set_input(1, np.asarray(stated, np.int64), "kept")
 
 
 @rule("Expand", shrink=shrink_expand)
@@ -80,7 +96,7 @@ def expand(v: Visit) -> None:
     """Repeats along axes of length 1, which is fine as long as no channel axis is made."""
     rank, stated = len(v.out_shape()), v.shape(1)[0]
     ids = v.ids(0).reshape((1,) * (rank - v.ids(0).ndim) + v.ids(0).shape)
-    if v.fixed(1):
+    if v.fixed(1) or repeats(v) is not None:
         v.accept(1)
     elif not v.follows(1, ids, range(rank - stated, rank)):
         run_time(v, ids, 1)
