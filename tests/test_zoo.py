@@ -170,3 +170,9 @@ def test_a_repeated_axis_leaves_channels_free_at_any_batch():
     coupling = couple(Graph(case.model()))
     plan = Plan({"a": np.asarray([1, 2])})
     assert check(coupling, plan, rewrite(coupling, plan), [case.feed(), case.feed(3)]).ok
+
+
+def test_elements_of_a_single_row_are_gathered():
+    body = "p = GatherElements <axis = 1> (row, i)\ne = Cast <to = 1> (p)\na = Add (x, e)\ny = MatMul (a, w)"
+    found = graph(body, "float[N,2] y", "float[N,3] x", row=[[4, 5, 6, 7]], i=[[1, 0, -1]], w=(3, 2))
+    assert found.array("p").tolist() == [[5, 4, 7]]

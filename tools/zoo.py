@@ -293,7 +293,7 @@ def randomize(torch: Any, model: Any, inputs: list[Any]) -> None:
     """No parameter is left constant (scales of 1e-6, zero biases hide errors), and normalization fits its input."""
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.numel() > 1 and parameter.is_floating_point() and parameter.std() == 0:
+            if parameter.numel() > 1 and parameter.std() <= 1e-3 * parameter.abs().max():
                 noise = torch.rand_like(parameter)
                 parameter.copy_(noise * 0.2 - 0.1 if parameter.flatten()[0] == 0 else noise + 0.5)
         model.eval()
