@@ -34,13 +34,8 @@ Shape = tuple[int, ...]
 SMALL = 4096  # elements up to which values are evaluated while shapes are inferred
 DEFAULT_DIM = {4: 224, 5: 32}  # a symbolic height or width of an image or a video; other axes get 16
 STANDARD = ("", "ai.onnx")
-NOT_FUNCTIONS = {
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-    "Multinomial",
-    "Bernoulli",
+RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+NOT_FUNCTIONS = RANDOM | {
     "Dropout",
     "If",
     "Loop",

@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from onnxprune.coupling import Coupling, Mask
 from onnxprune.errors import InternalError
-from onnxprune.graph import Array, Graph, subgraphs
+from onnxprune.graph import RANDOM, Array, Graph, subgraphs
 from onnxprune.plan import Plan
 from onnxprune.rewrite import twin
 from onnxprune.runtime import Runtime
@@ -41,14 +41,6 @@ JUMPS = {
 }
 JUMPS |= {"Floor", "Ceil", "Round", "Sign", "NonZero", "Unique", "Hardmax", "OneHot", "RoiAlign"}
 SATURATES = {"Sigmoid", "Softmax", "LogSoftmax", "Tanh", "HardSigmoid", "Exp"}
-RANDOM = {
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-    "Multinomial",
-    "Bernoulli",
-}
 
 
 @dataclass(frozen=True)

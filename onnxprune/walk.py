@@ -20,7 +20,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
 from onnxprune.coupling import Coupling, Mask
-from onnxprune.graph import Array, key
+from onnxprune.graph import Array, fresh
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
 from onnxprune.rewrite import renewed_nodes, without_feedback
@@ -205,8 +205,6 @@ def _segment(
     taken = {name for node in graph.nodes for name in (*node.input, *node.output)} | set(graph.initializers)
 
     def constant(_: str, value: Array, hint: str) -> str:
-        from onnxprune.graph import fresh
-
         name = fresh(hint, taken)
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
@@ -247,6 +245,3 @@ def layers_in_order(coupling: Coupling) -> list[Linear]:
     place = {index: position for position, index in enumerate(by_depth(coupling))}
     linears = [linear for i in coupling.notes.readers if (linear := coupling.linear(i)) is not None]
     return sorted(linears, key=lambda linear: place[linear.index])
-
-
-__all__ = ["Walk", "by_depth", "key", "layers_in_order"]

@@ -20,10 +20,12 @@ import numpy as np
 
 from onnxprune import selection
 from onnxprune.calibration import Preprocessing, load
+from onnxprune.cost import total_macs
 from onnxprune.data import inputs_of
 from onnxprune.evaluation import Labelled, answers
 from onnxprune.graph import Array, Graph
 from onnxprune.graph import load as load_model
+from onnxprune.methods import find
 from onnxprune.runtime import Runtime
 from onnxprune.search import Search, parse_targets
 from onnxprune.steps import Options, allocate, prepare
@@ -59,8 +61,6 @@ def rows(
         run.options = replace(first, method=method, reconstruct=mode or "auto")
         start = time.perf_counter()
         if method != first.method:
-            from onnxprune.methods import find
-
             rng = np.random.default_rng(first.seed)
             ranked = [
                 selection.rank(run.coupling, r.group, search.ranked.moments, find(method), r.levels, rng)
@@ -74,8 +74,6 @@ def rows(
         z = answers(found.model, run.labelled.samples, range(len(labels)), run.options.runtime, 250)[0]  # type: ignore
         right, agree = float((z.argmax(1) == labels).mean()), float((z.argmax(1) == base.argmax(1)).mean())
         macs = Graph(found.model, run.coupling.graph.dims)
-        from onnxprune.cost import total_macs
-
         ratio = total_macs(macs) / total_macs(run.coupling.graph)
         yield spec, ratio, right, agree, float(np.square(z - base).sum() / np.square(base).sum()), seconds / plain
     run.options = first
