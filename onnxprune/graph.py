@@ -247,6 +247,10 @@ class Graph:
         """Shapes at batch 1; a value of unknown shape is missing."""
         return self.probes[0].shapes
 
+    def shapes_for(self, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Shapes of all values for inputs of exactly these sizes."""
+        return self._infer(inputs).shapes
+
     def input_shapes(self, batch: int = 1, factor: int = 1) -> dict[str, Shape]:
         """Sizes for every graph input: the declared ones, then `dims`, then defaults; symbolic ones times `factor`.
 
@@ -280,8 +284,11 @@ class Graph:
         return shapes
 
     def _probe(self, batch: int, factor: int) -> Probe:
+        return self._infer(self.input_shapes(batch, factor))
+
+    def _infer(self, inputs: Mapping[str, Shape]) -> Probe:
         types = {value.name: value.type for value in self.inputs}
-        for name, shape in self.input_shapes(batch, factor).items():
+        for name, shape in inputs.items():
             types[name] = onnx.helper.make_tensor_type_proto(types[name].tensor_type.elem_type, shape)
         return _Inference(self, types).run()
 

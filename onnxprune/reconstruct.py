@@ -30,7 +30,7 @@ from onnxprune.ops.elementwise import bounds
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
 from onnxprune.runtime import Runtime
-from onnxprune.statistics import Moments, draw, positions_per_sample
+from onnxprune.statistics import Moments, draw, positions_wanted
 from onnxprune.walk import Walk, layers_in_order
 
 Float = NDArray[np.float64]
@@ -215,7 +215,7 @@ class _Layer:
             if parts[part] is None:
                 first = parts[0]
                 parts[part] = Moments(first.shift, first.target_shift) if first else Moments.starting_with(x, y)
-            parts[part].add(x, y, samples=1)  # type: ignore[union-attr]
+            parts[part].add(x, y)  # type: ignore[union-attr]
         fit, tune = parts
         assert fit is not None
         found = refit(self.linear, self.flags, fit, tune)
@@ -231,7 +231,7 @@ class _Layer:
         places = draw(
             np.random.default_rng((self.seed, linear.index, batch)),
             linear.count(before.shape, shape),
-            positions_per_sample(linear, self.samples),
+            positions_wanted(linear, self.samples, -(-self.samples // len(walk.original))),
         )
         x = linear.sample(before, shape, places).astype(np.float32, copy=False)
         y = linear.apply(x)

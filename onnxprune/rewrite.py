@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from onnxprune.errors import DataError
 from onnxprune.graph import Array, Graph, fresh, key
 from onnxprune.ops import Cut, View, find
 from onnxprune.ops.linear import Linear
-from onnxprune.plan import Plan, Weights
+from onnxprune.plan import Plan
 
 Message = TypeVar("Message", ModelProto, NodeProto, onnx.ValueInfoProto)
 
@@ -38,6 +39,7 @@ class _Draft:
         linears = {linear.key: linear for i in coupling.notes.readers if (linear := coupling.linear(i))}
         self.renewed = {linears[k].index: (linears[k], new) for k, new in plan.weights.items()}
         self.dropped = {i for linear, _ in self.renewed.values() for i in linear.tail}
+        self.rewritten = {(i, k) for i, (one, _) in self.renewed.items() for k in (one.weight_at, one.bias_at)}
 
     def constant(self, value: Array, hint: str) -> str:
         """Add an initializer; its name is like `hint`."""
@@ -79,7 +81,7 @@ class _Draft:
                 model.graph.initializer.append(numpy_helper.from_array(self.replaced[tensor.name], tensor.name))
             elif tensor.name in used or tensor.name not in self.graph.consumers:
                 model.graph.initializer.append(tensor)
-        model.graph.initializer.extend(self.added)
+        model.graph.initializer.extend(tensor for tensor in self.added if tensor.name in used)
         _fit_inputs(model, set(self.graph.initializers))
         return model
 
@@ -95,10 +97,8 @@ def rewrite(coupling: Coupling, plan: Plan) -> ModelProto:
     for index, node in enumerate(draft.graph.nodes):
         if index in draft.dropped:
             continue
-        if index in draft.renewed:
-            nodes += _renew(draft, index, cut=True)
-        else:
-            nodes.append(_cut_inputs(draft, index, _shrink(draft, index, node), cuts))
+        node, *behind = _renew(draft, index, _shrink(draft, index, node), cut=True)
+        nodes += [_cut_inputs(draft, index, node, cuts), *behind]
     model = draft.build(nodes)
     return annotate(model, {v.name for v in draft.graph.model.graph.value_info})
 
@@ -112,11 +112,9 @@ def twin(coupling: Coupling, plan: Plan) -> ModelProto:
             continue
         if index in draft.coupling.notes.readers:
             flags = draft.mask.of(draft.coupling.notes.readers[index])
-            if index in draft.renewed:
-                layer = _renew(draft, index, cut=False)
-            else:
-                layer = [without_feedback(draft.mask, index, draft.constant)]
-            nodes += (_silence(draft, layer[0], flags) if not flags.all() else []) + layer
+            node = without_feedback(draft.mask, index, draft.constant)
+            layer = _renew(draft, index, node, cut=False)
+            nodes += (_silence(draft, index, layer[0], flags) if not flags.all() else []) + layer
         else:
             nodes.append(node)
     return draft.build(nodes)
@@ -180,7 +178,7 @@ def _cut_inputs(
         if (index, i) not in cuts or node.input[i] != name or name in draft.replaced:
             continue
         uses = draft.uses(name)
-        alike = all(cuts.get(use) == cuts[index, i] and use[0] not in draft.renewed for use in uses)
+        alike = all(cuts.get(use) == cuts[index, i] and use not in draft.rewritten for use in uses)
         value = draft.graph.array(name)
         for axis, places in cuts[index, i].items():
             value = value.take(places, axis)
@@ -193,44 +191,45 @@ def _cut_inputs(
     return node
 
 
-def _renew(draft: _Draft, index: int, cut: bool) -> list[NodeProto]:
-    """The layer's node with its new weights (cut or at full size)."""
+def _renew(draft: _Draft, index: int, node: NodeProto, cut: bool) -> list[NodeProto]:
+    """The node, with its new weights (cut or at full size) if the plan has any."""
+    if index not in draft.renewed:
+        return [node]
     linear, new = draft.renewed[index]
-    inputs = draft.mask.of(draft.coupling.notes.readers[index])
-    outputs = draft.mask.of(draft.coupling.notes.writers[index])
-    if not cut:
-        inputs, outputs = np.ones_like(inputs), np.ones_like(outputs)
+    layer = replace(linear, matrix=new.matrix, offset=new.offset)
+    if cut:
+        notes = draft.coupling.notes
+        layer = layer.cut(draft.mask.of(notes.readers[index]), draft.mask.of(notes.writers[index]))
 
     def constant(name: str, value: Array, hint: str) -> str:
         return draft.renew(name, value, index, hint)
 
-    return renewed_nodes(draft.graph, linear, _select(linear, new, inputs, outputs), constant, draft.taken)
+    return renewed_nodes(draft.graph, node, layer, constant, draft.taken)
 
 
 def renewed_nodes(
-    graph: Graph, linear: Linear, new: Weights, constant: Callable[[str, Array, str], str], taken: set[str]
+    graph: Graph, node: NodeProto, layer: Linear, constant: Callable[[str, Array, str], str], taken: set[str]
 ) -> list[NodeProto]:
-    """The nodes that compute a layer and its tail with other weights.
+    """The nodes that compute a layer and its tail, with the weights of `layer` in the place of those that `node` has.
 
     `constant(name, value, hint)` stores a value in the place of the constant `name` (there may be none: "") and gives
-    its name; `taken` are the names in use. A layer without a bias gets one where the new offset isn't zero.
+    its name; `taken` are the names in use. A layer without a bias gets one where the offset isn't zero.
     """
-    node, weight = _copy(graph.nodes[linear.index]), graph.array(linear.weight)
+    node, dtype = _copy(node), graph.array(layer.weight).dtype
     for a in [a for a in node.attribute if a.name in ("alpha", "beta")]:
         node.attribute.remove(a)  # they are part of the matrix and the offset
-    tensor = linear.tensor(new.matrix, node, weight.ndim).astype(weight.dtype)
-    offset = new.offset.astype(weight.dtype)
-    node.input[1] = constant(linear.weight, tensor, f"{linear.weight}_new")
-    plain = linear.bias == "" and not linear.tail and not offset.any()
-    if node.op_type == "MatMul" and not plain:
-        node.output[0] = fresh(f"{linear.output}_product", taken)
-        inputs = [node.output[0], constant("", offset, f"{linear.output}_bias")]
-        return [node, helper.make_node("Add", inputs, [linear.output], fresh(f"{node.name}_bias", taken))]
-    if plain:
+    weight, offset = (value.astype(dtype) for value in layer.tensors(layer))
+    node.input[layer.weight_at] = constant(layer.weight, weight, f"{layer.weight}_new")
+    if layer.tail:
+        node.output[0] = layer.output
+    if layer.bias == "" and not layer.tail and not offset.any():
         return [node]
-    del node.input[2:]
-    node.input.append(constant(linear.bias, offset, linear.bias or f"{linear.weight}_bias"))
-    node.output[0] = linear.output
+    if not layer.bias_at:
+        node.output[0] = fresh(f"{layer.output}_product", taken)
+        inputs = [node.output[0], constant("", offset, f"{layer.output}_bias")]
+        return [node, helper.make_node("Add", inputs, [layer.output], fresh(f"{node.name}_bias", taken))]
+    node.input.extend([""] * (layer.bias_at + 1 - len(node.input)))
+    node.input[layer.bias_at] = constant(layer.bias, offset, layer.bias or f"{layer.weight}_bias")
     return [node]
 
 
@@ -246,20 +245,10 @@ def without_feedback(mask: Mask, index: int, constant: Callable[[Array, str], st
     return node
 
 
-def _select(linear: Linear, new: Weights, inputs: Array, outputs: Array) -> Weights:
-    """The rows and columns of the matrix that are kept, group by group; equal numbers in each group."""
-    groups = linear.conv_group
-    rows = np.repeat(inputs, linear.taps).reshape(groups, -1)
-    columns = outputs.reshape(groups, -1)
-    blocks = [new.matrix[g][rows[g]][:, columns[g]] for g in range(groups)]
-    return Weights(np.stack(blocks), new.offset[outputs])
-
-
-def _silence(draft: _Draft, node: NodeProto, flags: Array) -> list[NodeProto]:
+def _silence(draft: _Draft, index: int, node: NodeProto, flags: Array) -> list[NodeProto]:
     """A node that multiplies the layer's removed input channels by zero."""
-    i = 1 if node.op_type == "MatMul" and node.input[0] in draft.graph.static else 0
+    i, axis = draft.coupling.notes.places[index]
     x, rank = node.input[i], len(draft.graph.shapes[node.input[i]])
-    axis = 1 if node.op_type in ("Conv", "ConvTranspose") or rank == 1 else rank - 1 - i
     dtype = helper.tensor_dtype_to_np_dtype(draft.graph.types[x])
     mask = flags.astype(dtype).reshape([-1 if a == axis else 1 for a in range(rank)])
     node.input[i] = fresh(f"{x}_silenced", draft.taken)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, TensorProto, helper
 from scipy.linalg.blas import ssyrk
 
 from onnxprune.graph import Array, Graph, Shape
@@ -34,7 +34,6 @@ class Moments:
     shift: Array
     target_shift: Array
     count: int = 0
-    samples: int = 0
 
     def __post_init__(self) -> None:
         n, o = len(self.shift), len(self.target_shift)
@@ -47,10 +46,10 @@ class Moments:
         shift = x.mean(0, dtype=np.float64).astype(np.float32)
         return cls(shift, y.mean(0, dtype=np.float64).astype(np.float32) if y is not None else np.zeros(0, np.float32))
 
-    def add(self, x: Array, y: Array | None = None, samples: int = 0) -> None:
+    def add(self, x: Array, y: Array | None = None) -> None:
         """Add rows x [S, N] and, where targets are kept, y [S, o]; float32 products, float64 sums."""
         rows = np.subtract(x, self.shift, dtype=np.float32)
-        self.count, self.samples = self.count + len(x), self.samples + samples
+        self.count += len(x)
         self.total += rows.sum(0, dtype=np.float64)
         self.square += ssyrk(1.0, rows.T)
         if y is not None:
@@ -64,7 +63,7 @@ class Moments:
 
     def retargeted(self, pairs: Iterable[tuple[Array, Array]]) -> Moments:
         """The same rows with other targets: only the sums that contain y are made anew."""
-        new = Moments(self.shift, self.target_shift, self.count, self.samples)
+        new = Moments(self.shift, self.target_shift, self.count)
         new.total, new.square = self.total, self.square
         for x, y in pairs:
             new._add_targets(np.subtract(x, self.shift, dtype=np.float32), y)
@@ -72,7 +71,7 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         """The sums over both parts, which must have the same shifts."""
-        merged = Moments(self.shift, self.target_shift, self.count + other.count, self.samples + other.samples)
+        merged = Moments(self.shift, self.target_shift, self.count + other.count)
         for name in ("total", "square", "target_total", "cross", "power"):
             setattr(merged, name, getattr(self, name) + getattr(other, name))
         return merged
@@ -103,9 +102,13 @@ class Moments:
         return self.about(self.mean, self.target_mean)
 
 
-def positions_per_sample(linear: Linear, samples: int) -> int:
-    """How many output positions of a sample become rows: enough for 8 rows per column, and at least `POSITIONS`."""
-    return max(POSITIONS, -(-8 * linear.channels * linear.taps // max(samples, 1)))
+def positions_wanted(linear: Linear, samples: int, batch: int) -> int:
+    """How many output positions become rows in a batch of all samples: 8 rows per column, and 10 per sample, at least.
+
+    For a convolution it is the number of those that all samples of a batch share.
+    """
+    each = max(POSITIONS, -(-8 * linear.channels * linear.taps // max(samples, 1)))
+    return each if linear.window else each * batch
 
 
 def draw(rng: np.random.Generator, available: int, wanted: int) -> NDArray[np.int64]:
@@ -125,26 +128,29 @@ def gathering(graph: Graph, linears: Sequence[Linear], outputs: Sequence[str] = 
     missing = [name for name in outputs if name not in kept]
     model.graph.output.extend(helper.make_tensor_value_info(name, graph.types[name], None) for name in missing)
     for linear in linears:
-        rows, index, flat = (f"{linear.key}/{part}" for part in ("rows", "index", "flat"))
-        width = linear.channels
-        shape = (
-            [0, width, -1]
-            if linear.window
-            else [0, -1, width]
-            if len(graph.shapes[linear.input]) > 2
-            else [-1, 1, width]
-        )
-        constant = helper.make_tensor(f"{linear.key}/shape", TensorProto.INT64, [3], shape)
-        model.graph.initializer.append(constant)
-        model.graph.input.append(helper.make_tensor_value_info(index, TensorProto.INT64, [None]))
-        model.graph.node.append(helper.make_node("Reshape", [linear.input, constant.name], [flat]))
-        model.graph.node.append(helper.make_node("Gather", [flat, index], [rows], axis=2 if linear.window else 1))
-        model.graph.output.append(helper.make_tensor_value_info(rows, graph.types[linear.input], None))
+        _gather(graph, model.graph, linear)
     if model.ir_version < 4:
         listed = {i.name for i in model.graph.input}
         new = [t for t in model.graph.initializer if t.name not in listed]
         model.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in new)
     return model
+
+
+def _gather(graph: Graph, body: GraphProto, linear: Linear) -> None:
+    """Append the nodes that gather one layer's rows: from the last axis of an input that is made flat in front."""
+    rows, index, flat, shape, last = (f"{linear.key}/{part}" for part in ("rows", "index", "flat", "shape", "last"))
+    rank, x = len(graph.shapes[linear.input]), linear.input
+    axis = linear.axis % rank
+    if not linear.window and axis != rank - 1:
+        order = [*(a for a in range(rank) if a != axis), axis]
+        body.node.append(helper.make_node("Transpose", [x], [last], perm=order))
+        x = last
+    sizes = [0, linear.channels, -1] if linear.window else [-1, linear.channels]
+    body.initializer.append(helper.make_tensor(shape, TensorProto.INT64, [len(sizes)], sizes))
+    body.input.append(helper.make_tensor_value_info(index, TensorProto.INT64, [None]))
+    body.node.append(helper.make_node("Reshape", [x, shape], [flat]))
+    body.node.append(helper.make_node("Gather", [flat, index], [rows], axis=2 if linear.window else 0))
+    body.output.append(helper.make_tensor_value_info(rows, graph.types[linear.input], None))
 
 
 def collect(
@@ -165,16 +171,16 @@ def collect(
     rng, known = np.random.default_rng(seed), Sized()
     for part, feeds in enumerate(parts):
         for feed in feeds:
-            shapes = sized(graph, feed, known)
+            shapes, count = sized(graph, feed, known), len(next(iter(feed.values())))
             indices: dict[str, Any] = {}
             inside = {}
             for linear in linears:
-                x, y = shapes[linear.input], shapes[linear.output]
-                places = draw(rng, linear.count(x, y), positions_per_sample(linear, samples))
+                x = shapes[linear.input]
+                y = linear.output_shape(x)
+                places = draw(rng, linear.count(x, y), positions_wanted(linear, samples, count))
                 index, inside[linear.key] = linear.reads(x, y, places)
                 indices[f"{linear.key}/index"] = index.ravel()
             values = session.run({**feed, **indices})
-            count = len(next(iter(feed.values())))
             for linear in linears:
                 gathered = values.pop(f"{linear.key}/rows")
                 rows = linear.rows(gathered, inside[linear.key]).astype(np.float32, copy=False)
@@ -183,17 +189,14 @@ def collect(
                     moments.append(
                         Moments(moments[0].shift, moments[0].target_shift) if moments else Moments.starting_with(rows)
                     )
-                moments[part].add(rows, samples=count)
+                moments[part].add(rows)
             progress(count)
     return found
 
 
 def sized(graph: Graph, feed: Mapping[str, Array], known: Sized) -> Mapping[str, Shape]:
-    """Shapes of all values at batch 1 for inputs of the sizes of `feed`; `known` remembers what was inferred."""
+    """Shapes of all values for inputs of the sizes of `feed`; `known` remembers what was inferred."""
     shapes = tuple(sorted((name, tuple(value.shape)) for name, value in feed.items()))
-    declared = graph.input_shapes()
-    if all(declared.get(name, ())[1:] == shape[1:] for name, shape in shapes):
-        return graph.shapes
     if shapes not in known:
-        known[shapes] = Graph(graph.model, dict(shapes)).shapes
+        known[shapes] = graph.shapes_for(dict(shapes))
     return known[shapes]

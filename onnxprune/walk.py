@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,8 @@ class Walk:
             drifted = any(name in self.drifted for name in self.graph.reads(self.graph.nodes[i]))
             if (drifted or i in self.renewed or self.mask.feeds_back(i)) and i not in self.skipped:
                 own.append(i)
-                outputs = [self.renewed[i][0].output] if i in self.renewed else self.graph.nodes[i].output
+                tail = i in self.renewed and self.renewed[i][0].tail
+                outputs = [self.renewed[i][0].output] if tail else self.graph.nodes[i].output
                 made += [name for name in outputs if name]
                 self.drifted.update(outputs)
         return own, made
@@ -210,12 +212,15 @@ def _segment(
         return name
 
     for i in nodes:
+        node = graph.nodes[i]
+        if mask is not None and mask.feeds_back(i):
+            node = without_feedback(mask, i, lambda value, hint: constant("", value, hint))
         if replaced and i in replaced:
-            made += renewed_nodes(graph, *replaced[i], constant, taken)
-        elif mask is not None and mask.feeds_back(i):
-            made.append(without_feedback(mask, i, lambda value, hint: constant("", value, hint)))
+            linear, new = replaced[i]
+            layer = replace(linear, matrix=new.matrix, offset=new.offset)
+            made += renewed_nodes(graph, node, layer, constant, taken)
         else:
-            made.append(graph.nodes[i])
+            made.append(node)
     model.graph.node.extend(made)
     produced = {name for node in made for name in node.output}
     read = dict.fromkeys(name for node in made for name in graph.reads(node) if name not in produced)

@@ -35,10 +35,8 @@ def agrees(case: Case, layer: int = 0, size: int = 8) -> None:
     expected = linear.outputs(y, positions)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
     assert linear.output_shape(x.shape) == y.shape
-    weight = graph.array(linear.weight)
-    again = linear.tensor(linear.matrix, graph.nodes[layer], weight.ndim)
     if not linear.tail and case.name != "scaled":
-        np.testing.assert_array_equal(again, weight.astype(np.float64))
+        np.testing.assert_array_equal(linear.tensors(linear)[0], graph.array(linear.weight).astype(np.float64))
 
 
 @st.composite
@@ -88,6 +86,28 @@ def test_gemm_is_a_product(trans, bias):
     agrees(Case("scaled", "float[N,5] x", "float[N,6] y", body, weights))
 
 
+@pytest.mark.parametrize(("matrix", "transposed"), [*product([0, 1], product([0, 1], repeat=2))])
+@pytest.mark.parametrize("bias", [(), (6, 1), (1, 6), (1,), (1, 1), None])
+def test_gemm_is_a_product_in_all_orders(matrix, transposed, bias):
+    """The constant matrix on either side, either side transposed; the output has its channels where the matrix is."""
+    weight = (5, 6) if transposed[matrix] == (matrix == 0) else (6, 5)
+    x, y = "N,5" if transposed[1 - matrix] == (matrix == 0) else "5,N", "N,6" if matrix else "6,N"
+    if bias == ((6, 1) if matrix else (1, 6)):
+        bias = bias[::-1]
+    weights = {"w": weight} | ({} if bias is None else {"b": np.full(bias, 0.3, np.float32)})
+    inputs = ("x, w" if matrix else "w, x") + ("" if bias is None else ", b")
+    body = f"y = Gemm<alpha=0.5, beta=3.0, transA={transposed[0]}, transB={transposed[1]}>({inputs})"
+    agrees(Case("scaled", f"float[{x}] x", f"float[{y}] y", body, weights))
+
+
+@pytest.mark.parametrize("shape", ["5,N", "N,5,4", "N,2,5,3"])
+@pytest.mark.parametrize("extra", [0, 1])
+def test_matmul_is_a_product_from_the_left(shape, extra):
+    weight = (1,) * (extra if "N," in shape else 0) + (6, 5)
+    out = shape.replace("5", "6")
+    agrees(Case("matmul", f"float[{shape}] x", f"float[{out}] y", "y = MatMul(w, x)", {"w": weight}))
+
+
 @pytest.mark.parametrize("shape", ["N,5", "N,4,5", "N,2,3,5"])
 @pytest.mark.parametrize("extra", [0, 1])
 def test_matmul_is_a_product(shape, extra):
@@ -133,9 +153,8 @@ def test_what_is_no_tail(tail):
 
 @pytest.mark.parametrize(
     ("name", "layer"),
-    [("weights_from_the_input", "b"), ("bias_from_another_layer", "b"), ("gemm_transposed_input", "a"),
-     ("constant_on_the_left", "b"), ("stack_of_matrices", "b"), ("lrn", "n"), ("unknown_operator", "u"),
-     ("unknown_operator", "c")],
+    [("weights_from_the_input", "b"), ("bias_from_another_layer", "b"), ("stack_of_matrices", "b"),
+     ("lrn", "n"), ("unknown_operator", "u"), ("unknown_operator", "c")],
 )  # fmt: skip
 def test_what_is_no_product(name, layer):
     graph = Graph(CASES[name].model())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import models
 from onnxprune.graph import Graph
 from onnxprune.ops.linear import describe
-from onnxprune.statistics import Moments, collect, draw, gathering, positions_per_sample, sized
+from onnxprune.statistics import Moments, collect, draw, gathering, positions_wanted, sized
 from onnxprune.walk import layers_in_order
 
 NAMES = ("total", "square", "target_total", "cross", "power")
@@ -27,7 +27,7 @@ def summed(x, y, parts):
     moments = None
     for part in np.array_split(np.arange(len(x)), parts):
         moments = moments or Moments.starting_with(x[part], None if y is None else y[part])
-        moments.add(x[part], None if y is None else y[part], samples=len(part))
+        moments.add(x[part], None if y is None else y[part])
     return moments
 
 
@@ -45,7 +45,7 @@ def test_moments_are_those_of_the_joined_rows_about_any_mean(seed, parts, offset
     x, y = rows(seed, offset=offset)
     moments = summed(x, y, parts)
     x, y = x.astype(np.float64), y.astype(np.float64)
-    assert moments.count == moments.samples == len(x)
+    assert moments.count == len(x)
     close(moments.mean, x.mean(0))
     close(moments.target_mean, y.mean(0))
     rng = np.random.default_rng(seed + 1)
@@ -84,12 +84,12 @@ def test_the_sum_of_two_parts_is_exactly_what_one_pass_over_both_gives(seed, cut
     x, y = rows(seed)
     first, both = (Moments.starting_with(x, y) for _ in range(2))
     second = Moments(first.shift, first.target_shift)
-    first.add(x[:cut], y[:cut], samples=2)
-    second.add(x[cut:], y[cut:], samples=3)
-    both.add(x[:cut], y[:cut], samples=2)
-    both.add(x[cut:], y[cut:], samples=3)
+    first.add(x[:cut], y[:cut])
+    second.add(x[cut:], y[cut:])
+    both.add(x[:cut], y[:cut])
+    both.add(x[cut:], y[cut:])
     merged = first + second
-    assert (merged.count, merged.samples) == (50, 5)
+    assert merged.count == 50
     for name in NAMES:
         np.testing.assert_array_equal(getattr(merged, name), getattr(both, name))
 
@@ -134,12 +134,15 @@ def test_positions_are_different_and_ascending_and_all_where_there_are_few():
     assert (np.diff(drawn) > 0).all()
 
 
-def test_positions_per_sample_give_eight_rows_per_column():
+def test_positions_give_eight_rows_per_column():
     linear = layers_in_order(models.coupled(models.convs()))[1]
     assert linear.channels * linear.taps == 72
-    assert positions_per_sample(linear, 10) == 58
-    assert positions_per_sample(linear, 10**6) == 10
-    assert positions_per_sample(linear, 0) == 8 * 72
+    assert positions_wanted(linear, 10, 5) == 58
+    assert positions_wanted(linear, 10**6, 5) == 10
+    assert positions_wanted(linear, 0, 5) == 8 * 72
+    linear = layers_in_order(models.coupled(models.tokens()))[1]
+    assert positions_wanted(linear, 10, 5) == 12 * 5
+    assert positions_wanted(linear, 10**6, 5) == 50
 
 
 # ---- Rows gathered in the graph
@@ -194,7 +197,7 @@ def test_convolutions_read_their_patches(attributes, kernel, strides, dilations,
     elif "SAME_LOWER" in attributes:
         pads = (1, 1, 0, 0)
     expected = np.concatenate([patches(f["x"], kernel, strides, dilations, pads) for f in feeds])
-    assert (moments.count, moments.samples) == (len(expected), 7)
+    assert moments.count == len(expected)
     close(moments.mean, expected.mean(0))
     close(moments.about(np.zeros(len(moments.shift)), np.zeros(0))[0], expected.T @ expected / len(expected))
 
@@ -239,7 +242,7 @@ def test_gemms_read_one_row_per_sample():
     found = collected(model, [feeds], 11)
     x = np.concatenate([models.values(model, f, ["r1"])["r1"] for f in feeds]).astype(np.float64)
     (moments,) = found["y"]
-    assert (moments.count, moments.samples) == (11, 11)
+    assert moments.count == 11
     close(moments.mean, x.mean(0))
     close(moments.centred()[0], np.cov(x.T, bias=True))
 
@@ -274,7 +277,7 @@ def test_parts_are_kept_apart_and_join_to_the_whole():
     seen = []
     parts = collected(model, [feeds[:2], feeds[2:]], 12, progress=seen.append)["y"]
     (whole,) = collected(model, [feeds], 12)["y"]
-    assert [p.samples for p in parts] == [8, 4]
+    assert [p.count for p in parts] == [8, 4]
     assert seen == [4, 4, 4]
     joined = parts[0] + parts[1]
     np.testing.assert_allclose(joined.square, whole.square)

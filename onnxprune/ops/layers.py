@@ -11,9 +11,9 @@ from onnxprune.graph import Graph, attributes, key
 from onnxprune.ids import Ids
 from onnxprune.ops.attention import multiply
 from onnxprune.ops.elementwise import combine
-from onnxprune.ops.linear import Float, Linear, Window, floating, per_channel
+from onnxprune.ops.linear import Float, Linear, Window, by_columns, by_rows, by_taps, floating, per_channel
 from onnxprune.ops.reductions import mix
-from onnxprune.ops.registry import Cut, Visit, rule
+from onnxprune.ops.registry import Cut, View, Visit, rule
 
 # ---------------------------------------------------------------------------------------------- convolutions
 
@@ -53,8 +53,9 @@ def conv_linear(graph: Graph, index: int) -> Linear | None:
         return None
     width = groups * matrix.shape[2]
     offset = graph.array(bias).astype(np.float64) if bias else np.zeros(width)
+    names = node.input[0], key(node), node.input[1], bias
     geometry = window(graph, node, transposed)
-    return Linear(index, key(node), node.input[0], key(node), node.input[1], bias, matrix, offset, geometry)
+    return Linear(index, key(node), *names, matrix, offset, geometry, axis=1, out_axis=1, tensors=by_taps)
 
 
 def shrink_conv(cut: Cut) -> None:
@@ -95,8 +96,7 @@ def conv(v: Visit) -> None:
     inputs, outputs = len(x) // groups, v.out_shape()[1] // groups
     if groups == 1:
         y = v.parameter(1, write, "writer")
-        v.tie(x, v.parameter(1, read, "reader"))
-        v.notes.readers[v.index] = x
+        v.tie(v.contracted(0, 1), v.parameter(1, read, "reader"))
     elif inputs == 1 and (not transposed or outputs == 1):
         y = v.parameter(1, 0, "parameter")
         v.tie(y.reshape(groups, -1), x[:, None])
@@ -108,81 +108,96 @@ def conv(v: Visit) -> None:
         y = v.parameter(1, 0, "writer")
         v.ledger.partition((v.index, "in"), x.reshape(groups, inputs))
         v.ledger.partition((v.index, "out"), y.reshape(groups, outputs))
-        v.notes.readers[v.index] = x
+        v.contracted(0, 1)
     v.notes.writers[v.index] = y
     if v.has(2):
         bias(v, 2, y)
     v.set_channels(y)
 
 
-def bias(v: Visit, i: int, channels: Ids) -> None:
-    """A bias vector, one element per channel; one that isn't constant keeps its channels."""
-    if v.static(i):
-        if v.shape(i) and v.shape(i)[-1] == len(channels) > 1:
-            v.tie(channels, v.parameter(i, len(v.shape(i)) - 1))
-    else:
+def bias(v: Visit, i: int, channels: Ids, axis: int = -1) -> None:
+    """A bias, one element per channel along an axis (from the end); one that isn't constant keeps its channels."""
+    if not v.static(i):
         v.freeze(channels, "reads its bias from another node")
+    elif len(v.shape(i)) >= -axis and v.shape(i)[axis] == len(channels) > 1:
+        v.tie(channels, v.parameter(i, len(v.shape(i)) + axis))
 
 
 # ---------------------------------------------------------------------------------------------- matrix products
 
 
+def operands(v: View) -> tuple[int, int, int, int]:
+    """Of Gemm: which operand is the constant matrix, its axes that are read and written, the other's that is read."""
+    weight = 1 if v.static(1) else 0
+    x, (a, b) = 1 - weight, (v.attr("transA", 0), v.attr("transB", 0))
+    inner = (0 if a else 1, 1 if b else 0)  # the axis of each operand that the product sums over
+    return weight, inner[weight], 1 - inner[weight], inner[x]
+
+
 def gemm_linear(graph: Graph, index: int) -> Linear | None:
     """Gemm as a matrix product, alpha and beta folded in."""
-    node, a = graph.nodes[index], attributes(graph.nodes[index])
-    if node.input[1] not in graph.static or not floating(graph.array(node.input[1])) or a.get("transA", 0):
+    v = View(graph, graph.probes[0], index)
+    weight, read, write, axis = operands(v)
+    if not v.static(weight) or not floating(graph.array(v.name(weight))):
         return None
-    weight = graph.array(node.input[1]).astype(np.float64) * a.get("alpha", 1.0)
-    matrix = weight.T if a.get("transB", 0) else weight
-    bias = node.input[2] if len(node.input) > 2 else ""
+    matrix = graph.array(v.name(weight)).astype(np.float64).transpose(read, write) * v.attr("alpha", 1.0)
     offset = np.zeros(matrix.shape[1])
-    if bias:
-        value = per_channel(graph.array(bias), 1, 2) if bias in graph.static else None
+    if v.has(2):
+        value = per_channel(graph.array(v.name(2)), weight, 2) if v.static(2) else None
         if value is None:
             return None
-        offset = offset + value * a.get("beta", 1.0)
-    return Linear(index, key(node), node.input[0], key(node), node.input[1], bias, matrix[None], offset)
+        offset = offset + value * v.attr("beta", 1.0)
+    names = v.name(1 - weight), key(v.node), v.name(weight), v.name(2)
+    plain = by_columns if read else by_rows
+    tensors = plain if weight else lambda linear: (plain(linear)[0], linear.offset[:, None])
+    return Linear(index, key(v.node), *names, matrix[None], offset,
+                  axis=axis, out_axis=weight, weight_at=weight, tensors=tensors)  # fmt: skip
 
 
 @rule("Gemm", linear=gemm_linear)
 def gemm(v: Visit) -> None:
-    """Contracts the last axis of its input, makes the last axis of its output."""
+    """Contracts an axis of its input, makes the last axis of its output; the first where the matrix is on the left."""
     if not (v.static(0) or v.static(1) or v.has(2)):
-        operands = [v.ids(i).T if v.attr(f"trans{'AB'[i]}", 0) else v.ids(i) for i in (0, 1)]
-        v.set(multiply(v, *operands))
+        factors = [v.ids(i).T if v.attr(f"trans{'AB'[i]}", 0) else v.ids(i) for i in (0, 1)]
+        v.set(multiply(v, *factors))
         return
-    if not weights_fixed(v):
+    weight, read, write, axis = operands(v)
+    if not weights_fixed(v, weight):
         return
-    if v.attr("transA", 0):
-        v.freeze_all("reads its input transposed")
-        return
-    read, write = (1, 0) if v.attr("transB", 0) else (0, 1)
-    if v.ids(0).shape[0] > 1:
-        v.freeze(v.ids(0), "keeps the rows of its input apart")
-    product(v, v.channels(0, 1), read, write)
+    if v.ids(1 - weight).shape[1 - axis] > 1:
+        v.freeze(v.ids(1 - weight), f"keeps the {'columns' if axis == 0 else 'rows'} of its input apart")
+    product(v, v.contracted(1 - weight, axis), read, write, weight)
     if v.has(2):
-        bias(v, 2, v.notes.writers[v.index])
+        bias(v, 2, v.notes.writers[v.index], weight - 2)
 
 
 def product(v: Visit, x: Ids, read: int, write: int, weight: int = 1) -> None:
     """The common part of Gemm and MatMul with a constant matrix, which is input 1 (the right one) or 0."""
     v.tie(x, v.parameter(weight, read, "reader"))
-    y = v.parameter(weight, write, "writer")
-    v.notes.readers[v.index], v.notes.writers[v.index] = x, y
+    y = v.notes.writers[v.index] = v.parameter(weight, write, "writer")
     v.set_channels(y, axis=len(v.out_shape()) - 2 + weight)
 
 
 def matmul_linear(graph: Graph, index: int) -> Linear | None:
-    """MatMul by a constant matrix on the right."""
-    node = graph.nodes[index]
-    if node.input[1] not in graph.static:
+    """MatMul by a constant matrix on either side."""
+    v = View(graph, graph.probes[0], index)
+    weight = 1 if v.static(1) else 0
+    if not v.static(weight):
         return None
-    weight, rank = graph.array(node.input[1]), len(graph.shapes.get(node.input[0], ()))
-    if not floating(weight) or not 2 <= weight.ndim <= rank or np.prod(weight.shape[:-2]) != 1:
+    array, rank = graph.array(v.name(weight)), len(graph.shapes.get(v.name(1 - weight), ()))
+    if not floating(array) or not 2 <= array.ndim <= rank or np.prod(array.shape[:-2]) != 1:
         return None
-    matrix: Float = weight.reshape(weight.shape[weight.ndim - 2 :]).astype(np.float64)
-    offset = np.zeros(matrix.shape[1])
-    return Linear(index, key(node), node.input[0], key(node), node.input[1], "", matrix[None], offset)
+    square: Float = array.reshape(array.shape[array.ndim - 2 :]).astype(np.float64)
+    matrix, plain = (square, by_rows) if weight else (square.T, by_columns)
+    shape = (1,) * (array.ndim - 2)
+
+    def tensors(linear: Linear) -> tuple[Float, Float]:
+        tensor, offset = plain(linear)
+        return tensor.reshape(shape + tensor.shape), offset if weight else offset[:, None]
+
+    names, axis = (v.name(1 - weight), key(v.node), v.name(weight), ""), weight - 2
+    return Linear(index, key(v.node), *names, matrix[None], np.zeros(matrix.shape[1]),
+                  axis=axis, out_axis=axis, weight_at=weight, bias_at=0, tensors=tensors)  # fmt: skip
 
 
 @rule("MatMul", linear=matmul_linear)
@@ -205,7 +220,7 @@ def matmul(v: Visit) -> None:
     if any(n > 1 for a, n in enumerate(ids.shape) if a != axis):
         v.freeze(ids, f"keeps the {'rows' if weight else 'columns'} of its input apart")
     read, write = (rows, columns) if weight else (columns, rows)
-    product(v, v.channels(x, axis), read, write, weight)
+    product(v, v.contracted(x, axis), read, write, weight)
 
 
 # ---------------------------------------------------------------------------------------------- normalizations

@@ -1,21 +1,20 @@
 """A layer as a matrix product: Y = X W + b, with X the rows that the layer reads at its output positions.
 
 For a convolution a row is the patch under one output position, channel-major: column c * taps + t holds channel c at
-kernel tap t. So a channel of the input owns `taps` consecutive rows of W. Gemm and MatMul are the case of one tap.
+kernel tap t. So a channel of the input owns `taps` consecutive rows of W. Gemm and MatMul are the case of one tap, and
+so is what an LSTM makes of its input before its gates take over.
 Constant per-channel operations behind the layer (BatchNormalization, a bias Add, a scale) are its *tail*: they are
 folded into W and b, and drop out of the written model where W is written anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto
 
 from onnxprune.graph import Array, Graph, Shape, key
 from onnxprune.ops.registry import find
@@ -86,9 +85,39 @@ class Window:
         return np.where(inside, index, 0), inside
 
 
+Tensors = Callable[["Linear"], tuple[Float, Float]]
+
+
+def by_rows(linear: Linear) -> tuple[Float, Float]:
+    """The weight as [N, o], the bias as [o]."""
+    return linear.matrix[0], linear.offset
+
+
+def by_columns(linear: Linear) -> tuple[Float, Float]:
+    """The weight as [o, N], the bias as [o]."""
+    return linear.matrix[0].T, linear.offset
+
+
+def by_taps(linear: Linear) -> tuple[Float, Float]:
+    """The weight of a (transposed) convolution, the bias as [channels]."""
+    assert linear.window is not None
+    groups, n, o = linear.matrix.shape
+    kernel, taps = linear.window.kernel, linear.taps
+    split = linear.matrix.reshape(groups, n // taps, taps, o)
+    if linear.window.transposed:
+        return split.transpose(0, 1, 3, 2).reshape(groups * (n // taps), o, *kernel), linear.offset
+    return split.transpose(0, 3, 1, 2).reshape(groups * o, n // taps, *kernel), linear.offset
+
+
 @dataclass(frozen=True)
 class Linear:
-    """One linear layer with its tail folded in. matrix [conv_group, N, o] and offset [conv_group * o] are float64."""
+    """One linear layer with its tail folded in. matrix [conv_group, N, o] and offset [conv_group * o] are float64.
+
+    `axis` and `out_axis` hold the channels of input and output. `output` is empty where X W + b is no value of the
+    graph, because the node goes on computing with it. `weight_at` and `bias_at` are the node's inputs for the
+    constants `weight` and `bias`, which `tensors` makes of the matrix and the offset; a node that takes no bias
+    (`bias_at` 0) gets an Add behind it. `beside` [conv_group * o] is what else the bias tensor holds, if anything.
+    """
 
     index: int
     key: str
@@ -100,6 +129,12 @@ class Linear:
     offset: Float
     window: Window | None = None
     tail: tuple[int, ...] = ()
+    axis: int = -1
+    out_axis: int = -1
+    weight_at: int = 1
+    bias_at: int = 2
+    tensors: Tensors = by_rows
+    beside: Float | None = None
 
     @property
     def conv_group(self) -> int:
@@ -116,9 +151,27 @@ class Linear:
         """Number of input channels."""
         return self.conv_group * int(self.matrix.shape[1]) // self.taps
 
+    def cut(self, inputs: NDArray[np.bool_], outputs: NDArray[np.bool_]) -> Linear:
+        """The layer on kept input and output channels, of which each convolution group has equally many.
+
+        The columns may be several times the output channels, one after the other, as for the gates of an LSTM.
+        """
+        rows = np.repeat(inputs, self.taps).reshape(self.conv_group, -1)
+        kept = np.tile(outputs, len(self.offset) // len(outputs))
+        columns = kept.reshape(self.conv_group, -1)
+        blocks = [block[r][:, c] for block, r, c in zip(self.matrix, rows, columns, strict=True)]
+        beside = None if self.beside is None else self.beside[kept]
+        return replace(self, matrix=np.stack(blocks), offset=self.offset[kept], beside=beside)
+
     def extents(self, x: Shape, y: Shape) -> tuple[Shape, Shape]:
-        """Sizes of the axes over which the layer is repeated, for an input and an output of these shapes."""
-        return (x[2:], y[2:]) if self.window else (x[1:-1], y[1:-1])
+        """Sizes of the axes over which the layer is repeated, for an input and an output of these shapes.
+
+        For a convolution these are the spatial axes, the places that all samples share; else all but the channels.
+        """
+        if self.window:
+            return x[2:], y[2:]
+        rest = x[: self.axis % len(x)] + x[self.axis % len(x) + 1 :]
+        return rest, rest
 
     def reads(self, x: Shape, y: Shape, positions: Ints) -> tuple[Ints, NDArray[np.bool_]]:
         """Where output `positions` read the input of shape x, flat over its repeated axes: [P, taps] each."""
@@ -131,28 +184,30 @@ class Linear:
         """Shape of the output for an input of shape x."""
         if self.window:
             return (x[0], len(self.offset), *self.window.out_extent(tuple(x[2:])))
-        return (*x[:-1], len(self.offset))
+        rest, _ = self.extents(x, x)
+        place = self.out_axis % len(x)
+        return (*rest[:place], len(self.offset), *rest[place:])
 
     def count(self, x: Shape, y: Shape) -> int:
-        """Number of output positions per sample."""
+        """Number of output positions: those of each sample for a convolution, else all."""
         return prod(self.extents(x, y)[1])
 
     def rows(self, gathered: Array, inside: NDArray[np.bool_]) -> Array:
         """Rows [samples * P, channels * taps] from what `gather` took; places outside the input become zero."""
+        if not self.window:
+            return gathered
         positions, taps = inside.shape
-        if self.window:
-            b, c, _ = gathered.shape
-            patches = gathered.reshape(b, c, positions, taps)
-            if not inside.all():
-                patches = patches * inside.astype(patches.dtype)
-            return np.ascontiguousarray(patches.transpose(0, 2, 1, 3)).reshape(b * positions, c * taps)
-        return gathered.reshape(-1, gathered.shape[-1])
+        b, c, _ = gathered.shape
+        patches = gathered.reshape(b, c, positions, taps)
+        if not inside.all():
+            patches = patches * inside.astype(patches.dtype)
+        return np.ascontiguousarray(patches.transpose(0, 2, 1, 3)).reshape(b * positions, c * taps)
 
     def gather(self, x: Array, index: Ints) -> Array:
         """The elements of x at flat places `index` [P, taps], on all channels: what the appended nodes compute."""
         if self.window:
             return x.reshape(*x.shape[:2], -1)[:, :, index.ravel()]
-        return x.reshape(x.shape[0], -1, x.shape[-1])[:, index.ravel()]
+        return np.moveaxis(x, self.axis, -1).reshape(-1, self.channels)[index.ravel()]
 
     def sample(self, x: Array, y: Shape, positions: Ints) -> Array:
         """Rows that the layer reads at the output positions."""
@@ -164,7 +219,7 @@ class Linear:
         if self.window:
             flat = y.reshape(*y.shape[:2], -1)[:, :, positions]
             return np.ascontiguousarray(flat.transpose(0, 2, 1)).reshape(-1, y.shape[1])
-        return y.reshape(y.shape[0], -1, y.shape[-1])[:, positions].reshape(-1, y.shape[-1])
+        return np.moveaxis(y, self.out_axis, -1).reshape(-1, y.shape[self.out_axis])[positions]
 
     def apply(self, rows: Array, matrix: Float | None = None, offset: Float | None = None) -> Array:
         """Y = X W + b on rows [S, channels * taps], with the layer's own weights or others of their shapes."""
@@ -176,25 +231,6 @@ class Linear:
             np.matmul(rows[:, g * n : (g + 1) * n], matrix[g].astype(rows.dtype), out=out[:, g * o : (g + 1) * o])
         out += offset.astype(rows.dtype)
         return out
-
-    def tensor(self, matrix: Float, node: NodeProto, rank: int) -> Float:
-        """The weight tensor, in the layout of `node`, that holds `matrix` [conv_group, N, o]."""
-        weight: Float
-        groups, n, o = matrix.shape
-        if self.window is None:
-            weight = matrix[0].T if _attr(node, "transB", 0) else matrix[0]
-            return weight.reshape((1,) * (rank - 2) + weight.shape)
-        kernel = self.window.kernel
-        split = matrix.reshape(groups, n // self.taps, self.taps, o)
-        if self.window.transposed:
-            weight = split.transpose(0, 1, 3, 2).reshape(groups * (n // self.taps), o, *kernel)
-        else:
-            weight = split.transpose(0, 3, 1, 2).reshape(groups * o, n // self.taps, *kernel)
-        return weight
-
-
-def _attr(node: NodeProto, name: str, default: Any) -> Any:
-    return next((a.i if a.type == a.INT else a.f for a in node.attribute if a.name == name), default)
 
 
 def floating(array: Array) -> bool:
@@ -212,7 +248,7 @@ def fold_tail(graph: Graph, linear: Linear) -> Linear:
         if known is None or known.affine is None or position < 0 or list(node.input).count(linear.output) != 1:
             break
         rank, width = len(graph.shapes[linear.output]), len(linear.offset)
-        found = known.affine(graph, node, position, 1 if linear.window else rank - 1, rank)
+        found = known.affine(graph, node, position, linear.out_axis % rank, rank)
         if found is None or graph.shapes.get(key(node)) != graph.shapes[linear.output]:
             break
         scale, shift = (np.broadcast_to(np.asarray(v, np.float64), (width,)) for v in found)

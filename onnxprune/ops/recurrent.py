@@ -1,7 +1,8 @@
 """LSTM, GRU and RNN: a channel is a hidden unit, with its row in every gate and its column in the recurrent matrix.
 
-A unit reads the units of the step before, so its layer is a reader of its own channels. That is no layer which could be
-refitted: it is noted as feedback, which the full-size twin silences, too. Unit i of both directions is one channel,
+The gates add what they make of the input to what they make of the units of the step before. The former is a linear
+layer like any other, though its output is no value of the graph. The latter reads the layer's own channels: it is noted
+as feedback, which the full-size twin silences, too. Unit i of both directions is one channel,
 since their outputs lie side by side in one value and there is one `hidden_size`.
 """
 
@@ -9,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.graph import constant, key
+from onnxprune.graph import Graph, constant, key
 from onnxprune.ids import Ids
-from onnxprune.ops.linear import floating
+from onnxprune.ops.linear import Float, Linear, floating
 from onnxprune.ops.registry import Cut, View, Visit, rule
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -37,7 +38,29 @@ def zeros(v: View, i: int) -> bool:
     return not v.graph.nodes[index].attribute or not constant(v.graph.nodes[index]).any()
 
 
-@rule("LSTM", "GRU", "RNN", shrink=shrink_recurrent)
+def recurrent_linear(graph: Graph, index: int) -> Linear | None:
+    """What the gates of all directions take from the input, before they add what they take from the last step."""
+    v = View(graph, graph.probes[0], index)
+    if not all(v.static(i) and floating(graph.array(v.name(i))) for i in (W, *([B] if v.has(B) else []))):
+        return None
+    weight = graph.array(v.name(W)).astype(np.float64)
+    directions, columns, inputs = weight.shape
+    both = graph.array(v.name(B)).astype(np.float64) if v.has(B) else np.zeros((directions, 2 * columns))
+    offset, beside = (half.ravel() for half in np.split(both, 2, axis=1))
+    names = v.name(0), "", v.name(W), v.name(B)
+    matrix = weight.reshape(-1, inputs).T[None]
+    return Linear(index, key(v.node), *names, matrix, offset, bias_at=B, beside=beside,
+                  tensors=lambda linear: by_gates(linear, directions))  # fmt: skip
+
+
+def by_gates(linear: Linear, directions: int) -> tuple[Float, Float]:
+    """The weight as [directions, gates * units, inputs]; the bias is that of the input, then that of the last step."""
+    assert linear.beside is not None
+    halves = [half.reshape(directions, -1) for half in (linear.offset, linear.beside)]
+    return linear.matrix[0].T.reshape(directions, -1, linear.matrix.shape[1]), np.concatenate(halves, axis=1)
+
+
+@rule("LSTM", "GRU", "RNN", linear=recurrent_linear, shrink=shrink_recurrent)
 def recurrent(v: Visit) -> None:
     """Contracts the last axis of its input; makes the last axis of its outputs."""
     if not all(v.static(i) and floating(v.graph.array(v.name(i))) for i in (W, R)):
@@ -49,9 +72,8 @@ def recurrent(v: Visit) -> None:
     for i in (INITIAL_H, INITIAL_C):
         if v.has(i):
             _initial_state(v, i, units)
-    x = v.channels(0, 2)
-    v.tie(x, v.parameter(W, 2, "reader"))
-    v.notes.readers[v.index], v.notes.writers[v.index] = x, units
+    v.tie(v.contracted(0, 2), v.parameter(W, 2, "reader"))
+    v.notes.writers[v.index] = units
     v.notes.feedback[v.index] = {R: (2, units)}
     for k in range(len(v.node.output)):
         if v.node.output[k]:

@@ -38,6 +38,7 @@ class Notes:
     parameters: dict[Parameter, Ids] = field(default_factory=dict)
     uses: dict[tuple[int, int], dict[int, Ids]] = field(default_factory=dict)  # (node, input) -> axis -> ids
     readers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it contracts
+    places: dict[int, tuple[int, int]] = field(default_factory=dict)  # node index -> input and axis of those channels
     writers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it makes
     sums: list[tuple[Ids, Ids]] = field(default_factory=list)  # ids of the two activations that are added
     feedback: dict[int, dict[int, tuple[int, Ids]]] = field(default_factory=dict)  # node index -> input -> (axis, ids)
@@ -124,6 +125,12 @@ class Visit(View):
     def channels(self, i: int, axis: int) -> Ids:
         """Ids of input i along one axis, as a vector; what varies along other axes too is tied there."""
         return self.vector(self.ids(i), self.shape(i), axis)
+
+    def contracted(self, i: int, axis: int) -> Ids:
+        """Ids of input i along an axis over which the node sums: it is noted as a reader of these channels."""
+        ids = self.notes.readers[self.index] = self.channels(i, axis)
+        self.notes.places[self.index] = i, axis
+        return ids
 
     def vector(self, ids: Ids, shape: Shape, axis: int) -> Ids:
         """The ids along `axis`, real length, tied across all other axes."""
