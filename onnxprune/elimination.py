@@ -28,6 +28,7 @@ Indices = NDArray[np.intp]
 DEAD = 1e-14  # a row with less than this part of the largest variance is dead
 RETRIES = 12  # Cholesky factorisations tried, each with ten times the damping of the one before
 PANEL_ROWS = 64  # rows removed between two updates of the whole inverse
+MIRRORED = 256  # columns of a triangle mirrored at a time
 REFRESH = 8  # updates of the inverse before it is computed afresh
 
 
@@ -160,10 +161,12 @@ class _Reader:
         self.importance = problem.importance
         self.capacity = panel * self.block
         rows = np.concatenate([problem.rows.ravel(), _fixed_rows(problem.rows, len(problem.gram))])
-        equations = _Equations.of(problem.gram, problem.cross, problem.weight, rows)
-        self.correlation = equations.correlation
+        correlation = Correlation.of(problem.gram, rows)
+        self.correlation = correlation.matrix
         lower, self.damping = _cholesky(self.correlation, damping)
-        self.target = _narrow(equations.target(self.damping))
+        prior = correlation.prior(problem.weight)
+        cross = self.correlation @ prior if problem.cross is None else correlation.covariance(problem.cross)
+        self.target = _narrow(cross + self.damping * prior)
         self.rows = np.arange(len(rows))
         self._restart(len(problem.rows), *_inverse(lower, self.target))
 
@@ -199,11 +202,11 @@ class _Reader:
         kept = np.concatenate([places[: n * b].reshape(n, b)[alive].ravel(), places[n * b :]])
         self.rows = self.rows[kept]
         if afresh:
-            lower, _ = _cholesky(_square(self.correlation, self.rows), self.damping)
+            lower, _ = _cholesky(square(self.correlation, self.rows), self.damping)
             self._restart(len(alive), *_inverse(lower, self.target[self.rows]))
         else:
             u, k = self.u[:r, kept], self.k[:r, kept]
-            inverse, weight = _square(self.inverse, kept), self.weight[kept]
+            inverse, weight = square(self.inverse, kept), self.weight[kept]
             inverse -= u.T @ k
             weight -= k.T @ self.t[:r]
             self._restart(len(alive), inverse, weight)
@@ -224,7 +227,20 @@ def _fixed_rows(rows: Indices, size: int) -> Indices:
     return np.setdiff1d(np.arange(size), rows)
 
 
-def _square(matrix: Array, rows: Indices) -> Array:
+def symmetric(upper: Array) -> Array:
+    """The symmetric matrix [N, N] with this upper triangle, whatever is below it; row-major."""
+    full = upper.copy(order="C")
+    for start in range(0, len(full), MIRRORED):
+        stop = start + MIRRORED
+        full[stop:, start:stop] = full[start:stop, stop:].T
+        block = full[start:stop, start:stop]
+        block[:] = np.triu(block) + np.triu(block, 1).T
+    return full
+
+
+def square(matrix: Array, rows: Indices) -> Array:
+    """Some rows and the same columns of a symmetric matrix, in this order."""
+    matrix = matrix.T if matrix.flags.f_contiguous else matrix  # whole rows are quick to copy where they are contiguous
     return matrix.take(rows, 0).take(rows, 1)
 
 
@@ -241,7 +257,7 @@ def _inverse(lower: Array, target: Array) -> tuple[Array, Array]:
     """H⁻¹ and H⁻¹ target, given the lower Cholesky factor of H."""
     weight, _ = lapack.dpotrs(lower, target, lower=1)
     triangle, _ = lapack.dpotri(lower, lower=1)
-    return np.tril(triangle) + np.tril(triangle, -1).T, np.ascontiguousarray(weight)
+    return symmetric(triangle.T), np.ascontiguousarray(weight)
 
 
 class Nested:
@@ -254,23 +270,24 @@ class Nested:
 
     def __init__(self, gram: Array, cross: Array, prior: Array, order: Indices, damping: float = 1e-4) -> None:
         self.order, self.prior = order, prior
-        equations = _Equations.of(gram, cross, prior, order)
-        self.root = equations.root
-        self.lower, self.damping = _cholesky(equations.correlation, damping)
-        self.half = solve_triangular(self.lower, equations.target(self.damping), lower=True)
+        self.factor = Correlation.of(gram, order).factor(damping)
+        self.damping = self.factor.damping
+        self.half = self.factor.half(cross, prior)
+
+    def leading(self, k: int) -> Array:
+        """V [k, o] for the first k rows, in their order; dead rows keep their prior weights."""
+        return self.factor.weights(self.half[:k], self.prior[self.order[:k]])
 
     def solve(self, k: int) -> Array:
-        """V [N, o] for the first k rows in order, zero elsewhere; dead rows keep their prior weights."""
-        scaled = solve_triangular(self.lower[:k, :k], self.half[:k], lower=True, trans="T")
-        kept, root = self.order[:k], self.root[:k, None]
+        """V [N, o] for the first k rows in order, zero elsewhere."""
         weights = np.zeros_like(self.prior)
-        weights[kept] = np.divide(scaled, root, out=self.prior[kept], where=root > 0)
+        weights[self.order[:k]] = self.leading(k)
         return weights
 
 
 def solve(gram: Array, cross: Array, prior: Array, rows_kept: Indices, damping: float = 1e-4) -> Array:
     """Least-squares weights V [N, o] of the kept rows, zero elsewhere: `Nested` at one level."""
-    return Nested(gram, cross, prior, rows_kept, damping).solve(len(rows_kept))
+    return Correlation.of(gram, rows_kept).factor(damping).solve(cross, prior)
 
 
 def squared_error(gram: Array, cross: Array, power: float, weights: Array) -> float:
@@ -279,36 +296,81 @@ def squared_error(gram: Array, cross: Array, power: float, weights: Array) -> fl
 
 
 @dataclass(frozen=True)
-class _Equations:
-    """(correlation + λ I) v = covariance + λ prior: the normal equations of some rows, in correlation units.
+class Correlation:
+    """A Gram matrix of some rows in correlation units, the left-hand side of (correlation + λ I) v = target.
 
     root [N] is the square root of each row's variance, 0 for dead rows: uncorrelated rows with a target of 0.
     """
 
-    correlation: Array
-    covariance: Array
-    prior: Array
+    matrix: Array
     root: Array
+    rows: Indices
 
     @classmethod
-    def of(cls, gram: Array, cross: Array | None, weight: Array, rows: Indices) -> "_Equations":
-        """The equations of these rows, in this order; cross None stands for gram @ weight."""
+    def of(cls, gram: Array, rows: Indices) -> "Correlation":
+        """Of these rows, in this order."""
         variance = np.diagonal(gram)
-        if not all(np.isfinite(moment).all() for moment in (gram, weight, cross) if moment is not None):
-            raise InternalError("a layer's moments aren't finite: look for infinities in the data")
+        _demand_finite(gram)
         root = np.sqrt(np.where(variance > DEAD * variance.max(initial=0.0), variance, 0.0))[rows]
-        inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
-        correlation = _square(gram, rows)
-        correlation *= inverse
-        correlation *= inverse[:, None]
-        np.fill_diagonal(correlation, 1.0)
-        prior = weight[rows] * root[:, None]
-        covariance = correlation @ prior if cross is None else cross[rows] * inverse[:, None]
-        return cls(correlation, covariance, prior, root)
+        matrix = square(gram, rows)
+        inverse = _inverted(root)
+        matrix *= inverse
+        matrix *= inverse[:, None]
+        np.fill_diagonal(matrix, 1.0)
+        return cls(matrix, root, rows)
 
-    def target(self, damping: float) -> Array:
-        """The right-hand side [N, o]."""
-        return self.covariance + damping * self.prior
+    def prior(self, weight: Array) -> Array:
+        """W [N, o] in these units."""
+        _demand_finite(weight)
+        scaled: Array = weight[self.rows] * self.root[:, None]
+        return scaled
+
+    def covariance(self, cross: Array) -> Array:
+        """G [N, o] in these units."""
+        _demand_finite(cross)
+        scaled: Array = cross[self.rows] * _inverted(self.root)[:, None]
+        return scaled
+
+    def factor(self, damping: float) -> "Factor":
+        """The Cholesky factor for a damping."""
+        return Factor(self, *_cholesky(self.matrix, damping))
+
+
+@dataclass(frozen=True)
+class Factor:
+    """The lower Cholesky factor of correlation + λ I, and λ: one serves all targets."""
+
+    correlation: Correlation
+    lower: Array
+    damping: float
+
+    def half(self, cross: Array, prior: Array) -> Array:
+        """The target after the first of two triangular solves, [N, o]."""
+        target = self.correlation.covariance(cross) + self.damping * self.correlation.prior(prior)
+        return np.asarray(solve_triangular(self.lower, target, lower=True, check_finite=False))
+
+    def weights(self, half: Array, prior: Array) -> Array:
+        """V [k, o] of the first k rows, from the first k rows of `half` and of the prior weights in their order."""
+        k = len(half)
+        scaled = solve_triangular(self.lower[:k, :k], half, lower=True, trans="T", check_finite=False)
+        root = self.correlation.root[:k, None]
+        return np.divide(scaled, root, out=prior.copy(), where=root > 0)
+
+    def solve(self, cross: Array, prior: Array) -> Array:
+        """V [N, o] of the kept rows, zero elsewhere."""
+        weights = np.zeros_like(prior)
+        rows = self.correlation.rows
+        weights[rows] = self.weights(self.half(cross, prior), prior[rows])
+        return weights
+
+
+def _inverted(root: Array) -> Array:
+    return np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
+
+
+def _demand_finite(moment: Array) -> None:
+    if not np.isfinite(moment).all():
+        raise InternalError("a layer's moments aren't finite: look for infinities in the data")
 
 
 def _cholesky(correlation: Array, damping: float) -> tuple[Array, float]:

@@ -18,13 +18,14 @@ samples that weren't fitted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling import Coupling
-from onnxprune.elimination import solve
+from onnxprune.elimination import Correlation, Factor
 from onnxprune.graph import Array
 from onnxprune.ops.elementwise import bounds
 from onnxprune.ops.linear import Linear
@@ -38,6 +39,7 @@ Ints = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 DAMPINGS = (1e-4, 1e-2, 0.1, 0.5, 2.0, 8.0)
 DEFAULT_DAMPING = 1e-2  # without samples to choose by
+OUTPUTS = 64  # outputs that a damping is chosen by
 POEM_STEPS = 3
 ROWS_HELD = 5e8  # bytes of rows kept for the steps behind an activation; above it they are gathered again
 WIDEST = 6000  # rows of a matrix up to which a layer is refitted: its Gram matrix takes 8 N² bytes
@@ -91,14 +93,21 @@ def refit(linear: Linear, flags: NDArray[np.bool_], fit: Moments, tune: Moments 
 
 
 def choose_damping(linear: Linear, flags: NDArray[np.bool_], fit: Moments, tune: Moments | None) -> tuple[float, float]:
-    """The damping with the smallest error on `tune`, and that error relative to the output's variance there."""
+    """The damping with the smallest error on `tune`, and that error relative to the output's variance there.
+
+    Of a layer with many outputs, `OUTPUTS` of each convolution group stand for all.
+    """
+    linear, chosen = thinned(linear)
+    if len(chosen) and len(fit.target_shift):
+        fit, tune = fit.columns(chosen), tune.columns(chosen) if tune is not None else None
+    equations, judge = Equations(linear, flags, fit), Judge(linear, fit if tune is None or not tune.count else tune)
     if tune is None or not tune.count:
-        return DEFAULT_DAMPING, error_on(linear, fitted(linear, flags, fit, DEFAULT_DAMPING), fit)
+        return DEFAULT_DAMPING, judge.error(equations.solve(DEFAULT_DAMPING))
     errors: dict[int, float] = {}
 
     def error(i: int) -> float:
         if i not in errors:
-            errors[i] = error_on(linear, fitted(linear, flags, fit, DAMPINGS[i]), tune)
+            errors[i] = judge.error(equations.solve(DAMPINGS[i]))
         return errors[i]
 
     best = len(DAMPINGS) // 3
@@ -109,42 +118,89 @@ def choose_damping(linear: Linear, flags: NDArray[np.bool_], fit: Moments, tune:
     return DAMPINGS[best], error(best)
 
 
+def thinned(linear: Linear) -> tuple[Linear, Ints]:
+    """The layer with at most `OUTPUTS` of each group's outputs, evenly spread, and which these are (none: all)."""
+    groups, _, o = linear.matrix.shape
+    if o <= OUTPUTS:
+        return linear, np.zeros(0, np.int64)
+    columns = np.linspace(0, o - 1, OUTPUTS).round().astype(np.int64)
+    chosen = (np.arange(groups)[:, None] * o + columns).ravel()
+    return replace(linear, matrix=linear.matrix[:, :, columns], offset=linear.offset[chosen], tail=()), chosen
+
+
 def fitted(linear: Linear, flags: NDArray[np.bool_], moments: Moments, damping: float) -> Weights:
     """Least-squares weights and offset for some moments."""
-    symmetric = len(moments.target_shift) == 0
-    gram, cross, _ = moments.centred()
-    mean = moments.mean
-    matrices, offsets = [], []
-    for g, rows in enumerate(kept_rows(linear, flags)):
-        block, columns = _block(linear, g)
-        weight = linear.matrix[g]
-        target = gram[block, block] @ weight if symmetric else cross[block, columns]
-        matrix = solve(gram[block, block], target, weight, rows, damping)
-        goal = mean[block] @ weight + linear.offset[columns] if symmetric else moments.target_mean[columns]
-        matrices.append(matrix)
-        offsets.append(goal - mean[block] @ matrix)
-    return Weights(np.stack(matrices), np.concatenate(offsets))
+    return Equations(linear, flags, moments).solve(damping)
 
 
 def error_on(linear: Linear, weights: Weights, moments: Moments) -> float:
     """Squared error of new weights on some moments, relative to the variance of the target there."""
-    symmetric = len(moments.target_shift) == 0
-    error = power = 0.0
-    gram_about, cross_about, power_about = moments.about(moments.mean, moments.target_mean)
-    for g in range(linear.conv_group):
+    return Judge(linear, moments).error(weights)
+
+
+class Equations:
+    """The normal equations of a layer that keeps some of its inputs: solved for any damping and any targets."""
+
+    def __init__(self, linear: Linear, flags: NDArray[np.bool_], moments: Moments) -> None:
+        self.linear, self.moments = linear, moments
+        gram = moments.gram_about(moments.mean)
+        blocks = [gram[block, block] for block, _ in map(partial(_block, linear), range(linear.conv_group))]
+        self.own = [] if len(moments.target_shift) else [b @ w for b, w in zip(blocks, linear.matrix, strict=True)]
+        kept = kept_rows(linear, flags)
+        self.correlations = [Correlation.of(block, rows) for block, rows in zip(blocks, kept, strict=True)]
+        self._factors: dict[float, list[Factor]] = {}
+
+    def solve(self, damping: float, moments: Moments | None = None) -> Weights:
+        """The weights for a damping, towards the targets of other moments of the same rows if given."""
+        linear, moments = self.linear, moments or self.moments
+        cross = None if self.own else moments.cross_about(moments.mean, moments.target_mean)
+        matrices, offsets = [], []
+        for g, factor in enumerate(self._factored(damping)):
+            block, columns = _block(linear, g)
+            matrix = factor.solve(self.own[g] if cross is None else cross[block, columns], linear.matrix[g])
+            mean = moments.mean[block]
+            goal = mean @ linear.matrix[g] + linear.offset[columns] if cross is None else moments.target_mean[columns]
+            matrices.append(matrix)
+            offsets.append(goal - mean @ matrix)
+        return Weights(np.stack(matrices), np.concatenate(offsets))
+
+    def _factored(self, damping: float) -> list[Factor]:
+        """The factors for a damping; only the last ones are kept."""
+        if damping not in self._factors:
+            self._factors = {damping: [c.factor(damping) for c in self.correlations]}
+        return self._factors[damping]
+
+
+class Judge:
+    """Tells the relative squared error of a layer's new weights on some moments."""
+
+    def __init__(self, linear: Linear, moments: Moments) -> None:
+        self.linear, self.moments = linear, moments
+        self.symmetric = len(moments.target_shift) == 0
+        self.power = self._own_power() if self.symmetric else float(moments.power_about(moments.target_mean).sum())
+
+    def _own_power(self) -> float:
+        groups = range(self.linear.conv_group)
+        return sum(float(self.moments.variance(self.linear.matrix[g], _block(self.linear, g)[0]).sum()) for g in groups)
+
+    def error(self, weights: Weights) -> float:
+        """Squared error relative to the variance of the target."""
+        error = sum(self._error(g, weights) for g in range(self.linear.conv_group))
+        return error / self.power if self.power else 0.0
+
+    def _error(self, g: int, weights: Weights) -> float:
+        linear, moments, matrix = self.linear, self.moments, weights.matrix[g]
         block, columns = _block(linear, g)
-        gram, matrix = gram_about[block, block], weights.matrix[g]
-        if symmetric:
+        mean = moments.mean[block]
+        if self.symmetric:
             difference = linear.matrix[g] - matrix
-            bias = moments.mean[block] @ difference + linear.offset[columns] - weights.offset[columns]
-            error += float(np.sum(difference * (gram @ difference)) + bias @ bias)
-            power += float(np.sum(linear.matrix[g] * (gram @ linear.matrix[g])))
-        else:
-            bias = moments.target_mean[columns] - moments.mean[block] @ matrix - weights.offset[columns]
-            squared = power_about[columns].sum() + np.sum(matrix * (gram @ matrix - 2 * cross_about[block, columns]))
-            error += float(max(squared, 0.0) + bias @ bias)
-            power += float(power_about[columns].sum())
-    return error / power if power else 0.0
+            bias = mean @ difference + linear.offset[columns] - weights.offset[columns]
+            return float(moments.variance(difference, block).sum() + bias @ bias)
+        goal = moments.target_mean
+        bias = goal[columns] - mean @ matrix - weights.offset[columns]
+        covariance = np.sum(matrix * moments.cross_about(moments.mean, goal)[block, columns])
+        squared = moments.power_about(goal)[columns].sum() + moments.variance(matrix, block).sum() - 2 * covariance
+        return float(max(squared, 0.0) + bias @ bias)
 
 
 def _block(linear: Linear, g: int) -> tuple[slice, slice]:
@@ -251,11 +307,12 @@ class _Layer:
         Alternates such targets with least squares on the fitted part, and takes on all samples the step that does best
         on the held-out part, if it does better there than plain least squares.
         """
-        weights = fitted(self.linear, self.flags, fit, start.damping)
+        equations = Equations(self.linear, self.flags, fit)
+        weights = equations.solve(start.damping)
         smallest, best = self._error_behind(weights), None
         for _ in range(POEM_STEPS):
             before, moments = weights, fit.retargeted(self._relaxed(batch, weights) for batch in range(self.split))
-            weights = fitted(self.linear, self.flags, moments, start.damping)
+            weights = equations.solve(start.damping, moments)
             error = self._error_behind(weights)
             if error < smallest:
                 smallest, best = error, before

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from onnxprune.allocation import Curve
 from onnxprune.coupling import Coupling, Group
-from onnxprune.elimination import Nested, Problem, ranked_rows
+from onnxprune.elimination import Nested, Problem, ranked_rows, square
 from onnxprune.graph import Array
 from onnxprune.methods import Evidence, Method
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
-from onnxprune.reconstruct import DEFAULT_DAMPING, choose_damping, fitted, refittable
+from onnxprune.reconstruct import DEFAULT_DAMPING, choose_damping, fitted, refittable, thinned
 from onnxprune.runtime import Runtime, Session
 from onnxprune.statistics import Moments
 from onnxprune.walk import Walk
@@ -136,7 +136,7 @@ def rank(
     for linear in linears:
         fit, tune = moments[linear.key][0], moments[linear.key][-1]
         everything = fit if tune is fit else fit + tune
-        gram, weight = separated(linear, everything.centred()[0]), dense(linear)
+        gram, weight = separated(linear, everything.gram_about(everything.mean)), dense(linear)
         power = float(np.sum(weight * (gram @ weight)))
         problems.append(Problem(gram, weight, rows_of(linear, group), 1.0 / power if power else 1.0))
         dampings.append(_damping(linear, group, gram, fit, tune if tune is not fit else None))
@@ -151,16 +151,16 @@ def rank(
     full[-1] = 0.0
     ranking = Ranking(group, order, allowed, full, {})
     removed = order[: group.channels - int(allowed[ranking.middle])]
-    trial = {linear.index: (linear, _cut(linear, group, removed, moments[linear.key])) for linear in linears}
+    trial = {
+        linear.index: (linear, _cut(linear, group, removed, moments[linear.key][0], each))
+        for linear, each in zip(linears, dampings, strict=True)
+    }
     return replace(ranking, trial=trial)
 
 
-def _cut(linear: Linear, group: Group, removed: Ints, moments: Sequence[Moments]) -> Weights:
+def _cut(linear: Linear, group: Group, removed: Ints, moments: Moments, damping: float) -> Weights:
     """The layer refitted on the original's inputs without some channels of one group."""
-    flags = flags_without(linear, group, removed)
-    fit, tune = moments[0], moments[-1]
-    damping = choose_damping(linear, flags, fit, tune if tune is not fit else None)[0]
-    return fitted(linear, flags, fit, damping)
+    return fitted(linear, flags_without(linear, group, removed), moments, damping)
 
 
 def _damping(linear: Linear, group: Group, gram: Float, fit: Moments, tune: Moments | None) -> float:
@@ -183,17 +183,26 @@ def _thinned(allowed: Ints) -> Ints:
 def _errors(
     linear: Linear, problem: Problem, order: Ints, levels: Ints, moments: Sequence[Moments], damping: float
 ) -> Float:
-    """Relative squared error at each level: fitted on the first part, judged on the last."""
+    """Relative squared error at each level: fitted on the first part, judged on the last.
+
+    Rows are arranged in the order of importance, so that each level is the leading part of every matrix.
+    """
     fit, tune = moments[0], moments[-1]
-    gram, weight = separated(linear, fit.centred()[0]), problem.weight
-    judge = separated(linear, tune.about(fit.mean, fit.target_mean)[0])
-    power = float(np.sum(weight * (judge @ weight))) or 1.0
-    nested = Nested(gram, gram @ weight, weight, ranked_rows(problem.rows, order, len(weight)), damping)
+    weight = dense(thinned(linear)[0])
+    rows = ranked_rows(problem.rows, order, len(weight))
+    gram = separated(linear, fit.gram_about(fit.mean))
+    nested = Nested(gram, gram @ weight, weight, rows, damping)
+    judge = gram if tune is fit else separated(linear, tune.gram_about(fit.mean))
+    judge, weight = square(judge, rows), weight[rows]
+    outputs = judge @ weight
+    power = float(np.sum(weight * outputs)) or 1.0
     fixed = len(weight) - problem.rows.size
     errors = []
     for width in levels:
-        change = weight - nested.solve(fixed + int(width) * problem.rows.shape[1])
-        errors.append(float(np.sum(change * (judge @ change))) / power)
+        k = fixed + int(width) * problem.rows.shape[1]
+        change = nested.leading(k)
+        squared = power - 2 * np.sum(change * outputs[:k]) + np.sum(change * (judge[:k, :k] @ change))
+        errors.append(max(float(squared), 0.0) / power)
     return np.asarray(errors)
 
 

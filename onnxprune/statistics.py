@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto, helper
-from scipy.linalg.blas import ssyrk
+from scipy.linalg.blas import dger, dsymm, ssyrk
 
+from onnxprune.elimination import symmetric
 from onnxprune.graph import Array, Graph, Shape
 from onnxprune.ops.linear import Linear
 from onnxprune.runtime import Runtime
@@ -86,16 +87,50 @@ class Moments:
         """Mean of y."""
         return self.target_shift + self.target_total / max(self.count, 1)
 
-    def about(self, mean: Float, target_mean: Float) -> tuple[Float, Float, Float]:
-        """Per row: E[(x−m)(x−m)ᵀ], E[(x−m)(y−m')ᵀ] and E[(y−m')²] per target, about given means."""
+    def gram_about(self, mean: Float) -> Float:
+        """E[(x−m)(x−m)ᵀ], [N, N]."""
+        count = max(self.count, 1)
+        gram = symmetric(self.square)
+        gram /= count
+        d = mean - self.shift
+        u = self.total / count - d / 2
+        for one, other in ((u, d), (d, u)):
+            dger(-1.0, one, other, a=gram.T, overwrite_a=1)
+        return gram
+
+    def cross_about(self, mean: Float, target_mean: Float) -> Float:
+        """E[(x−m)(y−m')ᵀ], [N, o]."""
         count = max(self.count, 1)
         d, e = mean - self.shift, target_mean - self.target_shift
-        upper = np.triu(self.square)
-        square = upper + np.triu(upper, 1).T
-        square -= np.outer(self.total, d) + np.outer(d, self.total) - count * np.outer(d, d)
         cross = self.cross - np.outer(self.total, e) - np.outer(d, self.target_total) + count * np.outer(d, e)
-        power = self.power - 2 * e * self.target_total + count * e**2
-        return square / count, cross / count, power / count
+        return cross / count
+
+    def power_about(self, target_mean: Float) -> Float:
+        """E[(y−m')²] per target, [o]."""
+        count = max(self.count, 1)
+        e = target_mean - self.target_shift
+        return (self.power - 2 * e * self.target_total + count * e**2) / count
+
+    def about(self, mean: Float, target_mean: Float) -> tuple[Float, Float, Float]:
+        """Per row: E[(x−m)(x−m)ᵀ], E[(x−m)(y−m')ᵀ] and E[(y−m')²] per target, about given means."""
+        return self.gram_about(mean), self.cross_about(mean, target_mean), self.power_about(target_mean)
+
+    def variance(self, weights: Float, rows: slice) -> Float:
+        """Variance of x·w for some rows of x and weights [n, o], per column [o]: no matrix of all rows is made."""
+        count = max(self.count, 1)
+        squares: Float = np.einsum("no,no->o", weights, dsymm(1.0, self.square[rows, rows], weights))
+        spread: Float = squares / count - np.square(self.total[rows] @ weights / count)
+        return spread
+
+    def columns(self, chosen: NDArray[np.int64]) -> Moments:
+        """The same rows with only some of the targets."""
+        if not len(self.target_shift):
+            return self
+        new = Moments.__new__(Moments)
+        new.__dict__.update(self.__dict__)
+        new.target_shift, new.target_total = self.target_shift[chosen], self.target_total[chosen]
+        new.cross, new.power = self.cross[:, chosen], self.power[chosen]
+        return new
 
     def centred(self) -> tuple[Float, Float, Float]:
         """Covariances about the own means."""

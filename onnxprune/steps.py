@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -143,16 +145,21 @@ def rank(run: Run) -> Ranked:
     if not groups:
         raise BudgetError("nothing in this model can be pruned: " + what_stands_in_the_way(run))
     step = DEFAULT_STEP if run.options.round_to is None else run.options.round_to
-    method, rng = methods.find(run.options.method), np.random.default_rng(run.options.seed)
+    method, place = methods.find(run.options.method), {group.name: i for i, group in enumerate(groups)}
     rankings: list[selection.Ranking] = []
     moments: dict[str, list[Moments]] = {}
     portions = list(_portions(run, groups))
     for portion in portions:
         found = _moments(run, portion, len(portions))
-        with run.timed("select") as progress:
-            for group in portion:
-                allowed = selection.widths(group, step, run.options.min_channels)
-                rankings.append(selection.rank(run.coupling, group, found, method, allowed, rng))
+
+        def ranking(group: Group, found: dict[str, list[Moments]] = found) -> selection.Ranking:
+            allowed = selection.widths(group, step, run.options.min_channels)
+            rng = np.random.default_rng((run.options.seed, place[group.name]))
+            return selection.rank(run.coupling, group, found, method, allowed, rng)
+
+        with run.timed("select") as progress, ThreadPoolExecutor(_workers(run, portion)) as pool:
+            for one in pool.map(ranking, portion):
+                rankings.append(one)
                 progress(len(rankings), 2 * len(groups))
         if run.mode != "ls":
             moments |= found  # the layers are refitted one by one from what is known now
@@ -185,6 +192,14 @@ def _portions(run: Run, groups: Sequence[Group]) -> Iterator[list[Group]]:
         portion.append(group)
         held += size
     yield portion
+
+
+def _workers(run: Run, groups: Sequence[Group]) -> int:
+    """Groups ranked at the same time: as many as there are processors, or as memory is granted for."""
+    widest = max(linear.channels * linear.taps for g in groups for linear in selection.readers(run.coupling, g))
+    return max(
+        1, min(run.options.runtime.threads or os.cpu_count() or 1, int(run.options.max_memory / (8 * 8 * widest**2)))
+    )
 
 
 def _moments(run: Run, groups: Sequence[Group], portions: int) -> dict[str, list[Moments]]:

@@ -11,7 +11,7 @@ from onnxprune.elimination import Problem, eliminate
 from onnxprune.methods import find
 from onnxprune.oracle import comparable
 from onnxprune.plan import Plan
-from onnxprune.reconstruct import DEFAULT_DAMPING, choose_damping, fitted
+from onnxprune.reconstruct import DEFAULT_DAMPING, fitted
 from onnxprune.rewrite import rewrite
 from onnxprune.selection import Ranking, dense, flags_without, probe, producer_weights, rank, readers, rows_of, widths
 from onnxprune.statistics import collect
@@ -271,7 +271,8 @@ def measured(one, ranking):
     for linear in readers(one.coupling, ranking.group):
         flags = flags_without(linear, ranking.group, removed)
         fit, tune = one.moments[linear.key]
-        weights[linear.key] = fitted(linear, flags, fit, choose_damping(linear, flags, fit, tune)[0])
+        damping = selection._damping(linear, ranking.group, (fit + tune).centred()[0], fit, tune)
+        weights[linear.key] = fitted(linear, flags, fit, damping)
     pruned = rewrite(one.coupling, Plan(keep, weights))
     change, power = {}, {}
     for feed in one.parts[1]:
