@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune.allocation import Bilinear
+from onnxprune.contrib import DOMAIN
 from onnxprune.coupling import Coupling, Group
 from onnxprune.graph import Graph, attributes, constant, key
 from onnxprune.ids import Ids
@@ -47,6 +48,8 @@ def macs(graph: Graph, index: int) -> int:
         return prod(shapes[node.output[0]]) * depth
     if node.op_type == "MatMul":
         return prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
+    if node.op_type == "Attention" and node.domain == DOMAIN:  # of which the layer in front counts
+        return prod(shapes[node.input[0]]) * shapes[node.input[1]][1]
     if node.op_type in GATES:
         weights = prod(shapes[node.input[W]]) + prod(shapes[node.input[R]])
         return weights * prod(shapes[node.input[0]][:2])

@@ -13,7 +13,7 @@ on the way, so `Shape -> Gather -> Concat -> Reshape` is as clear as a constant.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.reference import ReferenceEvaluator
 from onnx.shape_inference import infer_node_outputs
 
+from onnxprune import contrib
 from onnxprune.errors import ModelError, OutputError
 
 Array = NDArray[Any]
@@ -33,7 +34,7 @@ Shape = tuple[int, ...]
 
 SMALL = 4096  # elements up to which values are evaluated while shapes are inferred
 DEFAULT_DIM = {4: 224, 5: 32}  # a symbolic height or width of an image or a video; other axes get 16
-STANDARD = ("", "ai.onnx")
+STANDARD = contrib.STANDARD
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 NOT_FUNCTIONS = RANDOM | {
     "Dropout",
@@ -45,16 +46,6 @@ NOT_FUNCTIONS = RANDOM | {
     "SplitToSequence",
     "Optional",
 }  # their output isn't a tensor that is a function of tensors alone: never folded
-LIKE_INPUT = {
-    "Gelu",
-    "FastGelu",
-    "QuickGelu",
-    "BiasGelu",
-    "GroupNormalization",
-    "SimplifiedLayerNormalization",
-    "SkipLayerNormalization",
-    "SkipSimplifiedLayerNormalization",
-}  # of onnxruntime or as functions, so that onnx infers nothing
 QUANTIZED = {
     "QuantizeLinear",
     "DequantizeLinear",
@@ -130,6 +121,24 @@ def outer_names(body: GraphProto) -> set[str]:
     return used - own - {i.name for i in body.input} - {t.name for t in body.initializer}
 
 
+def constants(initializers: Iterable[str], nodes: Iterable[NodeProto]) -> set[str]:
+    """The initializers and all that the nodes compute from them alone."""
+    known = set(initializers)
+    for node in nodes:
+        standard = node.domain in STANDARD and node.op_type not in NOT_FUNCTIONS and not any(subgraphs(node))
+        if standard and all(name in known for name in node.input if name):
+            known.update(name for name in node.output if name)
+    return known
+
+
+def names(graph: GraphProto, nodes: Iterable[NodeProto]) -> set[str]:
+    """Names in use in a graph of these nodes: of values and of nodes."""
+    taken = {t.name for t in graph.initializer} | {i.name for i in graph.input}
+    for node in nodes:
+        taken |= {*node.input, *node.output, node.name}
+    return taken
+
+
 def fresh(name: str, taken: set[str]) -> str:
     """A name like `name` that isn't taken yet; it is added to `taken`."""
     candidate, number = name, 1
@@ -157,8 +166,18 @@ class Graph:
 
     @cached_property
     def nodes(self) -> list[NodeProto]:
-        """All nodes in the order of the file, which ONNX requires to be topological."""
-        return list(self.model.graph.node)
+        """All nodes in the order of the file, which ONNX requires to be topological; merged ones taken apart."""
+        nodes = list(self.model.graph.node)
+        static = constants(self.initializers, nodes)
+        if not any(contrib.merged(node, static) for node in nodes):
+            return nodes
+        plain: list[NodeProto] = []
+        walk, taken = _Inference(self, self._input_types(self.input_shapes())), names(self.model.graph, nodes)
+        for node in nodes:
+            for part in contrib.apart(node, walk.types, static, self.opset, lambda name: fresh(name, taken)):
+                walk.visit(part)
+                plain.append(part)
+        return plain
 
     @cached_property
     def opset(self) -> int:
@@ -202,12 +221,7 @@ class Graph:
     @cached_property
     def static(self) -> set[str]:
         """Values that no input can change: initializers and all that is computed from them alone."""
-        known = set(self.initializers)
-        for node in self.nodes:
-            standard = node.domain in STANDARD and node.op_type not in NOT_FUNCTIONS and not any(subgraphs(node))
-            if standard and all(name in known for name in node.input if name):
-                known.update(name for name in node.output if name)
-        return known
+        return constants(self.initializers, self.nodes)
 
     @cached_property
     def _arrays(self) -> dict[str, Array]:
@@ -287,10 +301,13 @@ class Graph:
         return self._infer(self.input_shapes(batch, factor))
 
     def _infer(self, inputs: Mapping[str, Shape]) -> Probe:
+        return _Inference(self, self._input_types(inputs)).run()
+
+    def _input_types(self, inputs: Mapping[str, Shape]) -> dict[str, TypeProto]:
         types = {value.name: value.type for value in self.inputs}
         for name, shape in inputs.items():
             types[name] = onnx.helper.make_tensor_type_proto(types[name].tensor_type.elem_type, shape)
-        return _Inference(self, types).run()
+        return types
 
     @cached_property
     def declared(self) -> dict[str, TypeProto]:
@@ -356,11 +373,15 @@ class _Inference:
 
     def run(self) -> Probe:
         for node in self.graph.nodes:
-            if not self._compute(node):
-                self._infer(node)
+            self.visit(node)
         shapes = {name: shape for name, t in self.types.items() if (shape := _shape(t)) is not None}
         elements = {name: t.tensor_type.elem_type for name, t in self.types.items() if t.tensor_type.elem_type}
         return Probe(shapes, self.values, elements)
+
+    def visit(self, node: NodeProto) -> None:
+        """Learn what a node makes; everything before it has been visited."""
+        if not self._compute(node):
+            self._infer(node)
 
     def _know(self, name: str, value: Array) -> None:
         self.values[name] = value
@@ -399,7 +420,7 @@ class _Inference:
 
     def _infer(self, node: NodeProto) -> None:
         inferred: dict[str, TypeProto] = {}
-        known = {name: self.types[name] for name in self.graph.reads(node) if name in self.types}
+        known = {name: t for name in self.graph.reads(node) if _told(t := self.types.get(name, TypeProto()))}
         domain = "" if node.domain in STANDARD else node.domain
         versions = {o.domain if o.domain not in STANDARD else "": o.version for o in self.graph.model.opset_import}
         try:
@@ -414,8 +435,8 @@ class _Inference:
                 raise ModelError(f"shapes don't fit at {where}: {str(error).rstrip('.')}{advice}") from error
         except (onnx.defs.SchemaError, onnx.checker.ValidationError):  # what the file declares must do
             pass
-        if domain in ("", "com.microsoft") and node.op_type in LIKE_INPUT and node.input[0] in known:
-            inferred = dict.fromkeys((name for name in node.output if name), known[node.input[0]])
+        if all(_shape(known.get(name, TypeProto())) is not None for name in node.input if name):
+            inferred = {**inferred, **contrib.infer(node, known)}
         for name in node.output:
             if name and _shape(inferred.get(name, TypeProto())) is not None:
                 self.types[name] = inferred[name]
@@ -435,6 +456,11 @@ class _Inference:
         if any(d is None for d in dims):
             return onnx.helper.make_tensor_type_proto(declared.tensor_type.elem_type, None)
         return onnx.helper.make_tensor_type_proto(declared.tensor_type.elem_type, dims)
+
+
+def _told(t: TypeProto) -> bool:
+    """Whether a type says anything; tensors of no element type don't."""
+    return t.tensor_type.elem_type != 0 if t.HasField("tensor_type") else t.WhichOneof("value") is not None
 
 
 def _shape(t: TypeProto) -> Shape | None:

@@ -19,7 +19,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.coupling import Coupling, Mask
 from onnxprune.errors import DataError
-from onnxprune.graph import Array, Graph, fresh, key
+from onnxprune.graph import Array, Graph, fresh, key, names
 from onnxprune.ops import Cut, View, find
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Plan
@@ -33,7 +33,7 @@ class _Draft:
     def __init__(self, coupling: Coupling, plan: Plan) -> None:
         self.coupling, self.graph = coupling, coupling.graph
         self.mask: Mask = coupling.mask(plan.keep)
-        self.taken = _names(self.graph.model)
+        self.taken = names(self.graph.model.graph, self.graph.nodes)
         self.added: list[TensorProto] = []
         self.replaced: dict[str, Array] = {}
         linears = {linear.key: linear for i in coupling.notes.readers if (linear := coupling.linear(i))}
@@ -275,13 +275,6 @@ def _without(graph: onnx.GraphProto, fields: tuple[str, ...]) -> onnx.GraphProto
         else:
             setattr(new, field.name, value)
     return new
-
-
-def _names(model: ModelProto) -> set[str]:
-    names = {t.name for t in model.graph.initializer} | {i.name for i in model.graph.input}
-    for node in model.graph.node:
-        names |= {*node.input, *node.output, node.name}
-    return names
 
 
 def _live(nodes: list[NodeProto], before: Graph) -> list[NodeProto]:

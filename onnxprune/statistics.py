@@ -157,6 +157,8 @@ def gathering(graph: Graph, linears: Sequence[Linear], outputs: Sequence[str] = 
     """The model with nodes that gather, for every layer, the inputs at flat places `<key>/index` into `<key>/rows`."""
     model = ModelProto()
     model.CopyFrom(graph.model)
+    del model.graph.node[:]
+    model.graph.node.extend(graph.nodes)
     kept = {o.name: o for o in model.graph.output}
     del model.graph.output[:]
     model.graph.output.extend(kept[name] for name in outputs if name in kept)

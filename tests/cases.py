@@ -1097,6 +1097,195 @@ case("normalization_with_a_shortcut", "float[N,4,6] x", "float[N,4,3] y", """
     y = MatMul(e, w5)
 """, w1=(6, 8), w2=(6, 8), gamma=(8,), beta=(8,), bias=(8,), w3=(8, 10), b3=(10,), w4=(10, 8), w5=(8, 3))  # fmt: skip
 
+# ------------------------------------------------------------------------------------------------ merged by onnxruntime
+
+case("fused_convolutions", X, "float[N,2,8,8] y", """
+    a = com.microsoft.FusedConv<activation="Relu", pads=[1,1,1,1]>(x, w1, b1)
+    b = com.microsoft.FusedConv<activation="LeakyRelu", activation_params=[0.2]>(a, w2)
+    c = com.microsoft.FusedConv<activation="Clip", activation_params=[-0.5,1.0]>(b, w3, b3)
+    d = com.microsoft.FusedConv<activation="HardSigmoid", activation_params=[0.3,0.4], group=6>(c, w4, b3)
+    e = com.microsoft.FusedConv<activation="Relu", pads=[1,1,1,1]>(d, w5, b1, a)
+    f = com.microsoft.FusedConv<activation="Tanh">(e, w6, "", e)
+    g = com.microsoft.FusedConv(f, w2)
+    y = com.microsoft.FusedConv<activation="Sigmoid">(g, w7)
+""", w1=(8, 3, 3, 3), b1=(8,), w2=(5, 8, 1, 1), w3=(6, 5, 1, 1), b3=(6,), w4=(6, 1, 1, 1), w5=(8, 6, 3, 3),
+    w6=(8, 8, 1, 1), w7=(2, 5, 1, 1))  # fmt: skip
+
+case("fused_convolutions_of_an_old_opset", X, "float[N,2,8,8] y", """
+    a = com.microsoft.FusedConv<activation="Clip", activation_params=[0.0,1.0]>(x, w1)
+    y = Conv(a, w2)
+""", w1=(6, 3, 1, 1), w2=(2, 6, 1, 1), opset=9, ir=6)  # fmt: skip
+
+case("fused_activation_of_another_kind", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = com.microsoft.FusedConv<activation="Cosine">(a, w2)
+    y = Conv(b, w3)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), w3=(2, 4, 1, 1), runs=False)  # fmt: skip
+
+case("fused_gemm", "float[N,5] x", "float[N,3] y", """
+    a = com.microsoft.FusedGemm<activation="Relu", transB=1>(x, w1, b1)
+    b = com.microsoft.FusedGemm<activation="LeakyRelu", activation_alpha=0.3, alpha=0.5, beta=2.0>(a, w2, b2)
+    c = com.microsoft.FusedGemm<activation="Elu", activation_alpha=0.7>(b, w3)
+    d = com.microsoft.FusedGemm<activation="Softplus", transB=1>(c, w4)
+    y = Gemm(d, w5)
+""", w1=(8, 5), b1=(8,), w2=(8, 6), b2=(6,), w3=(6, 7), w4=(6, 7), w5=(6, 3))  # fmt: skip
+
+case("gemm_with_a_shortcut", "float[4,5] x", "float[4,3] y", """
+    a = Gemm(x, w1)
+    b = Gemm(a, w2, b2)
+    c = Gemm<beta=0.5>(b, w3, a)
+    d = Transpose(c)
+    e = Gemm<transA=1, transB=1>(w4, c)
+    f = Gemm<transA=1, beta=2.0>(w5, d, d)
+    g = Add(e, f)
+    y = Gemm<transA=1>(g, w6)
+""", w1=(5, 6), w2=(6, 7), b2=(7,), w3=(7, 6), w4=(6, 6), w5=(6, 6), w6=(6, 3))  # fmt: skip
+
+case("fused_matmul", "float[2,3,4,6] x", "float[5,2,7,3] y", """
+    a = com.microsoft.FusedMatMul<alpha=0.5>(x, w1)
+    b = com.microsoft.FusedMatMul<transB=1>(a, w2)
+    c = com.microsoft.FusedMatMul<transA=1>(b, w3)
+    d = com.microsoft.FusedMatMul<transBatchA=1>(c, w4)
+    e = com.microsoft.FusedMatMul<transA=1, transBatchA=1>(d, w5)
+    f = com.microsoft.FusedMatMul<transB=1, alpha=0.3>(e, e)
+    g = com.microsoft.FusedMatMul(f, e)
+    h = com.microsoft.FusedMatMul<transB=1, transBatchB=1>(f, w6)
+    i = Add(g, h)
+    y = com.microsoft.TransposeMatMul<transA=1>(i, w7)
+""", w1=(6, 7), w2=(5, 7), w3=(4, 8), w4=(3, 5, 8, 6), w5=(5, 2, 3, 7), w6=(7, 5, 2, 6), w7=(6, 3))  # fmt: skip
+
+case("fused_matmul_over_words", "float[N,4,6] x", "float[N,5,3] y", """
+    a = com.microsoft.FusedMatMul<transA=1>(x, w1)
+    b = Relu(a)
+    c = com.microsoft.FusedMatMul(b, w2)
+    d = Tanh(c)
+    e = com.microsoft.FusedMatMul<transA=1, alpha=2.0>(d, w3)
+    y = MatMul(e, w4)
+""", w1=(4, 8), w2=(8, 6), w3=(6, 7), w4=(7, 3))  # fmt: skip
+
+case("packed_attention", "float[N,4,6] x", "float[N,4,3] y", """
+    a = com.microsoft.Attention<num_heads=3, unidirectional=1>(x, wq, bq)
+    y = MatMul(a, wo)
+""", wq=(6, 36), bq=(36,), wo=(12, 3))  # fmt: skip
+
+case("packed_attention_with_a_past", "float[N,4,6] x, float[2,N,3,5,4] past, int32[N,9] mask",
+    "float[N,4,3] y, float[2,N,3,9,4] present", """
+    a, present = com.microsoft.Attention<num_heads=3>(x, wq, bq, mask, past)
+    y = MatMul(a, wo)
+""", wq=(6, 36), bq=(36,), wo=(12, 3))  # fmt: skip
+
+case("packed_attention_with_a_mask", "float[N,4,6] x, int32[N,4] mask", "float[N,4,3] y", """
+    a = com.microsoft.Attention<num_heads=4, qkv_hidden_sizes=[8,8,12]>(x, wq, bq, mask, "", p)
+    y = MatMul(a, wo)
+""", wq=(6, 28), bq=(28,), p=(1, 4, 4, 4), wo=(12, 3))  # fmt: skip
+
+case("fused_attention", "float[N,4,6] x, int32[N,4] mask", "float[N,4,3] y", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    a = com.microsoft.MultiHeadAttention<num_heads=3>(q, k, v, b, mask)
+    y = MatMul(a, wo)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 12), b=(24,), wo=(12, 3))  # fmt: skip
+
+case("fused_attention_with_packed_keys", "float[N,4,6] x", "float[N,4,3] y", """
+    q = MatMul(x, wq)
+    kv = MatMul(x, wk)
+    p = Reshape(kv, apart)
+    a = com.microsoft.MultiHeadAttention<num_heads=3>(q, p)
+    y = MatMul(a, wo)
+""", wq=(6, 12), wk=(6, 24), apart=[0, 0, 3, 2, 4], wo=(12, 3), runs=False)  # fmt: skip
+
+case("fused_attention_packed", "float[N,4,6] x", "float[N,4,3] y", """
+    qkv = MatMul(x, wq)
+    p = Reshape(qkv, apart)
+    a = com.microsoft.MultiHeadAttention<num_heads=3>(p, "", "", "", "", bias)
+    y = MatMul(a, wo)
+""", wq=(6, 36), apart=[0, 0, 3, 3, 4], bias=(1, 3, 4, 4), wo=(12, 3), runs=False)  # fmt: skip
+
+case("fused_attention_with_a_past", "float[N,4,6] x, float[N,3,5,4] pk, float[N,3,5,4] pv",
+    "float[N,4,3] y, float[N,3,9,4] k1, float[N,3,9,4] v1", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    a, k1, v1 = com.microsoft.MultiHeadAttention<num_heads=3>(q, k, v, "", "", "", pk, pv)
+    y = MatMul(a, wo)
+""", wq=(6, 12), wk=(6, 12), wv=(6, 12), wo=(12, 3))  # fmt: skip
+
+case("fused_attention_across", "float[N,4,6] x, float[N,5,6] z", "float[N,4,3] y", """
+    q = MatMul(x, wq)
+    k = MatMul(z, wk)
+    v = MatMul(z, wv)
+    ks = Reshape(k, apart)
+    kt = Transpose<perm=[0,2,1,3]>(ks)
+    vs = Reshape(v, apart)
+    vt = Transpose<perm=[0,2,1,3]>(vs)
+    a = com.microsoft.MultiHeadAttention<num_heads=3>(q, kt, vt)
+    y = MatMul(a, wo)
+""", wq=(6, 12), wk=(6, 12), wv=(6, 12), apart=[0, 0, 3, 4], wo=(12, 3))  # fmt: skip
+
+GROUPED = "float[1,1,6] x, float[1,2,5,8] pk, float[1,2,5,8] pv"
+
+case("fused_attention_of_grouped_queries", GROUPED, "float[1,1,3] y", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    a, k1, v1 = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2>(q, k, v, pk, pv, last, total)
+    y = MatMul(a, wo)
+""", wq=(6, 32), wk=(6, 16), wv=(6, 16), last=np.asarray([5], np.int32), total=np.asarray(6, np.int32),
+    wo=(32, 3))  # fmt: skip
+
+case("fused_attention_of_grouped_queries_packed", "float[1,4,6] x", "float[1,4,3] y", """
+    qkv = MatMul(x, wq)
+    a, k1, v1 = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2, do_rotary=1>
+        (qkv, "", "", "", "", last, total, cos, sin, "", "", sink)
+    y = MatMul(a, wo)
+""", wq=(6, 128), last=np.asarray([3], np.int32), total=np.asarray(4, np.int32), cos=(9, 8), sin=(9, 8), sink=(4,),
+    wo=(64, 3))  # fmt: skip
+
+case("rotated_heads", "float[N,4,6] x, int64[N,4] at", "float[N,4,3] y", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    qr = com.microsoft.RotaryEmbedding(q, at, cos, sin)
+    kr = com.microsoft.RotaryEmbedding<num_heads=3, rotary_embedding_dim=2>(k, at, few, few)
+    a = com.microsoft.MultiHeadAttention<num_heads=3>(qr, kr, v)
+    y = MatMul(a, wo)
+""", wq=(6, 12), wk=(6, 12), wv=(6, 12), cos=(9, 2), sin=(9, 2), few=(9, 1), wo=(12, 3))  # fmt: skip
+
+case("rotated_heads_of_the_standard", "float[N,4,6] x, int64[N,4] at", "float[N,4,3] y", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    qr = RotaryEmbedding<num_heads=3>(q, cos, sin, at)
+    ks = Reshape(k, apart)
+    kt = Transpose<perm=[0,2,1,3]>(ks)
+    kr = RotaryEmbedding(kt, cos, sin, at)
+    vs = Reshape(v, apart)
+    vt = Transpose<perm=[0,2,1,3]>(vs)
+    qs = Reshape(qr, apart)
+    qt = Transpose<perm=[0,2,1,3]>(qs)
+    a = Attention(qt, kr, vt)
+    t = Transpose<perm=[0,2,1,3]>(a)
+    r = Reshape(t, together)
+    y = MatMul(r, wo)
+""", wq=(6, 12), wk=(6, 12), wv=(6, 12), cos=(9, 2), sin=(9, 2), apart=[0, 0, 3, 4], together=[0, 0, -1],
+    wo=(12, 3), opset=23, ir=10)  # fmt: skip
+
+case("rotated_channels", "float[N,4,6] x, int64[N,4] at", "float[N,4,3] y", """
+    q = MatMul(x, wq)
+    one = Unsqueeze(q, axis)
+    r = com.microsoft.RotaryEmbedding(one, at, cos, sin)
+    s = Squeeze(r, axis)
+    y = MatMul(s, wo)
+""", wq=(6, 4), cos=(9, 2), sin=(9, 2), axis=[1], wo=(4, 3))  # fmt: skip
+
+case("embedding_of_words", "int32[N,4] x, int32[N,4] kind", "float[N,4,3] y, float[N,4,6] s", """
+    e, "", s = com.microsoft.EmbedLayerNormalization(x, kind, words, places, kinds, gamma, beta)
+    a = MatMul(e, w1)
+    g = com.microsoft.FastGelu(a, b1)
+    y = MatMul(g, w2)
+""", words=(5, 6), places=(7, 6), kinds=(3, 6), gamma=(6,), beta=(6,), w1=(6, 8), b1=(8,), w2=(8, 3))  # fmt: skip
+
 case("gated_ffn", "float[N,4,6] x", "float[N,4,3] y", """
     s = Mul(x, x)
     m = ReduceMean<axes=[-1]>(s)

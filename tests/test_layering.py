@@ -10,7 +10,20 @@ import pytest
 import onnxprune.errors
 
 ROOT = Path(onnxprune.errors.__file__).resolve().parent
-ORDER = ["errors", "graph", "ids", "ops", "coupling", "allocation", "cost", "elimination", "plan", "report", "rewrite"]
+ORDER = [
+    "errors",
+    "contrib",
+    "graph",
+    "ids",
+    "ops",
+    "coupling",
+    "allocation",
+    "cost",
+    "elimination",
+    "plan",
+    "report",
+    "rewrite",
+]
 ORDER += [
     "runtime",
     "sources",

@@ -65,12 +65,8 @@ def shrink_attention(cut: Cut) -> None:
 def attention(v: Visit) -> None:
     """Queries, keys, values; a head of keys and values goes with all heads of queries that share it."""
     queries, keys, values = (_heads(v, i, "q_num_heads" if i == 0 else "kv_num_heads") for i in range(3))
-    if len(keys) == 1 < len(queries):
-        v.freeze(np.concatenate([keys, values]), "multiplies several heads by them")
-    else:
-        v.tie(queries.reshape(len(keys), -1), keys[:, None])
-        v.tie(keys, values)
-    _mask(v, 3, queries)
+    share(v, queries, keys, values)
+    mask(v, 3, queries)
     for i, own in ((4, keys), (5, values)):
         if v.has(i):
             v.tie(v.channels(i, 1), own)
@@ -88,7 +84,16 @@ def _heads(v: Visit, i: int, count: str) -> Ids:
     return v.unite(v.channels(i, 2).reshape(v.attr(count), -1), [1]).ravel()
 
 
-def _mask(v: Visit, i: int, heads: Ids) -> None:
+def share(v: Visit, queries: Ids, keys: Ids, values: Ids) -> None:
+    """Heads of keys and values go with all heads of queries that share them; one that all share stays."""
+    if len(keys) == 1 < len(queries):
+        v.freeze(np.concatenate([keys, values]), "multiplies several heads by them")
+    else:
+        v.tie(queries.reshape(len(keys), -1), keys[:, None])
+        v.tie(keys, values)
+
+
+def mask(v: Visit, i: int, heads: Ids) -> None:
     """A mask of its own for every head goes with it; one for all stays."""
     if not v.has(i):
         return

@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 from onnx import NodeProto
 
+from onnxprune.contrib import DOMAIN
 from onnxprune.graph import Graph, Shape
 from onnxprune.ids import Ids
 from onnxprune.ops.linear import Float, per_channel
@@ -63,15 +64,10 @@ UNARY = [
 
 
 @rule(*UNARY)
+@rule("Gelu", "QuickGelu", "FastGelu", domain=DOMAIN)
 def unary(v: Visit) -> None:
     """The ids of the input."""
     v.set(v.ids(0))
-
-
-@rule("Gelu", "QuickGelu", "FastGelu", "BiasGelu", domain="com.microsoft")
-def microsoft_unary(v: Visit) -> None:
-    """The ids of the input, to which some add a bias along the last axis first."""
-    v.set(combine(v))
 
 
 @rule("Cast", "CastLike")

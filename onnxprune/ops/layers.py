@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto
 
+from onnxprune.contrib import DOMAIN
 from onnxprune.graph import Graph, attributes, key
 from onnxprune.ids import Ids
 from onnxprune.ops.attention import multiply
@@ -292,7 +293,7 @@ def layernorm(v: Visit) -> None:
     v.set(mix(v, set(range(v.attr("axis", -1) % rank, rank))))
 
 
-@rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
+@rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=DOMAIN)
 def skip_layernorm(v: Visit) -> None:
     """Adds a shortcut and a bias, and mixes the last axis; the sum is output 3."""
     v.notes.sums.append((v.ids(0), v.ids(1)))
