@@ -25,7 +25,7 @@ from onnxprune.errors import ModelError
 from onnxprune.graph import QUANTIZED, STANDARD, Graph, fresh, key, subgraphs
 from onnxprune.ids import Components, Ids, Ledger
 from onnxprune.ops import Visit, find
-from onnxprune.ops.linear import Linear, describe
+from onnxprune.ops.linear import Linear, describe, loop
 from onnxprune.ops.registry import Notes, Parameter
 
 Ints = NDArray[np.int64]
@@ -49,6 +49,7 @@ class Member:
 class Group:
     """`channels` independently removable channels. `reads` [n, r] per reader: the input channels that channel i feeds.
 
+    `loops` says the same of the nodes that make them and read them again a step later.
     `cells` labels the channels whose counts must stay equal between labels (the groups of a grouped convolution);
     `stream` marks channels that pass through the sum of two activations, as in a residual network.
     """
@@ -58,6 +59,7 @@ class Group:
     members: tuple[Member, ...]
     writers: tuple[int, ...]
     reads: dict[int, Ints]
+    loops: dict[int, Ints]
     cells: Ints
     stream: bool
 
@@ -82,12 +84,25 @@ class Coupling:
     notes: Notes
     components: Components
     _linears: dict[int, Linear | None] = field(default_factory=dict)
+    _loops: dict[int, Linear | None] = field(default_factory=dict)
 
     def linear(self, index: int) -> Linear | None:
         """A node as a linear layer, if it is one."""
         if index not in self._linears:
             self._linears[index] = describe(self.graph, index)
         return self._linears[index]
+
+    def loop(self, index: int) -> Linear | None:
+        """How a node reads its own channels, if it does."""
+        if index not in self._loops:
+            self._loops[index] = loop(self.graph, index) if index in self.notes.feedback else None
+        return self._loops[index]
+
+    @cached_property
+    def layers(self) -> dict[str, Linear]:
+        """All linear layers, loops included, by key."""
+        found = [one(i) for i in self.notes.readers for one in (self.linear, self.loop)]
+        return {linear.key: linear for linear in found if linear is not None}
 
     def mask(self, keep: Mapping[str, Ints]) -> Mask:
         """Flags of what stays, from the channels kept per group; groups that aren't named stay whole."""
@@ -118,6 +133,12 @@ class Mask:
     def of(self, ids: Ids) -> NDArray[np.bool_]:
         """Kept flags of an id array."""
         return self.flags[self.coupling.components.of(ids)]
+
+    def inputs(self, linear: Linear) -> NDArray[np.bool_]:
+        """Kept flags of a layer's input channels."""
+        notes = self.coupling.notes
+        ids = notes.feedback[linear.index][linear.weight_at][1] if linear.loops else notes.readers[linear.index]
+        return self.of(ids)
 
     def __call__(self, name: str, axis: int) -> NDArray[np.bool_]:
         """Kept flags along one axis of a value, real length; all True on an axis along which channels don't vary."""
@@ -219,12 +240,14 @@ class _Port:
     ids: Ids
     parameter: Parameter | None = None
     reader: int | None = None
+    loop: int | None = None
 
 
 def _groups(graph: Graph, ledger: Ledger, notes: Notes, components: Components) -> Coupling:
     """Components that occur at the same ports, equally often, are the channels of one group."""
     ports = [_Port(ids, parameter=p) for p, ids in notes.parameters.items()]
     ports += [_Port(ids, reader=index) for index, ids in notes.readers.items()]
+    ports += [_Port(ids, loop=index) for index, own in notes.feedback.items() for _, ids in own.values()]
     ports += [_Port(ids) for ids in notes.parts]
     places: dict[int, list[tuple[int, int]]] = defaultdict(list)  # component -> (port, position)
     for number, port in enumerate(ports):
@@ -274,6 +297,7 @@ def _group(
     """The group of these components, or None if no layer reads them, or nothing would be saved."""
     members = tuple(Member(p.tensor, p.axis, p.role, index) for port, index in at if (p := port.parameter) is not None)
     reads = {port.reader: index for port, index in at if port.reader is not None}
+    loops = {port.loop: index for port, index in at if port.loop is not None}
     if not reads or not members:
         return None
     writers = tuple(i for i, y in notes.writers.items() if np.isin(components.of(y), channels).any())
@@ -282,7 +306,7 @@ def _group(
     first = graph.nodes[(made or writers or tuple(reads))[0]]
     summed = any(np.isin(components.of(ids), channels).any() for ids in streams)
     name = ("" if writers else "input of ") + (first.name or key(first))
-    return Group(name, np.asarray(channels, np.int64), members, writers, reads, cells, len(made) > 1 and summed)
+    return Group(name, np.asarray(channels, np.int64), members, writers, reads, loops, cells, len(made) > 1 and summed)
 
 
 def _cells(ledger: Ledger, components: Components, channels: list[int]) -> Ints | str:

@@ -31,7 +31,7 @@ from onnxprune.ops.elementwise import bounds
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
 from onnxprune.runtime import Runtime
-from onnxprune.statistics import Moments, draw, positions_wanted
+from onnxprune.statistics import Moments, collect, draw, positions_wanted
 from onnxprune.walk import Walk, layers_in_order
 
 Float = NDArray[np.float64]
@@ -211,6 +211,28 @@ def _block(linear: Linear, g: int) -> tuple[slice, slice]:
 # ---------------------------------------------------------------------------------------------- front to back
 
 
+def refit_loops(
+    coupling: Coupling,
+    keep: Mapping[str, Ints],
+    parts: Sequence[Iterable[Mapping[str, Array]]],
+    samples: int,
+    runtime: Runtime,
+    seed: int = 0,
+) -> dict[str, Refit]:
+    """New weights for what recurrent layers make of their own channels, of which some go: layer key -> refit.
+
+    They are fitted on the original's states: what the pruned layer will remember depends on these very weights.
+    """
+    mask = coupling.mask(keep)
+    loops = [one for one in coupling.layers.values() if one.loops and not mask.inputs(one).all() and refittable(one)]
+    moments = collect(coupling.graph, loops, parts, samples, runtime, seed) if loops else {}
+    found = {}
+    for one in loops:
+        fit, *tune = moments[one.key]
+        found[one.key] = refit(one, mask.inputs(one), fit, tune[0] if tune else None)
+    return found
+
+
 def front_to_back(
     coupling: Coupling,
     keep: Mapping[str, Ints],
@@ -218,13 +240,14 @@ def front_to_back(
     samples: int,
     runtime: Runtime,
     *,
+    loops: Mapping[str, Refit] | None = None,
     seed: int = 0,
     max_memory: float = 2e9,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Refit]:
     """New weights for every layer that reads removed channels or whose input has drifted: layer key -> refit.
 
-    `parts` are the samples to fit and the samples to choose dampings by.
+    `parts` are the samples to fit and the samples to choose dampings by; `loops` is what `refit_loops` gave.
     """
     sizes: list[int] = []
 
@@ -235,11 +258,13 @@ def front_to_back(
                 sizes[-1] += 1
                 yield feed
 
-    mask, refits = coupling.mask(keep), dict[str, Refit]()
+    mask, refits = coupling.mask(keep), dict(loops or {})
     layers = layers_in_order(coupling)
     with Walk(coupling, feeds(), runtime, max_memory, mask) as walk:
+        for name, loop in refits.items():
+            walk.renew(coupling.layers[name], loop.weights)
         for number, linear in enumerate(layers):
-            flags = mask.of(coupling.notes.readers[linear.index])
+            flags = mask.inputs(linear)
             if not flags.all() or walk.renewed:
                 walk.advance(linear.index)
                 if refittable(linear) and (not flags.all() or linear.input in walk.drifted):

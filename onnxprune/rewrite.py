@@ -9,7 +9,7 @@ approximation that pruning is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -19,10 +19,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.coupling import Coupling, Mask
 from onnxprune.errors import DataError
-from onnxprune.graph import Array, Graph, fresh, key, names
+from onnxprune.graph import Array, Graph, fresh, names
 from onnxprune.ops import Cut, View, find
 from onnxprune.ops.linear import Linear
-from onnxprune.plan import Plan
+from onnxprune.plan import Plan, Weights
 
 Message = TypeVar("Message", ModelProto, NodeProto, onnx.ValueInfoProto)
 
@@ -36,10 +36,13 @@ class _Draft:
         self.taken = names(self.graph.model.graph, self.graph.nodes)
         self.added: list[TensorProto] = []
         self.replaced: dict[str, Array] = {}
-        linears = {linear.key: linear for i in coupling.notes.readers if (linear := coupling.linear(i))}
-        self.renewed = {linears[k].index: (linears[k], new) for k, new in plan.weights.items()}
-        self.dropped = {i for linear, _ in self.renewed.values() for i in linear.tail}
-        self.rewritten = {(i, k) for i, (one, _) in self.renewed.items() for k in (one.weight_at, one.bias_at)}
+        self.renewed: dict[int, list[Linear]] = {}
+        for name, new in plan.weights.items():
+            layer = with_weights(coupling.layers[name], new)
+            self.renewed.setdefault(layer.index, []).append(layer)
+        layers = [layer for several in self.renewed.values() for layer in several]
+        self.dropped = {i for layer in layers for i in layer.tail}
+        self.rewritten = {(layer.index, i) for layer in layers for i in (layer.weight_at, layer.bias_at)}
 
     def constant(self, value: Array, hint: str) -> str:
         """Add an initializer; its name is like `hint`."""
@@ -122,7 +125,6 @@ def twin(coupling: Coupling, plan: Plan) -> ModelProto:
 
 def validate(coupling: Coupling, plan: Plan) -> None:
     """Check that a plan fits a model; DataError names the first thing that doesn't."""
-    keys = {key(coupling.graph.nodes[i]) for i in coupling.notes.readers}
     for name, kept in plan.keep.items():
         group = coupling.by_name.get(name)
         if group is None:
@@ -135,7 +137,7 @@ def validate(coupling: Coupling, plan: Plan) -> None:
         if not sizes[0] or not (sizes == sizes[0]).all():
             raise DataError(f"the plan's channels for group '{name}' don't fit its {group.channels} channels.")
     for name, new in plan.weights.items():
-        linear = coupling.linear(coupling.graph.producer[name]) if name in keys else None
+        linear = coupling.layers.get(name)
         if linear is None or linear.matrix.shape != new.matrix.shape or linear.offset.shape != new.offset.shape:
             raise DataError(f"the plan's weights for layer '{name}' don't fit this model; was it made for another one?")
 
@@ -195,42 +197,57 @@ def _renew(draft: _Draft, index: int, node: NodeProto, cut: bool) -> list[NodePr
     """The node, with its new weights (cut or at full size) if the plan has any."""
     if index not in draft.renewed:
         return [node]
-    linear, new = draft.renewed[index]
-    layer = replace(linear, matrix=new.matrix, offset=new.offset)
+    layers = draft.renewed[index]
     if cut:
-        notes = draft.coupling.notes
-        layer = layer.cut(draft.mask.of(notes.readers[index]), draft.mask.of(notes.writers[index]))
+        outputs = draft.mask.of(draft.coupling.notes.writers[index])
+        layers = [layer.cut(draft.mask.inputs(layer), outputs) for layer in layers]
 
     def constant(name: str, value: Array, hint: str) -> str:
         return draft.renew(name, value, index, hint)
 
-    return renewed_nodes(draft.graph, node, layer, constant, draft.taken)
+    return renewed_nodes(draft.graph, node, layers, constant, draft.taken)
+
+
+def with_weights(linear: Linear, new: Weights) -> Linear:
+    """The layer with other weights."""
+    return replace(linear, matrix=new.matrix, offset=new.offset)
 
 
 def renewed_nodes(
-    graph: Graph, node: NodeProto, layer: Linear, constant: Callable[[str, Array, str], str], taken: set[str]
+    graph: Graph, node: NodeProto, layers: Sequence[Linear], constant: Callable[[str, Array, str], str], taken: set[str]
 ) -> list[NodeProto]:
-    """The nodes that compute a layer and its tail, with the weights of `layer` in the place of those that `node` has.
+    """The nodes that compute what `node` and its tail do, with the weights of its `layers` (two if it is recurrent).
 
     `constant(name, value, hint)` stores a value in the place of the constant `name` (there may be none: "") and gives
     its name; `taken` are the names in use. A layer without a bias gets one where the offset isn't zero.
     """
-    node, dtype = _copy(node), graph.array(layer.weight).dtype
+    node = _copy(node)
     for a in [a for a in node.attribute if a.name in ("alpha", "beta")]:
         node.attribute.remove(a)  # they are part of the matrix and the offset
+    if len(layers) > 1:  # one tensor holds the biases of both
+        one, other = layers
+        layers = [replace(one, beside=other.offset), replace(other, beside=one.offset)]
+    return [node, *(behind for layer in layers for behind in _renew_node(graph, node, layer, constant, taken))]
+
+
+def _renew_node(
+    graph: Graph, node: NodeProto, layer: Linear, constant: Callable[[str, Array, str], str], taken: set[str]
+) -> list[NodeProto]:
+    """Give the node a layer's weights; the nodes that must come behind it."""
+    dtype = graph.array(layer.weight).dtype
     weight, offset = (value.astype(dtype) for value in layer.tensors(layer))
     node.input[layer.weight_at] = constant(layer.weight, weight, f"{layer.weight}_new")
     if layer.tail:
         node.output[0] = layer.output
     if layer.bias == "" and not layer.tail and not offset.any():
-        return [node]
+        return []
     if not layer.bias_at:
         node.output[0] = fresh(f"{layer.output}_product", taken)
         inputs = [node.output[0], constant("", offset, f"{layer.output}_bias")]
-        return [node, helper.make_node("Add", inputs, [layer.output], fresh(f"{node.name}_bias", taken))]
+        return [helper.make_node("Add", inputs, [layer.output], fresh(f"{node.name}_bias", taken))]
     node.input.extend([""] * (layer.bias_at + 1 - len(node.input)))
     node.input[layer.bias_at] = constant(layer.bias, offset, layer.bias or f"{layer.weight}_bias")
-    return [node]
+    return []
 
 
 def without_feedback(mask: Mask, index: int, constant: Callable[[Array, str], str]) -> NodeProto:

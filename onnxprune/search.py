@@ -178,10 +178,11 @@ class Search:
         """What is left of a cost, counted on the model that would be written."""
         mask, coupling = self.run.coupling.mask(keep), self.run.coupling
         weights, drifted = dict[str, Weights](), False
-        for linear in layers_in_order(coupling) if self.run.mode != "none" else []:
-            flags = mask.of(coupling.notes.readers[linear.index])
+        loops = [linear for linear in coupling.layers.values() if linear.loops]
+        for linear in [*layers_in_order(coupling), *loops] if self.run.mode != "none" else []:
+            flags = mask.inputs(linear)
             drifted = drifted or not flags.all()
-            if not flags.all() or (drifted and self.run.mode == "ls"):
+            if not flags.all() or (drifted and self.run.mode == "ls" and not linear.loops):
                 weights[linear.key] = Weights(masked(linear, flags).matrix, np.ones_like(linear.offset))  # with a bias
         model = Graph(rewrite(coupling, Plan(dict(keep), weights)), coupling.graph.dims)
         count = total_macs if kind == "macs" else parameters

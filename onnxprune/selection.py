@@ -23,6 +23,7 @@ from onnxprune.methods import Evidence, Method
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
 from onnxprune.reconstruct import DEFAULT_DAMPING, choose_damping, fitted, refittable, thinned
+from onnxprune.rewrite import with_weights
 from onnxprune.runtime import Runtime, Session
 from onnxprune.statistics import Moments
 from onnxprune.walk import Walk
@@ -44,7 +45,7 @@ class Ranking:
     order: Ints
     levels: Ints
     errors: Float
-    trial: Mapping[int, tuple[Linear, Weights]]
+    trial: Mapping[int, Sequence[Linear]]
 
     @property
     def middle(self) -> int:
@@ -63,22 +64,28 @@ class Ranking:
 
 
 def readers(coupling: Coupling, group: Group) -> list[Linear]:
-    """The layers that read a group, if all of them are linear layers that can be refitted; else none."""
-    found = [linear for index in group.reads if (linear := coupling.linear(index)) is not None and refittable(linear)]
-    return found if len(found) == len(group.reads) else []
+    """The layers that read a group, loops included, if all are linear layers that can be refitted; else none."""
+    found = [*(coupling.linear(i) for i in group.reads), *(coupling.loop(i) for i in group.loops)]
+    fit = [linear for linear in found if linear is not None and refittable(linear)]
+    return fit if len(fit) == len(found) else []
+
+
+def read_from(linear: Linear, group: Group) -> Ints:
+    """The layer's input channels [n, r] that each channel of the group feeds."""
+    return (group.loops if linear.loops else group.reads)[linear.index]
 
 
 def rows_of(linear: Linear, group: Group) -> Ints:
     """Rows [n, r * taps] of the layer's whole input (all conv groups) that each channel of the group owns."""
     taps = np.arange(linear.taps)
-    index = group.reads[linear.index]
+    index = read_from(linear, group)
     return (index[:, :, None] * linear.taps + taps).reshape(len(index), -1)
 
 
 def flags_without(linear: Linear, group: Group, removed: Ints) -> NDArray[np.bool_]:
     """Kept flags of the layer's input channels when some channels of the group are gone."""
     flags = np.ones(linear.channels, bool)
-    flags[group.reads[linear.index][removed].ravel()] = False
+    flags[read_from(linear, group)[removed].ravel()] = False
     return flags
 
 
@@ -151,10 +158,10 @@ def rank(
     full[-1] = 0.0
     ranking = Ranking(group, order, allowed, full, {})
     removed = order[: group.channels - int(allowed[ranking.middle])]
-    trial = {
-        linear.index: (linear, _cut(linear, group, removed, moments[linear.key][0], each))
-        for linear, each in zip(linears, dampings, strict=True)
-    }
+    trial: dict[int, list[Linear]] = {}
+    for linear, each in zip(linears, dampings, strict=True):
+        layer = with_weights(linear, _cut(linear, group, removed, moments[linear.key][0], each))
+        trial.setdefault(linear.index, []).append(layer)
     return replace(ranking, trial=trial)
 
 
@@ -221,7 +228,7 @@ def probe(
     """Error curves of all groups in the unit of the final output: its relative squared change."""
     curves: dict[str, Curve] = {}
     with Walk(coupling, feeds, runtime, max_memory) as walk:
-        firsts = {r.group.name: min((walk.place[i], i) for i in _touched(coupling, r.group)) for r in rankings}
+        firsts = {r.group.name: min((walk.place[i], i) for i in _touched(r.group)) for r in rankings}
         walk.keep(signals)
         answers = _answers(walk, walk.suffix({}, signals), signals)
         for done, ranking in enumerate(sorted(rankings, key=lambda r: firsts[r.group.name])):
@@ -235,9 +242,9 @@ def probe(
     return [curves[r.group.name] for r in rankings]
 
 
-def _touched(coupling: Coupling, group: Group) -> list[int]:
+def _touched(group: Group) -> list[int]:
     """The nodes that read a group, recurrent ones that make it included."""
-    return [*group.reads, *(i for i in group.writers if i in coupling.notes.feedback)]
+    return [*group.reads, *group.loops]
 
 
 def _answers(walk: Walk, session: Session, signals: Sequence[str]) -> list[dict[str, Array]]:

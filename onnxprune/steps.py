@@ -27,7 +27,7 @@ from onnxprune.errors import BudgetError, UsageError
 from onnxprune.evaluation import Labelled
 from onnxprune.graph import Array, Graph
 from onnxprune.plan import Plan, Weights
-from onnxprune.reconstruct import MODES, WIDEST, front_to_back, refit, with_mean
+from onnxprune.reconstruct import MODES, WIDEST, front_to_back, refit, refit_loops, with_mean
 from onnxprune.report import Target
 from onnxprune.runtime import Runtime
 from onnxprune.statistics import Moments, collect
@@ -205,7 +205,6 @@ def _workers(run: Run, groups: Sequence[Group]) -> int:
 def _moments(run: Run, groups: Sequence[Group], portions: int) -> dict[str, list[Moments]]:
     """Moments of all layers that read these groups, on the samples to fit and on those to choose by."""
     linears = {linear.key: linear for g in groups for linear in selection.readers(run.coupling, g)}
-    parts = [run.feeds(part) for part in (run.division.fit, run.division.tune) if len(part)]
     count = len(run.division.fit) + len(run.division.tune)
     with run.timed("calibrate") as progress:
 
@@ -214,7 +213,7 @@ def _moments(run: Run, groups: Sequence[Group], portions: int) -> dict[str, list
             progress(min(run.seen, portions * count), portions * count)
 
         return collect(
-            run.coupling.graph, list(linears.values()), parts, count, run.options.runtime, run.options.seed, tick
+            run.coupling.graph, list(linears.values()), _both(run), count, run.options.runtime, run.options.seed, tick
         )
 
 
@@ -284,13 +283,20 @@ def reconstruct(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> tuple[dic
     mode = run.mode
     with run.timed("reconstruct") as progress:
         if mode == "ls":
-            parts = [run.feeds(run.division.fit), run.feeds(run.division.tune)]
+            loops = refit_loops(
+                run.coupling, keep, _both(run), run.samples.count, run.options.runtime, run.options.seed
+            )
             refits = front_to_back(
-                run.coupling, keep, parts, run.samples.count, run.options.runtime,
+                run.coupling, keep, _both(run), run.samples.count, run.options.runtime, loops=loops,
                 seed=run.options.seed, max_memory=run.options.max_memory, progress=progress,
             )  # fmt: skip
             return {k: r.weights for k, r in refits.items()}, {k: r.error for k, r in refits.items()}
         return _one_by_one(run, ranked, keep, mode)
+
+
+def _both(run: Run) -> list[Iterable[Mapping[str, Array]]]:
+    """The samples to fit, and those to choose by if there are any."""
+    return [run.feeds(part) for part in (run.division.fit, run.division.tune) if len(part)]
 
 
 def _one_by_one(
@@ -299,9 +305,9 @@ def _one_by_one(
     mask = run.coupling.mask(keep)
     weights: dict[str, Weights] = {}
     errors: dict[str, float] = {}
-    for index, ids in run.coupling.notes.readers.items():
-        flags, linear = mask.of(ids), run.coupling.linear(index)
-        if flags.all() or linear is None or linear.key not in ranked.moments or mode == "none":
+    for linear in run.coupling.layers.values():
+        flags = mask.inputs(linear)
+        if flags.all() or linear.key not in ranked.moments or mode == "none":
             continue
         fit, tune = ranked.moments[linear.key][0], ranked.moments[linear.key][-1]
         if mode == "mean":

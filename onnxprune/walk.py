@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from onnxprune.coupling import Coupling, Mask
 from onnxprune.graph import Array, fresh
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
-from onnxprune.rewrite import renewed_nodes, without_feedback
+from onnxprune.rewrite import renewed_nodes, with_weights, without_feedback
 from onnxprune.runtime import Runtime, Session
 
 Batch = dict[str, Array]
@@ -51,7 +50,7 @@ class Walk:
         self.place = {index: position for position, index in enumerate(self.schedule)}
         self.last_use = self._last_use()
         self.drifted: set[str] = set()
-        self.renewed: dict[int, tuple[Linear, Weights]] = {}
+        self.renewed: dict[int, list[Linear]] = {}
         self.skipped: set[int] = set()
         self.position = 0
         self._granted, self._held = max_memory, 0.0
@@ -81,7 +80,7 @@ class Walk:
 
     def renew(self, linear: Linear, new: Weights) -> None:
         """Give a layer that hasn't run yet new weights in the pruned network; its tail is part of them."""
-        self.renewed[linear.index] = linear, new
+        self.renewed.setdefault(linear.index, []).append(with_weights(linear, new))
         self.skipped.update(linear.tail)
 
     def advance(self, index: int | None = None) -> None:
@@ -113,8 +112,8 @@ class Walk:
             drifted = any(name in self.drifted for name in self.graph.reads(self.graph.nodes[i]))
             if (drifted or i in self.renewed or self.mask.feeds_back(i)) and i not in self.skipped:
                 own.append(i)
-                tail = i in self.renewed and self.renewed[i][0].tail
-                outputs = [self.renewed[i][0].output] if tail else self.graph.nodes[i].output
+                behind = [layer.output for layer in self.renewed.get(i, []) if layer.tail]
+                outputs = behind or self.graph.nodes[i].output
                 made += [name for name in outputs if name]
                 self.drifted.update(outputs)
         return own, made
@@ -149,16 +148,18 @@ class Walk:
             Path(str(value.filename)).unlink()
 
     def suffix(
-        self, replaced: Mapping[int, tuple[Linear, Weights]], names: Sequence[str], mask: Mask | None = None
+        self, replaced: Mapping[int, Sequence[Linear]], names: Sequence[str], mask: Mask | None = None
     ) -> Session:
         """The rest of the original from here to those of the values `names` that are still to come.
 
-        Some layers may have other weights, recurrent ones lose the feedback of the channels that `mask` removes.
+        Some layers may be `replaced` by others with other weights; recurrent ones lose the feedback of the channels
+        that `mask` removes.
         """
-        skipped = {i for linear, _ in replaced.values() for i in linear.tail}
+        layers = [layer for several in replaced.values() for layer in several]
+        skipped = {i for layer in layers for i in layer.tail}
         rest = [i for i in self.schedule[self.position :] if i not in skipped]
         made = {name for i in rest for name in self.graph.nodes[i].output}
-        made |= {linear.output for linear, _ in replaced.values()}
+        made |= {layer.output for layer in layers}
         return _segment(self, rest, [name for name in names if name in made], replaced, mask)
 
     def _last_use(self) -> dict[str, int]:
@@ -194,7 +195,7 @@ def _segment(
     walk: Walk,
     nodes: Sequence[int],
     outputs: Sequence[str],
-    replaced: Mapping[int, tuple[Linear, Weights]] | None = None,
+    replaced: Mapping[int, Sequence[Linear]] | None = None,
     mask: Mask | None = None,
 ) -> Session:
     """A session for some nodes: what they read from before them is input, constants are built in."""
@@ -216,9 +217,7 @@ def _segment(
         if mask is not None and mask.feeds_back(i):
             node = without_feedback(mask, i, lambda value, hint: constant("", value, hint))
         if replaced and i in replaced:
-            linear, new = replaced[i]
-            layer = replace(linear, matrix=new.matrix, offset=new.offset)
-            made += renewed_nodes(graph, node, layer, constant, taken)
+            made += renewed_nodes(graph, node, replaced[i], constant, taken)
         else:
             made.append(node)
     model.graph.node.extend(made)

@@ -298,15 +298,14 @@ def halves(group: Group) -> tuple[np.ndarray, np.ndarray]:
 def doubled(model: ModelProto, names: list[str] | None = None) -> tuple[ModelProto, dict[str, np.ndarray]]:
     """The model with the second half of the channels of some groups made like the first half, and what to keep then.
 
-    Not streams, and not recurrent units, which read each other in a matrix that isn't refitted.
+    Not streams.
     """
     model = _copy(model)
     coupling = coupled(model)
     tensors = {t.name: t for t in model.graph.initializer}
     keep = {}
     for one in coupling.groups:
-        loop = any(i in coupling.notes.feedback for i in one.writers)
-        if one.stream or loop or (names is not None and one.name not in names):
+        if one.stream or (names is not None and one.name not in names):
             continue
         first, second = halves(one)
         for member in one.members:

@@ -24,11 +24,10 @@ def random_plan(coupling: Coupling, seed: int, renewed: float = 0.5, pruned: flo
     rng = np.random.default_rng(seed)
     keep = {group.name: random_keep(group, rng) for group in coupling.groups if rng.random() < pruned}
     mask, weights = coupling.mask(keep), {}
-    for index, ids in coupling.notes.readers.items():
-        linear = coupling.linear(index)
-        if linear is None or rng.random() >= renewed:
+    for linear in coupling.layers.values():
+        if rng.random() >= renewed:
             continue
-        stays = np.repeat(mask.of(ids), linear.taps).reshape(linear.conv_group, -1, 1)
+        stays = np.repeat(mask.inputs(linear), linear.taps).reshape(linear.conv_group, -1, 1)
         noise = 1 + 0.1 * rng.normal(size=linear.matrix.shape)
         offset = linear.offset + 0.1 * rng.normal(size=linear.offset.shape) * rng.integers(0, 2)
         weights[linear.key] = Weights(linear.matrix * noise * stays, offset)

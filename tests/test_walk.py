@@ -8,7 +8,7 @@ import pytest
 
 import models
 from onnxprune.plan import Plan, Weights
-from onnxprune.rewrite import twin
+from onnxprune.rewrite import twin, with_weights
 from onnxprune.walk import Walk, by_depth, layers_in_order
 
 ORIGINALS = list(models.ALL)
@@ -246,8 +246,9 @@ def test_a_suffix_gives_the_whole_models_outputs(name):
         walk.keep(outputs)
         for linear in layers:
             walk.advance(linear.index)
-            replaced = {linear.index: (linear, renewed(linear, 1))}
-            other = twin(coupling, Plan({}, {linear.key: replaced[linear.index][1]}))
+            new = renewed(linear, 1)
+            replaced = {linear.index: [with_weights(linear, new)]}
+            other = twin(coupling, Plan({}, {linear.key: new}))
             plain, changed = walk.suffix({}, outputs), walk.suffix(replaced, outputs)
             for b, feed in enumerate(feeds):
                 for session, whole in ((plain, model), (changed, other)):

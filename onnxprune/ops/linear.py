@@ -117,6 +117,7 @@ class Linear:
     graph, because the node goes on computing with it. `weight_at` and `bias_at` are the node's inputs for the
     constants `weight` and `bias`, which `tensors` makes of the matrix and the offset; a node that takes no bias
     (`bias_at` 0) gets an Add behind it. `beside` [conv_group * o] is what else the bias tensor holds, if anything.
+    `loops` marks what a recurrent node makes of its own channels.
     """
 
     index: int
@@ -135,6 +136,7 @@ class Linear:
     bias_at: int = 2
     tensors: Tensors = by_rows
     beside: Float | None = None
+    loops: bool = False
 
     @property
     def conv_group(self) -> int:
@@ -269,6 +271,13 @@ def per_channel(value: Array, axis: int, rank: int) -> Float | None:
     if value.ndim > rank or any(n != 1 for a, n in enumerate(shape) if a != axis):
         return None
     return value.astype(np.float64).ravel()
+
+
+def loop(graph: Graph, index: int) -> Linear | None:
+    """How the node reads its own channels of the step before as a linear layer, or None if it doesn't."""
+    known = find(graph.nodes[index])
+    found: Linear | None = known.loop(graph, index) if known is not None and known.loop is not None else None
+    return found if found is not None and found.input in graph.shapes else None
 
 
 def describe(graph: Graph, index: int) -> Linear | None:

@@ -1,8 +1,8 @@
 """LSTM, GRU and RNN: a channel is a hidden unit, with its row in every gate and its column in the recurrent matrix.
 
 The gates add what they make of the input to what they make of the units of the step before. The former is a linear
-layer like any other, though its output is no value of the graph. The latter reads the layer's own channels: it is noted
-as feedback, which the full-size twin silences, too. Unit i of both directions is one channel,
+layer like any other, though its output is no value of the graph. The latter is one, too, that reads the layer's own
+channels: it is noted as feedback, which the full-size twin silences. Unit i of both directions is one channel,
 since their outputs lie side by side in one value and there is one `hidden_size`.
 """
 
@@ -38,29 +38,42 @@ def zeros(v: View, i: int) -> bool:
     return not v.graph.nodes[index].attribute or not constant(v.graph.nodes[index]).any()
 
 
-def recurrent_linear(graph: Graph, index: int) -> Linear | None:
-    """What the gates of all directions take from the input, before they add what they take from the last step."""
-    v = View(graph, graph.probes[0], index)
-    if not all(v.static(i) and floating(graph.array(v.name(i))) for i in (W, *([B] if v.has(B) else []))):
+def input_linear(graph: Graph, index: int) -> Linear | None:
+    """What the gates of all directions make of the input."""
+    return _linear(View(graph, graph.probes[0], index), loops=False)
+
+
+def loop_linear(graph: Graph, index: int) -> Linear | None:
+    """What they make of the units of the step before, as far as the graph tells: of all steps or of the last one.
+
+    Both directions' units stand for one another. In a GRU that resets its units before the matrix it is an estimate.
+    """
+    states = any(graph.nodes[index].output[:2])  # an LSTM may give nothing but its cells
+    return _linear(View(graph, graph.probes[0], index), loops=True) if states else None
+
+
+def _linear(v: View, loops: bool) -> Linear | None:
+    weight_at, given = R if loops else W, (W, R, B) if v.has(B) else (W, R)
+    if not all(v.static(i) and floating(v.graph.array(v.name(i))) for i in given):
         return None
-    weight = graph.array(v.name(W)).astype(np.float64)
+    weight = v.graph.array(v.name(weight_at)).astype(np.float64)
     directions, columns, inputs = weight.shape
-    both = graph.array(v.name(B)).astype(np.float64) if v.has(B) else np.zeros((directions, 2 * columns))
-    offset, beside = (half.ravel() for half in np.split(both, 2, axis=1))
-    names = v.name(0), "", v.name(W), v.name(B)
-    matrix = weight.reshape(-1, inputs).T[None]
-    return Linear(index, key(v.node), *names, matrix, offset, bias_at=B, beside=beside,
-                  tensors=lambda linear: by_gates(linear, directions))  # fmt: skip
+    both = v.graph.array(v.name(B)).astype(np.float64) if v.has(B) else np.zeros((directions, 2 * columns))
+    halves = [half.ravel() for half in np.split(both, 2, axis=1)]
+    offset, beside = reversed(halves) if loops else halves
+
+    def tensors(linear: Linear) -> tuple[Float, Float]:
+        assert linear.beside is not None
+        parts = [half.reshape(directions, -1) for half in (linear.offset, linear.beside)]
+        bias = np.concatenate(parts[::-1] if loops else parts, axis=1)
+        return linear.matrix[0].T.reshape(directions, -1, linear.matrix.shape[1]), bias
+
+    names = (f"{key(v.node)}/loop", key(v.node)) if loops else (key(v.node), v.name(0))
+    return Linear(v.index, *names, "", v.name(weight_at), v.name(B), weight.reshape(-1, inputs).T[None], offset,
+                  weight_at=weight_at, bias_at=B, tensors=tensors, beside=beside, loops=loops)  # fmt: skip
 
 
-def by_gates(linear: Linear, directions: int) -> tuple[Float, Float]:
-    """The weight as [directions, gates * units, inputs]; the bias is that of the input, then that of the last step."""
-    assert linear.beside is not None
-    halves = [half.reshape(directions, -1) for half in (linear.offset, linear.beside)]
-    return linear.matrix[0].T.reshape(directions, -1, linear.matrix.shape[1]), np.concatenate(halves, axis=1)
-
-
-@rule("LSTM", "GRU", "RNN", linear=recurrent_linear, shrink=shrink_recurrent)
+@rule("LSTM", "GRU", "RNN", linear=input_linear, loop=loop_linear, shrink=shrink_recurrent)
 def recurrent(v: Visit) -> None:
     """Contracts the last axis of its input; makes the last axis of its outputs."""
     if not all(v.static(i) and floating(v.graph.array(v.name(i))) for i in (W, R)):

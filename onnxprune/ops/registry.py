@@ -253,6 +253,7 @@ class Rule:
     couple: Callable[[Visit], None]
     shrink: Callable[[Cut], None] | None = None
     linear: Callable[..., Any] | None = None  # (Graph, node index) -> linear.Linear or None
+    loop: Callable[..., Any] | None = None  # the same for how the node reads its own channels, a step later
     affine: Callable[..., Any] | None = None  # (Graph, node, input position) -> (scale, shift) or None
 
 
