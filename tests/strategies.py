@@ -1,15 +1,29 @@
-"""Random plans, and random graphs for hypothesis."""
+"""Random plans, and random graphs for hypothesis.
+
+A graph is a list of steps, each the number of a block of `BLOCKS` and four small numbers that say which values it takes
+and how large it is: what a step means depends on the steps before it, whether there are any does not, so hypothesis
+shrinks a graph by leaving steps out. Every value between blocks is an image, [N, channels, 4, 4].
+
+To cover a new operator, add one line to `BLOCKS`: text in which `$x` is an earlier value and `$y` the new one.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from string import Template
 
 import numpy as np
 from cases import Case
 from hypothesis import strategies as st
 
 from onnxprune.coupling import Coupling, Group
+from onnxprune.oracle import JUMPS, RANDOM
 from onnxprune.plan import Plan, Weights
+
+SIZE = 4
+NEWEST, OLDER, OLD = (24, 10), (17, 8), (9, 4)  # opsets, and IR versions that know them
 
 
 def random_keep(group: Group, rng: np.random.Generator) -> np.ndarray:
@@ -34,212 +48,320 @@ def random_plan(coupling: Coupling, seed: int, renewed: float = 0.5, pruned: flo
     return Plan(keep, weights)
 
 
-class _Network:
-    """A graph under construction: values with their number of channels; all are [N, channels, size, size]."""
+# ---------------------------------------------------------------------------------------------- blocks
 
-    def __init__(self, draw: Callable, size: int = 4) -> None:
-        self.draw, self.size = draw, size
+
+@dataclass(frozen=True)
+class Block:
+    """Nodes that make one image of others, as `onnx.parser` text.
+
+    `$x` and `$any` are earlier values of any numbers of channels, `$z` one that can be added to `$x`; `$y` is the new
+    one, all other names are the block's own. `$c` and `$d` are the channels of x and of any, `$o` is a new number, `$h`
+    half of c, `$i` and `$j` are places of channels (i < j <= c). In `weights` a text of these is the shape of random
+    weights ("4o c 1 1"); in lists of integers, too, each may stand for itself.
+    """
+
+    text: str
+    weights: dict[str, object] = field(default_factory=dict)
+    gives: str = "c"  # channels of the new value
+    even: bool = False  # whether c has to be even
+    since: int = 1
+    until: int = 99
+
+    def __repr__(self) -> str:
+        return self.text.replace("\n", "; ")
+
+    @property
+    def jumps(self) -> bool:
+        """Whether the oracle can't compare what it makes."""
+        return any(re.search(rf"\b{op}[<(]", self.text) for op in JUMPS | RANDOM)
+
+
+def block(text: str, gives: str = "c", even: bool = False, since: int = 1, until: int = 99, **weights: object) -> Block:
+    """One block; several lines may be separated by semicolons."""
+    return Block(text.replace("; ", "\n"), weights, gives, even, since, until)
+
+
+def rows(text: str, **rest: object) -> Block:
+    """A block of which $x and $y are [N, 16, channels]."""
+    text = re.sub(r"\$x\b", "$xr", re.sub(r"\$y\b", "$yr", text))
+    before = "$xf = Reshape($x, $toflat); $xr = Transpose<perm=[0,2,1]>($xf); "
+    after = "; $yt = Transpose<perm=[0,2,1]>($yr); $y = Reshape($yt, $toimage)"
+    gives = rest.get("gives", "c")
+    return block(before + text + after, toflat=[0, "c", SIZE**2], toimage=[0, gives, SIZE, SIZE], **rest)
+
+
+SMOOTH = ["Abs", "Asinh", "Atan", "Celu", "Cos", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish"]
+SMOOTH += ["Identity", "LeakyRelu", "Mish", "Neg", "Relu", "Selu", "Shrink", "Sigmoid", "Sin", "Softplus"]
+SMOOTH += ["Softsign", "Swish", "Tanh", "ThresholdedRelu", "Ceil", "Floor", "Round", "Sign", "Dropout"]
+SINCE = {"Gelu": 20, "HardSwish": 14, "Mish": 18, "Swish": 24, "Round": 11, "Celu": 12, "ThresholdedRelu": 10}
+REDUCTIONS = ["Mean", "Sum", "Max", "Min", "L1", "L2", "LogSumExp", "SumSquare"]
+
+BLOCKS = [
+    block("$y = Conv($x, $k, $b)", "o", k="o c 1 1", b="o"),
+    block("$y = Conv<pads=[1,1,1,1]>($x, $k)", "o", k="o c 3 3"),
+    block("$y = Add($x, $z)"),
+    block("$y = Concat<axis=1>($x, $any)", "c+d"),
+    block("$y = Conv<group=2>($x, $k)", "2o", even=True, k="2o h 1 1"),
+    block("$y = Conv<group=$c, pads=[1,1,1,1]>($x, $k, $b)", k="c 1 3 3", b="c"),
+    block("$y = Conv<group=$c>($x, $k, $b)", "2c", k="2c 1 1 1", b="2c"),
+    block("$y = ConvTranspose<pads=[1,1,1,1]>($x, $k, $b)", "o", k="c o 3 3", b="o"),
+    block("$y = ConvTranspose<group=$c>($x, $k)", k="c 1 1 1"),
+    block("$y = ConvTranspose<group=2>($x, $k)", "2o", even=True, k="c o 1 1"),
+    block("$t = Flatten($x); $g = Gemm<transB=1>($t, $k, $b); $y = Reshape($g, $s)", "o",
+          k="16o 16c", b="16o", s=[0, "o", SIZE, SIZE]),
+    block("$t = Flatten($x); $g = Gemm($t, $k); $y = Reshape($g, $s)", "o", since=11,
+          k="16c 16o", s=[0, "o", SIZE, SIZE]),
+    rows("$t = MatMul($x, $k); $y = Add($t, $b)", gives="o", k="c o", b="o"),
+    block("$t = Transpose<perm=[0,2,3,1]>($x); $m = MatMul($t, $k); $y = Transpose<perm=[0,3,1,2]>($m)", "o", k="c o"),
+    block("$t = Reshape($x, $f); $m = MatMul($k, $t); $y = Reshape($m, $s)", "o",
+          k="o c", f=[0, "c", SIZE**2], s=[0, "o", SIZE, SIZE]),
+    block("$y = BatchNormalization($x, $g, $b, $m, $v)", g="c", b="c", m="c", v="c"),
+    block("$y = InstanceNormalization($x, $g, $b)", g="c", b="c"),
+    block("$y = GroupNormalization<num_groups=2>($x, $g, $b)", even=True, since=21, g="c", b="c"),
+    block("$y = LRN<size=3>($x)"),
+    *(block(f"$y = {op}($x)", since=SINCE.get(op, 9)) for op in SMOOTH),
+    block("$t = Tanh($x); $u = Mul($t, $k); $p = Acos($u); $q = Asin($u); $r = Atanh($u); $s = Tan($u); "
+          "$y = Sum($p, $q, $r, $s)", k=np.float32(0.5)),
+    block("$t = Tanh($x); $p = Exp($t); $q = Cosh($t); $r = Sinh($t); $y = Mean($p, $q, $r)"),
+    block("$t = Abs($x); $u = Add($t, $k); $p = Log($u); $q = Sqrt($u); $r = Reciprocal($u); $s = Acosh($u); "
+          "$y = Sum($p, $q, $r, $s)", k=np.float32(1.5)),
+    block("$p = IsNaN($x); $q = IsInf($z); $n = Not($p); $a1 = And($n, $q); $a2 = Or($a1, $n); $a3 = Xor($a2, $p); "
+          "$y = Where($a3, $x, $z)", since=10),
+    block("$p = IsNaN($x); $q = IsInf($z); $k = Cast<to=6>($p); $l = Cast<to=6>($q); $m = BitwiseNot($k); "
+          "$n = BitwiseAnd($m, $l); $r = BitwiseOr($n, $m); $s = BitwiseXor($r, $k); $t = CastLike($s, $x); "
+          "$y = Mul($t, $x)", since=18),
+    block("$y = Clip($x, $l, $u)", since=11, l=np.float32(-0.5), u=np.float32(1)),
+    block("$y = Clip<min=-0.5>($x)", until=10),
+    *(block(f"$y = {op}($x, $z)") for op in ["Mul", "Sub", "Min", "Mean"]),
+    *(block(f"$y = {op}($x, $k)", k="1 c 1 1") for op in ["Mul", "Add", "Sub", "Div", "Max"]),
+    block("$y = Sub($k, $x)", k="c 1 1"),
+    block("$y = PRelu($x, $k)", k="c 1 1"),
+    block("$t = Sigmoid($x); $y = Pow($t, $k)", k="c 1 1"),
+    block("$t = Sigmoid($z); $y = Div($x, $t)"),
+    *(block(f"$t = {op}($x, $z); $y = Cast<to=1>($t)", since=16)
+      for op in ["Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"]),
+    block("$y = Mod<fmod=1>($x, $k)", since=10, k=np.float32(0.5)),
+    block("$y = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>($x)"),
+    block("$y = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>($x)"),
+    block("$y = LpPool<kernel_shape=[3,3], pads=[1,1,1,1]>($x)"),
+    *(block(f"$t = {op}($x); $k = Conv($t, $w); $g = Sigmoid($k); $y = Mul($g, $x)", w="c c 1 1", until=until)
+      for op, until in [("GlobalAveragePool", 99), ("GlobalMaxPool", 99), ("GlobalLpPool", 21)]),
+    *(block(f"$t = Reduce{op}($x, $axes); $y = Add($x, $t)", since=18, axes=[2, 3]) for op in REDUCTIONS),
+    *(block(f"$t = Reduce{op}<axes=[2]>($x); $y = Add($x, $t)", until=17) for op in ["Mean", "Max", "L2"]),
+    block("$s = Sigmoid($x); $t = ReduceProd<keepdims=0>($s, $axes); $u = ReduceLogSum($s, $axes); "
+          "$v = Unsqueeze($t, $axes); $w = Add($u, $v); $y = Mul($x, $w)", since=18, axes=[3]),
+    block("$t = ReduceMean($x, $axes); $y = Sub($x, $t)", since=18, axes=[1]),
+    *(block(f"$t = {op}<axis=1, keepdims=1>($x); $f = Cast<to=1>($t); $y = Add($x, $f)")
+      for op in ["ArgMax", "ArgMin"]),
+    *(block(f"$y = {op}<axis={axis}>($x)") for op in ["Softmax", "LogSoftmax", "Hardmax"] for axis in (2, 1)),
+    rows("$y = LayerNormalization($x, $g, $b)", since=17, g="c", b="c"),
+    rows("$y = RMSNormalization($x, $g)", since=23, g="c"),
+    block("$y = LayerNormalization<axis=-2>($x, $g)", since=17, g="4 4"),
+    block("$t = Reshape($x, $apart); $n = InstanceNormalization($t, $g, $g); $y = Reshape($n, $s)", even=True,
+          g="2", apart=[0, 2, -1], s=[0, "c", SIZE, SIZE]),
+    rows("$y = SimplifiedLayerNormalization($x, $g)", since=17, g="c"),
+    rows("$p = MatMul($x, $k); $n, $e1, $e2, $s = com.microsoft.SkipLayerNormalization($x, $p, $g, $g, $b); "
+         "$y = Add($n, $s)", since=17, k="c c", g="c", b="c"),
+    rows("$p = MatMul($x, $k); $n, $e1, $e2, $s = com.microsoft.SkipSimplifiedLayerNormalization($x, $p, $g); "
+         "$y = Relu($s)", since=17, k="c c", g="c"),
+    *(block(f"$y = com.microsoft.{op}($x)", since=17) for op in ["Gelu", "QuickGelu", "FastGelu"]),
+    rows("$t = com.microsoft.BiasGelu($x, $b); $y = com.microsoft.FastGelu($t, $b)", since=17, b="c"),
+    block("$y = Slice($x, $s, $e, $a)", "j-i", since=10, s=["i"], e=["j"], a=[1]),
+    block("$y = Slice<axes=[1], starts=[$i], ends=[$j]>($x)", "j-i", until=9),
+    block("$p, $q = Split<axis=1>($x, $s); $y = Concat<axis=1>($q, $p)", since=13, s=["i+1", "c-i-1"]),
+    block("$p, $q = Split<axis=1, num_outputs=2>($x); $g = Sigmoid($q); $y = Mul($p, $g)", "h", even=True, since=18),
+    block("$p, $q = Split<axis=1, split=[$h,$h]>($x); $y = Add($p, $q)", "h", even=True, until=12),
+    block("$y = Gather<axis=1>($x, $s)", "3", s=["i", -1, "i"]),
+    block("$t = Gather<axis=1>($x, $s); $u = Unsqueeze($t, $a); $y = Add($u, $x)", since=13, s=np.asarray(0), a=[1]),
+    block("$t = ArgMax<axis=1, keepdims=0>($x); $e = Gather($k, $t); $y = Transpose<perm=[0,3,1,2]>($e)", "o", k="c o"),
+    block("$y = Pad($x, $p)", "c+j", since=11, p=[0, "i", 0, 0, 0, "j-i", 0, 0]),
+    block("$y = Pad<pads=[0,$i,0,0,0,1,0,0]>($x)", "c+i+1", until=10),
+    block('$p = Pad<mode="reflect">($x, $p1); $y = Slice($p, $s, $e, $a)', since=11, p1=[0, 0, 1, 1, 0, 0, 1, 1],
+          s=[1, 1], e=[5, 5], a=[2, 3]),
+    block("$t = Reshape($x, $s); $u = Transpose<perm=[0,2,1,3,4]>($t); $y = Reshape($u, $r)", even=True,
+          s=[0, 2, "h", SIZE, SIZE], r=[0, -1, SIZE, SIZE]),
+    block("$s = Shape($x); $f = Flatten($x); $y = Reshape($f, $s)"),
+    block("$p = GlobalAveragePool($x); $s = Shape($x); $e = Expand($p, $s); $y = Add($e, $x)"),
+    block("$p = GlobalMaxPool($x); $e = Expand($p, $s); $y = Sub($x, $e)", s=[1, "c", SIZE, SIZE]),
+    block("$p = GlobalAveragePool($x); $y = Tile($p, $s)", s=[1, 1, SIZE, SIZE]),
+    block("$y = Tile($x, $s)", "2c", s=[1, 2, 1, 1]),
+    block("$p = GlobalAveragePool($x); $q = Squeeze($p, $s); $u = Unsqueeze($q, $s); $y = Mul($u, $x)",
+          since=13, s=[2, 3]),
+    block("$p = GlobalAveragePool($x); $q = Squeeze<axes=[2,3]>($p); $u = Unsqueeze<axes=[2,3]>($q); $y = Mul($u, $x)",
+          until=12),
+    *(block(f'$k = Conv($x, $w); $t = DepthToSpace<blocksize=2, mode="{mode}">($k); $y = SpaceToDepth<blocksize=2>($t)',
+            "4o", since=11, w="4o c 1 1") for mode in ("DCR", "CRD")),
+    block('$t = Resize<mode="nearest">($x, $e, $s); $y = MaxPool<kernel_shape=[2,2], strides=[2,2]>($t)', since=13,
+          e=np.zeros(0, np.float32), s=np.asarray([1, 1, 2, 2], np.float32)),
+    block('$t = MaxPool<kernel_shape=[2,2], strides=[2,2]>($x); $s = Shape($x); '
+          '$y = Resize<mode="linear">($t, $e, $e, $s)', since=13, e=np.zeros(0, np.float32)),
+    block('$t = Upsample<mode="nearest">($x, $s); $y = MaxPool<kernel_shape=[2,2], strides=[2,2]>($t)', until=9,
+          s=np.asarray([1, 1, 2, 2], np.float32)),
+    block("$s = Shape($x); $t = ConstantOfShape($s); $y = Add($t, $x)", since=9),
+    block("$s = Size($x); $f = Cast<to=1>($s); $y = Div($x, $f)"),
+    block("$s = Shape($x); $n = Gather($s, $one); $r = Range($zero, $n, $step); $f = Cast<to=1>($r); "
+          "$u = Reshape($f, $to); $y = Mul($x, $u)", since=11,
+          one=np.asarray(1), zero=np.asarray(0), step=np.asarray(1), to=[1, -1, 1, 1]),
+    *(block(f"$r = {op}<shape=[1, $c, 1, 1]>(); $y = Add($x, $r)", until=21)
+      for op in ["RandomNormal", "RandomUniform"]),
+    *(block(f"$r = {op}($x); $y = Add($x, $r)", until=21) for op in ["RandomNormalLike", "RandomUniformLike"]),
+    block("$t = Gather<axis=0>($x, $s); $u = Gather<axis=0>($t, $s); $e = EyeLike($u); $y = Add($x, $e)", since=9,
+          s=np.asarray(0)),
+    # attention: over space by heads of channels, over channels by one head, in one node, shared keys
+    block("$q = Conv($x, $kq); $k = Conv($x, $kk); $v = Conv($x, $kv); $qh = Reshape($q, $s); $kh = Reshape($k, $s); "
+          "$vh = Reshape($v, $s); $kt = Transpose<perm=[0,1,3,2]>($kh); $m = MatMul($kt, $qh); $n = Add($m, $mask); "
+          "$p = Softmax<axis=2>($n); $w = MatMul($vh, $p); $y = Reshape($w, $r)", even=True, since=13,
+          kq="c c 1 1", kk="c c 1 1", kv="c c 1 1", mask="2 16 16", s=[0, 2, "h", SIZE**2], r=[0, -1, SIZE, SIZE]),
+    block("$f = Reshape($x, $s); $t = Transpose<perm=[0,2,1]>($f); $m = MatMul($f, $t); $p = MatMul($m, $f); "
+          "$y = Reshape($p, $r)", s=[0, "c", SIZE**2], r=[0, "c", SIZE, SIZE]),
+    rows("$q = MatMul($x, $kq); $k = MatMul($x, $kk); $v = MatMul($x, $kv); "
+         "$y = Attention<q_num_heads=4, kv_num_heads=2>($q, $k, $v)", gives="4o", since=23,
+         kq="c 4o", kk="c 2o", kv="c 2o"),
+    # attention and rotation as onnxruntime has them, and what it merges
+    rows("$y = com.microsoft.Attention<num_heads=2>($x, $k, $b)", gives="2o", since=17, k="c 6o", b="6o"),
+    rows("$q = MatMul($x, $kq); $k = MatMul($x, $kk); $v = MatMul($x, $kv); "
+         "$y = com.microsoft.MultiHeadAttention<num_heads=2>($q, $k, $v, $b)", gives="4o", since=17,
+         kq="c 2o", kk="c 2o", kv="c 4o", b="8o"),
+    rows("$q = MatMul($x, $kq); $k = MatMul($x, $kk); $v = MatMul($x, $kv); $n = Shape<start=0, end=1>($x); "
+         "$l = Expand($last, $n); $t, $e1, $e2 = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2>"
+         '($q, $k, $v, "", "", $l, $total); $y = MatMul($t, $ko)', gives="o", since=17, kq="c 32", kk="c 16", kv="c 16",
+         ko="32 o", last=np.asarray([SIZE**2 - 1], np.int32), total=np.asarray(SIZE**2, np.int32)),
+    rows("$q = MatMul($x, $k); $y = com.microsoft.RotaryEmbedding($q, $zero, $cos, $sin)", gives="8", since=17,
+         k="c 8", zero=[0], cos="16 2", sin="16 2"),
+    rows("$q = MatMul($x, $k); $n = Shape<start=0, end=2>($x); $p = Expand($places, $n); "
+         "$y = RotaryEmbedding<num_heads=2>($q, $cos, $sin, $p)", gives="8", since=23,
+         k="c 8", places=[*range(SIZE**2)], cos="16 2", sin="16 2"),
+    block("$t = ArgMax<axis=1, keepdims=0>($x); $f = Reshape($t, $s); $w = Cast<to=6>($f); "
+          '$e, $n = com.microsoft.EmbedLayerNormalization($w, "", $words, $places, "", $g, $b); $u = Transpose'
+          "<perm=[0,2,1]>($e); $y = Reshape($u, $r)", "o", since=17, s=[0, -1], r=[0, -1, SIZE, SIZE],
+          words="c o", places="16 o", g="o", b="o"),
+    block('$y = com.microsoft.FusedConv<activation="Relu">($x, $k, $b)', "o", since=17, k="o c 1 1", b="o"),
+    block('$t = Flatten($x); $g = com.microsoft.FusedGemm<activation="Relu", transB=1>($t, $k, $b); '
+          "$y = Reshape($g, $s)", "o", since=17, k="16o 16c", b="16o", s=[0, "o", SIZE, SIZE]),
+    block("$t = Flatten($x); $u = Relu($t); $g = Gemm($t, $k, $u); $y = Reshape($g, $s)",
+          k="16c 16c", s=[0, "c", SIZE, SIZE]),
+    rows("$y = com.microsoft.FusedMatMul<alpha=0.5, transB=1>($x, $k)", gives="o", since=17, k="o c"),
+    rows("$t = Transpose<perm=[0,2,1]>($x); $y = com.microsoft.TransposeMatMul<transA=1>($t, $k)", gives="o", since=17,
+         k="c o"),
+    # recurrent layers over space
+    *(rows(f"$t = Transpose<perm=[1,0,2]>($x); $u = {op}<hidden_size=$o>($t, $w, $r, $b); $q = Squeeze($u, $one); "
+           "$y = Transpose<perm=[1,0,2]>($q)", gives="o", since=14,
+           w=f"1 {g}o c", r=f"1 {g}o o", b=f"1 {2 * g}o", one=[1])
+      for op, g in [("LSTM", 4), ("GRU", 3), ("RNN", 1)]),
+]  # fmt: skip
+
+
+def operators(block: Block) -> set[tuple[str, str]]:
+    """(domain, name) of all operators in a block."""
+    named = re.findall(r"= ((?:[a-z]+\.)*)([A-Z]\w*)[<(]", block.text)
+    return {(domain.rstrip("."), op) for domain, op in named}
+
+
+# ---------------------------------------------------------------------------------------------- graphs
+
+
+@dataclass(frozen=True)
+class Step:
+    """A block, and the numbers that say what it is applied to."""
+
+    block: Block
+    x: int = 0
+    z: int = 0
+    size: int = 0
+    place: int = 0
+
+
+class _Network:
+    """A graph under construction: values with their number of channels; all are [N, channels, 4, 4]."""
+
+    def __init__(self) -> None:
         self.lines: list[str] = []
         self.weights: dict[str, object] = {}
         self.values: list[tuple[str, int]] = [("x", 4)]
+        self.apart: list[tuple[str, int]] = []  # not comparable, so nothing else is made of them
 
-    def node(self, text: str, channels: int, **weights: object) -> None:
-        """Add a node; in its text {y} is the new value and {w} the prefix of its weights."""
-        n = len(self.lines)
-        self.lines.append(text.format(y=f"v{n}", w=f"w{n}"))
-        self.weights |= {f"w{n}{k}": value for k, value in weights.items()}
-        self.values.append((f"v{n}", channels))
+    def pick(self, number: int, where: Callable[[int], bool] = lambda c: True) -> tuple[str, int] | None:
+        """One of the latest values of a number of channels that is wanted; 0 is the last one."""
+        found = [v for v in self.values if where(v[1])][-4:][::-1]
+        return found[number % len(found)] if found else None
 
-    def pick(self, where: Callable[[int], bool] = lambda c: True) -> tuple[str, int]:
-        """One of the latest values, of a number of channels that is wanted."""
-        found = [v for v in self.values if where(v[1])][-4:]
-        return self.draw(st.sampled_from(found)) if found else self.values[-1]
+    def add(self, step: Step) -> None:
+        """Add a block, if there is a value that it can be applied to."""
+        block, n = step.block, len(self.lines)
+        x = self.pick(step.x, lambda c: not block.even or c % 2 == 0)
+        if x is None:
+            return
+        c = x[1]
+        z, a = self.pick(step.z, lambda other: other in (c, 1)), self.pick(step.z)
+        assert z is not None
+        assert a is not None
+        o = [4, 2, 1, 3][step.size % 4]
+        i = step.place % c
+        sizes = {"c": c, "d": a[1], "o": o, "h": c // 2, "i": i, "j": i + 1 + step.size % (c - i)}
+        if block.text.count("Split<") and sizes["i"] + 1 == c:
+            sizes["i"] -= 1
+        names = {"x": x[0], "z": z[0], "any": a[0]}
+        own = {k: f"{k}_{n}" for k in re.findall(r"\$(\w+)", block.text) if k not in {*sizes, *names}}
+        self.lines += Template(block.text).substitute(sizes | names | own).split("\n")
+        self.weights |= {own[k]: _content(content, sizes) for k, content in block.weights.items()}
+        (self.apart if block.jumps else self.values).append((own["y"], _number(block.gives, sizes)))
 
-    def step(self) -> None:
-        """Add one building block."""
-        block = self.draw(st.sampled_from(BLOCKS))
-        block(self)
-
-
-def _conv(net: _Network) -> None:
-    x, c = net.pick()
-    o = net.draw(st.sampled_from([4, 4, 4, 6, 6, 8, 2, 1]))
-    if net.draw(st.booleans()):
-        net.node(f"{{y}} = Conv({x}, {{w}}k, {{w}}b)", o, k=(o, c, 1, 1), b=(o,))
-    else:
-        net.node(f"{{y}} = Conv<pads=[1,1,1,1]>({x}, {{w}}k)", o, k=(o, c, 3, 3))
-
-
-def _grouped(net: _Network) -> None:
-    x, c = net.pick(lambda c: c % 2 == 0 and c > 2)
-    groups = 2 if c % 2 == 0 else 1
-    o = groups * net.draw(st.integers(1, 4))
-    net.node(f"{{y}} = Conv<group={groups}>({x}, {{w}}k)", o, k=(o, c // groups, 1, 1))
-
-
-def _depthwise(net: _Network) -> None:
-    x, c = net.pick()
-    m = net.draw(st.integers(1, 2))
-    net.node(f"{{y}} = Conv<group={c}, pads=[1,1,1,1]>({x}, {{w}}k, {{w}}b)", m * c, k=(m * c, 1, 3, 3), b=(m * c,))
+    def read(self, value: tuple[str, int], name: str) -> None:
+        """A layer that reads a value and makes an output."""
+        self.lines.append(f"{name} = Conv({value[0]}, k_{name}, b_{name})")
+        self.weights |= {f"k_{name}": (3, value[1], 1, 1), f"b_{name}": (3,)}
 
 
-def _transposed(net: _Network) -> None:
-    x, c = net.pick()
-    o = net.draw(st.integers(1, 6))
-    net.node(f"{{y}} = ConvTranspose<pads=[1,1,1,1]>({x}, {{w}}k, {{w}}b)", o, k=(c, o, 3, 3), b=(o,))
+def _content(content: object, sizes: dict[str, int]) -> object:
+    """The weights of a block for these sizes."""
+    if isinstance(content, str):
+        return tuple(_number(n, sizes) for n in content.split())
+    if isinstance(content, list):
+        return [_number(n, sizes) if isinstance(n, str) else n for n in content]
+    return np.asarray(content)
 
 
-def _dense(net: _Network) -> None:
-    x, c = net.pick()
-    o = net.draw(st.integers(1, 6))
-    t = len(net.lines)
-    net.node(f"{{y}} = Transpose<perm=[0,2,3,1]>({x})", c)
-    net.node(f"{{y}} = MatMul(v{t}, {{w}}k)", o, k=(c, o))
-    net.node(f"{{y}} = Add(v{t + 1}, {{w}}b)", o, b=(o,))
-    del net.values[-3:]
-    net.node(f"{{y}} = Transpose<perm=[0,3,1,2]>(v{t + 2})", o)
+def _number(text: str, sizes: dict[str, int]) -> int:
+    """A sum of numbers and of multiples of sizes: "16o", "c-i-1"."""
+    total = 0
+    for sign, factor, letter in re.findall(r"([+-]?)(\d*)([a-z]?)", text):
+        if factor or letter:
+            total += (-1 if sign == "-" else 1) * int(factor or 1) * sizes.get(letter, 1)
+    return total
 
 
-def _through_gemm(net: _Network) -> None:
-    x, c = net.pick()
-    o = net.draw(st.integers(1, 3))
-    n = net.size**2
-    t = len(net.lines)
-    net.node(f"{{y}} = Flatten({x})", c)
-    net.node(f"{{y}} = Gemm<transB=1>(v{t}, {{w}}k, {{w}}b)", o, k=(o * n, c * n), b=(o * n,))
-    del net.values[-2:]
-    net.node(f"{{y}} = Reshape(v{t + 1}, {{w}}s)", o, s=[0, o, net.size, net.size])
+def network(steps: list[Step], opset: tuple[int, int] = NEWEST, whole: bool = False, shown: bool = False) -> Case:
+    """A convolution, these blocks, and layers that read the last value and those that can't be compared.
+
+    With `whole` the input may be read, too: what is joined with it can't be pruned. With `shown` an inner value is an
+    output.
+    """
+    net = _Network()
+    net.add(Step(BLOCKS[0]))
+    if not whole:
+        net.values = net.values[1:]
+    for step in steps:
+        net.add(step)
+    outputs = {"y": 3} | {f"y_{name}": 3 for name, _ in net.apart}
+    net.read(net.values[-1], "y")
+    for value in net.apart:
+        net.read(value, f"y_{value[0]}")
+    if shown:
+        name, c = net.values[len(net.values) // 2]
+        outputs |= {name: c} if name != "x" else {}
+    stated = ", ".join(f"float[N,{c},{SIZE},{SIZE}] {name}" for name, c in outputs.items())
+    return Case("random", "float[N,4,4,4] x", stated, "\n".join(net.lines), net.weights, opset=opset[0], ir=opset[1])
 
 
-def _batchnorm(net: _Network) -> None:
-    x, c = net.pick()
-    w = {"a": (c,), "b": (c,), "m": (c,), "v": (c,)}
-    net.node(f"{{y}} = BatchNormalization({x}, {{w}}a, {{w}}b, {{w}}m, {{w}}v)", c, **w)
+def networks(steps: int = 12) -> st.SearchStrategy[Case]:
+    """Random networks of all that `BLOCKS` has for their opset."""
+    few = st.integers(0, 3)
 
+    def of(opset: tuple[int, int]) -> st.SearchStrategy[Case]:
+        blocks = st.sampled_from([b for b in BLOCKS if b.since <= opset[0] <= b.until])
+        step = st.builds(Step, blocks, few, few, few, few)
+        rare = st.integers(0, 5).map(lambda n: n == 5)
+        return st.builds(network, st.lists(step, min_size=1, max_size=steps), st.just(opset), rare, rare)
 
-def _unary(net: _Network) -> None:
-    x, c = net.pick()
-    net.node(f"{{y}} = {net.draw(st.sampled_from(['Relu', 'Sigmoid', 'Tanh', 'Neg', 'Softplus']))}({x})", c)
-
-
-def _scale(net: _Network) -> None:
-    x, c = net.pick()
-    op = net.draw(st.sampled_from(["Mul", "Add", "Sub", "Div"]))
-    pair = net.draw(st.permutations([x, "{w}k"]))
-    net.node(f"{{y}} = {op}({', '.join(pair)})" if op != "Div" else f"{{y}} = Div({x}, {{w}}k)", c, k=(1, c, 1, 1))
-
-
-def _join(net: _Network) -> None:
-    x, c = net.pick()
-    z, _ = net.pick(lambda other: other in (c, 1))
-    if z == x or net.draw(st.booleans()):
-        z, d = net.pick()
-        net.node(f"{{y}} = Concat<axis=1>({x}, {z})", c + d)
-    else:
-        net.node(f"{{y}} = {net.draw(st.sampled_from(['Add', 'Mul', 'Sub', 'Max']))}({x}, {z})", c)
-
-
-def _add(net: _Network) -> None:
-    x, c = net.pick()
-    z, _ = net.pick(lambda other: other == c)
-    net.node(f"{{y}} = Add({x}, {z})", c)
-
-
-def _split(net: _Network) -> None:
-    x, c = net.pick(lambda c: c > 1)
-    first = net.draw(st.integers(1, max(1, c - 1)))
-    if c > 1:
-        net.lines.append(f"s{len(net.lines)}, t{len(net.lines)} = Split<axis=1>({x}, w{len(net.lines)}s)")
-        n = len(net.lines) - 1
-        net.weights[f"w{n}s"] = [first, c - first]
-        net.values += [(f"s{n}", first), (f"t{n}", c - first)]
-
-
-def _slice(net: _Network) -> None:
-    x, c = net.pick()
-    start = net.draw(st.integers(0, c - 1))
-    stop = net.draw(st.integers(start + 1, c))
-    text = f"{{y}} = Slice({x}, {{w}}s, {{w}}e, {{w}}a)"
-    net.node(text, stop - start, s=[start], e=[stop], a=[1])
-
-
-def _pad(net: _Network) -> None:
-    x, c = net.pick()
-    before, after = net.draw(st.integers(0, 2)), net.draw(st.integers(0, 2))
-    net.node(f"{{y}} = Pad({x}, {{w}}p)", c + before + after, p=[0, before, 0, 0, 0, after, 0, 0])
-
-
-def _pool(net: _Network) -> None:
-    x, c = net.pick()
-    op = net.draw(st.sampled_from(["MaxPool", "AveragePool"]))
-    net.node(f"{{y}} = {op}<kernel_shape=[3,3], pads=[1,1,1,1]>({x})", c)
-
-
-def _gate(net: _Network) -> None:
-    x, c = net.pick()
-    t = len(net.lines)
-    net.node(f"{{y}} = GlobalAveragePool({x})", c)
-    net.node(f"{{y}} = Conv(v{t}, {{w}}k)", c, k=(c, c, 1, 1))
-    net.node(f"{{y}} = Sigmoid(v{t + 1})", c)
-    del net.values[-3:]
-    net.node(f"{{y}} = Mul(v{t + 2}, {x})", c)
-
-
-def _shuffle(net: _Network) -> None:
-    x, c = net.pick(lambda c: c % 2 == 0)
-    groups = 2 if c % 2 == 0 else 1
-    t = len(net.lines)
-    net.node(f"{{y}} = Reshape({x}, {{w}}s)", c, s=[0, groups, c // groups, net.size, net.size])
-    net.node(f"{{y}} = Transpose<perm=[0,2,1,3,4]>(v{t})", c)
-    del net.values[-2:]
-    net.node(f"{{y}} = Reshape(v{t + 1}, {{w}}s)", c, s=[0, -1, net.size, net.size])
-
-
-def _attention(net: _Network) -> None:
-    x, c = net.pick(lambda c: c % 2 == 0)
-    heads = net.draw(st.sampled_from([1, 2])) if c % 2 == 0 else 1
-    apart, space, t = [0, heads, c // heads, -1], net.size**2, len(net.lines)
-    for i in range(3):
-        net.node(f"{{y}} = Conv({x}, {{w}}k)", c, k=(c, c, 1, 1))
-        net.node(f"{{y}} = Reshape(v{t + 2 * i}, {{w}}s)", c, s=apart)
-    net.node(f"{{y}} = Transpose<perm=[0,1,3,2]>(v{t + 1})", c)
-    net.node(f"{{y}} = MatMul(v{t + 6}, v{t + 3})", c)
-    net.node(f"{{y}} = Add(v{t + 7}, {{w}}k)", c, k=(heads, space, space))
-    net.node(f"{{y}} = Softmax<axis=2>(v{t + 8})", c)
-    net.node(f"{{y}} = MatMul(v{t + 5}, v{t + 9})", c)
-    del net.values[-11:]
-    net.node(f"{{y}} = Reshape(v{t + 10}, {{w}}s)", c, s=[0, -1, net.size, net.size])
-
-
-def _gather(net: _Network) -> None:
-    x, c = net.pick()
-    places = net.draw(st.lists(st.integers(-c, c - 1), min_size=1, max_size=6))
-    net.node(f"{{y}} = Gather<axis=1>({x}, {{w}}i)", len(places), i=places)
-
-
-def _mixing(net: _Network) -> None:
-    x, c = net.pick()
-    op = net.draw(st.sampled_from(["Softmax<axis=2>", "Softmax<axis=2>", "LRN<size=3>", "Softmax<axis=1>"]))
-    net.node(f"{{y}} = {op}({x})", c)
-
-
-BLOCKS = [_conv, _conv, _conv, _grouped, _depthwise, _transposed, _dense, _through_gemm, _batchnorm, _unary, _scale]
-BLOCKS += [_join, _join, _add, _add, _split, _slice, _pad, _pool, _gate, _shuffle, _gather, _mixing, _attention]
-
-
-@st.composite
-def networks(draw: Callable, steps: int = 12) -> Case:
-    """A random network of convolutions and all that moves channels; its last value is read by a layer."""
-    net = _Network(draw)
-    _conv(net)
-    net.values = net.values[1:]  # what is joined with an input can't be pruned, so join with it now and then only
-    if draw(st.integers(0, 5)) == 0:
-        net.values.append(("x", 4))
-    for _ in range(draw(st.integers(2, steps))):
-        net.step()
-    x, c = net.values[-1]
-    net.node(f"{{y}} = Conv({x}, {{w}}k, {{w}}b)", 3, k=(3, c, 1, 1), b=(3,))
-    extra = draw(st.sampled_from([[], [], [], [], net.values[1:-1]]))
-    outputs = {net.values[-1][0]: 3} | ({extra[-1][0]: extra[-1][1]} if extra else {})
-    stated = ", ".join(f"float[N,{c},{net.size},{net.size}] {name}" for name, c in outputs.items())
-    return Case("random", "float[N,4,4,4] x", stated, "\n".join(net.lines), net.weights)
+    return st.sampled_from([NEWEST, NEWEST, OLDER, OLD]).flatmap(of)

@@ -179,16 +179,20 @@ def test_rules_say_what_they_do(rule):
         assert part is None or part.__doc__
 
 
-def test_unknown_never_means_elementwise():
-    """An operator without a rule keeps the channels of its inputs, whatever its name or domain."""
-    for name in ("custom.Relu", "com.microsoft.GatedAdd", "custom.Add"):
-        body = f"a = Conv(x, w1)\nb = Conv(x, w1b)\nu = {name}(a, b)\nr = Relu(u)\ny = Conv(r, w2)"
-        weights = {"w1": (6, 3, 1, 1), "w1b": (6, 3, 1, 1), "w2": (2, 6, 1, 1)}
-        model = Case("unknown", "float[N,3,8,8] x", "float[N,2,8,8] y", body, weights).model()
+@pytest.mark.parametrize("name", ["custom.Relu", "custom.Add", "com.microsoft.GatedAdd", "MadeUp"])
+@pytest.mark.parametrize("reader", ["Relu(u)", "Reshape(u, s)"])
+@pytest.mark.parametrize("stated", [True, False])
+def test_unknown_never_means_elementwise(name, reader, stated):
+    """An operator without a rule keeps the channels of its inputs, whatever its name, domain and shape."""
+    body = f"a = Conv(x, w1)\nb = Conv(x, w1b)\nu = {name}(a, b)\nr = {reader}\ny = Conv(r, w2)"
+    weights = {"w1": (6, 3, 1, 1), "w1b": (6, 3, 1, 1), "w2": (2, 6, 1, 1), "s": [0, 6, 8, 8]}
+    model = Case("unknown", "float[N,3,8,8] x", "float[N,2,8,8] y", body, weights).model()
+    if stated:
         model.graph.value_info.append(onnx.helper.make_tensor_value_info("u", 1, ["N", 6, 8, 8]))
-        coupling = couple(Graph(model))
-        assert coupling.groups == ()
-        assert "isn't a known operator" in coupling.left_alone[0]
+    coupling = couple(Graph(model))
+    assert coupling.groups == ()
+    assert "isn't a known operator" in coupling.left_alone[0]
+    assert "isn't a known operator" in coupling.left_alone[1]
 
 
 @pytest.mark.parametrize("op", UNARY)
