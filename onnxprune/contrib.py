@@ -130,7 +130,8 @@ def _gemm(parts: _Parts) -> None:
     *factors, shortcut = parts.node.input
     attrs = {a.name: helper.get_attribute_value(a) for a in parts.node.attribute}
     scale = attrs.pop("beta", 1.0)
-    y = parts.add("Gemm", factors, **attrs)
+    zero = [parts.constant(0)] if parts.opset < 11 else []  # a bias was needed then
+    y = parts.add("Gemm", [*factors, *zero], **attrs)
     parts.add("Add", [y, parts.scaled(shortcut, scale)])
 
 

@@ -372,6 +372,12 @@ case("concat_of_a_raw_pool_branch", X, "float[N,3,8,8] y", """
     y = Conv(c, w2)
 """, ws=(6, 3, 3, 3), w1=(4, 6, 1, 1), w2=(3, 13, 1, 1))  # fmt: skip
 
+case("concat_of_a_constant_beside_the_image", "float[1,3,8,8] x", "float[1,2,8,10] y", """
+    a = Conv(x, w1)
+    c = Concat<axis=3>(a, k)
+    y = Conv(c, w2)
+""", w1=(6, 3, 1, 1), k=(1, 6, 8, 2), w2=(2, 6, 1, 1))  # fmt: skip
+
 case("concat_with_a_constant", "float[1,3,8,8] x", "float[1,3,8,8] y", """
     s = Conv<pads=[1,1,1,1]>(x, ws)
     c = Concat<axis=1>(s, k)
@@ -694,6 +700,12 @@ case("group_norm", X, "float[N,2,8,8] y", """
     m = GroupNormalization<num_groups=1>(b, one, zero)
     y = Conv(m, w3)
 """, w1=(6, 3, 1, 1), g=(6,), h=(6,), w2=(4, 6, 1, 1), one=(4,), zero=(4,), w3=(2, 4, 1, 1), opset=21)  # fmt: skip
+
+case("group_norm_with_a_scale_from_outside", X + ", float[6] g", "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    n = GroupNormalization<num_groups=3>(a, g, h)
+    y = Conv(n, w2)
+""", w1=(6, 3, 1, 1), h=(6,), w2=(2, 6, 1, 1), opset=21)  # fmt: skip
 
 case("lrn", X, "float[N,2,8,8] y", """
     a = Conv(x, w1)
@@ -1076,6 +1088,24 @@ case("attention_in_one_node_by_heads", "float[N,4,6] x", "float[N,4,3] y", """
 """, wq=(6, 6), wk=(6, 2), wv=(6, 4), heads=[0, 4, 3, 2], one=[0, 4, 1, -1], bias=(3, 4, 4), join=[0, 4, 12],
     wo=(12, 3), opset=23, ir=10)  # fmt: skip
 
+case("attention_in_one_node_with_a_mask_for_each_head", "float[N,4,6] x, float[N,2,4,4] p", "float[N,4,3] y", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    m = Conv(p, wm)
+    a = Attention<q_num_heads=3, kv_num_heads=3>(q, k, v, m)
+    y = MatMul(a, wo)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 9), wm=(3, 2, 1, 1), wo=(9, 3), opset=23, ir=10)  # fmt: skip
+
+case("attention_in_one_node_with_a_computed_mask", "float[N,4,6] x, float[4,5] p", "float[N,4,3] y", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    m = MatMul(p, wm)
+    a = Attention<q_num_heads=3, kv_num_heads=3>(q, k, v, m)
+    y = MatMul(a, wo)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 9), wm=(5, 4), wo=(9, 3), opset=23, ir=10)  # fmt: skip
+
 case("attention_with_a_past", "float[N,4,6] x, float[N,3,5,2] pk, float[N,3,5,2] pv",
     "float[N,4,3] y, float[N,3,9,2] k1, float[N,3,9,2] v1", """
     q = MatMul(x, wq)
@@ -1140,6 +1170,12 @@ case("gemm_with_a_shortcut", "float[4,5] x", "float[4,3] y", """
     g = Add(e, f)
     y = Gemm<transA=1>(g, w6)
 """, w1=(5, 6), w2=(6, 7), b2=(7,), w3=(7, 6), w4=(6, 6), w5=(6, 6), w6=(6, 3))  # fmt: skip
+
+case("gemm_with_a_shortcut_of_an_old_opset", "float[N,5] x", "float[N,3] y", """
+    a = Gemm(x, w1, b1)
+    b = Gemm<beta=0.5>(a, w2, a)
+    y = Gemm(b, w3, b3)
+""", w1=(5, 6), b1=(6,), w2=(6, 6), w3=(6, 3), b3=(3,), opset=9)  # fmt: skip
 
 case("fused_matmul", "float[2,3,4,6] x", "float[5,2,7,3] y", """
     a = com.microsoft.FusedMatMul<alpha=0.5>(x, w1)
@@ -1607,6 +1643,34 @@ case("gather_channels", X, "float[N,2,8,8] y", """
     y = Conv(v, w2)
 """, w1=(6, 3, 1, 1), order=[5, 3, 1, -6, 2, 4], some=np.asarray([0, 1, 1, 4], np.int32),
     w2=(2, 4, 1, 1))  # fmt: skip
+
+case("gather_and_join", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    e = Gather<axis=1>(a, even)
+    o = Gather<axis=1>(a, odd)
+    c = Concat<axis=1>(o, e)
+    y = Conv(c, w2)
+""", w1=(6, 3, 1, 1), even=[0, 2, 4], odd=[1, 3, 5], w2=(2, 6, 1, 1))  # fmt: skip
+
+case("looked_up_by_the_number_of_channels", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    s = Shape(a)
+    n = Gather(s, one)
+    t = Gather(table, n)
+    b = Conv(a, w2)
+    y = Mul(b, t)
+""", w1=(6, 3, 1, 1), one=np.asarray(1), table=(9,), w2=(2, 6, 1, 1))  # fmt: skip
+
+case("counted_up_to_the_number_of_channels", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    s = Shape(a)
+    n = Gather(s, one)
+    r = Range(zero, n, one)
+    f = Cast<to=1>(r)
+    m = ReduceMax<keepdims=0>(f)
+    b = Conv(a, w2)
+    y = Mul(b, m)
+""", w1=(6, 3, 1, 1), zero=np.asarray(0), one=np.asarray(1), w2=(2, 6, 1, 1))  # fmt: skip
 
 case("gather_one_channel", X, "float[N,2,8,8] y", """
     a = Conv(x, w1)
