@@ -284,7 +284,7 @@ def compare(before: Path, after: Path, as_json: bool, verbose: bool, **given: An
 def list_methods(as_json: bool) -> None:
     """List every method: what it does, and the paper it comes from."""
     if as_json:
-        fields = ("name", "summary", "reconstruct", "paper")
+        fields = ("name", "summary", "needs", "reconstruct", "paper")
         _show_json({"methods": [{name: getattr(m, name) for name in fields} for m in METHODS.values()]})
     else:
         _show(tables.catalogue(METHODS.values()))

@@ -14,11 +14,12 @@ import click
 
 from onnxprune.allocation import ALLOCATORS
 from onnxprune.methods import METHODS
+from onnxprune.reconstruct import MODES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-RECONSTRUCTIONS = ("auto", "none", "mean", "local", "ls")
+RECONSTRUCTIONS = ("auto", *MODES)
 SECTIONS = {
     "How much, and how": ("target", "method", "allocate", "reconstruct", "plan"),
     "Which layers": ("include", "exclude", "round-to", "min-channels"),
@@ -167,7 +168,8 @@ PRUNE = _options(
         type=click.Choice(RECONSTRUCTIONS),
         default="auto",
         help="Repair of the layers that read removed channels: auto: what the method's paper does; none; mean: biases "
-        "only; local: least squares, each layer by itself; ls: least squares, front to back.",
+        "only; unify: for each channel that goes, one that stays takes over; local: least squares, each layer by "
+        "itself; ls: least squares, front to back.",
     ),
     click.option("--plan", metavar="FILE", type=PATH, help="Carry out a saved plan instead of choosing one."),
     click.option("--save-plan", metavar="FILE", type=PATH, help="Write the plan, to be carried out again with --plan."),

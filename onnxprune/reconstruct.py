@@ -4,6 +4,7 @@ The modes differ in what a layer is fitted to, and on which inputs:
 
     none    the weights of the channels that are left, as they were
     mean    the same, and the bias makes up for the mean of what is gone
+    unify   the weights of one channel that is left take over what the removed one did (see `takeover`)
     local   least squares towards the layer's own output, on the original's inputs
     ls      least squares front to back: on the inputs that the network pruned so far really produces, towards the
             output of the original. A layer whose result is added to a shortcut also absorbs what the shortcut has
@@ -43,7 +44,7 @@ OUTPUTS = 64  # outputs that a damping is chosen by
 POEM_STEPS = 3
 ROWS_HELD = 5e8  # bytes of rows kept for the steps behind an activation; above it they are gathered again
 WIDEST = 6000  # rows of a matrix up to which a layer is refitted: its Gram matrix takes 8 N² bytes
-MODES = ("none", "mean", "local", "ls")
+MODES = ("none", "mean", "unify", "local", "ls")
 
 
 @dataclass(frozen=True)
@@ -66,17 +67,37 @@ def kept_rows(linear: Linear, flags: NDArray[np.bool_]) -> list[Ints]:
     return [np.flatnonzero(r) for r in rows]
 
 
-def masked(linear: Linear, flags: NDArray[np.bool_]) -> Weights:
-    """The layer's own weights, zero where it reads removed channels."""
+def masked(linear: Linear, flags: NDArray[np.bool_], matrix: Float | None = None) -> Weights:
+    """The layer's own weights (or other ones), zero where it reads removed channels."""
     rows = np.repeat(flags, linear.taps).reshape(linear.conv_group, -1, 1)
-    return Weights(linear.matrix * rows, linear.offset)
+    return Weights((linear.matrix if matrix is None else matrix) * rows, linear.offset)
 
 
 def with_mean(linear: Linear, flags: NDArray[np.bool_], mean: Float) -> Weights:
     """The same, and a bias that keeps every output's mean, given the mean of the rows [channels * taps]."""
-    weights = masked(linear, flags)
+    return _keeping_mean(linear, masked(linear, flags), mean)
+
+
+def _keeping_mean(linear: Linear, weights: Weights, mean: Float) -> Weights:
     lost = (linear.matrix - weights.matrix) * mean.reshape(linear.conv_group, -1, 1)
     return Weights(weights.matrix, linear.offset + lost.sum(1).ravel())
+
+
+def taken_over(
+    linear: Linear, flags: NDArray[np.bool_], moves: Iterable[tuple[Ints, Ints, Float]], mean: Float | None
+) -> Weights:
+    """The layer's own weights where the rows `to` [m, b] gained factor [m] times the rows `gone` [m, b], for all moves.
+
+    Rows are those of the whole input, all conv groups; nothing moves between these. With the mean of the rows given,
+    the bias keeps every output's mean.
+    """
+    groups, n, o = linear.matrix.shape
+    own, new = linear.matrix.reshape(-1, o), linear.matrix.reshape(-1, o).copy()
+    for gone, to, factor in moves:
+        within = (gone // n == to // n)[..., None]
+        np.add.at(new, to, within * factor[:, None, None] * own[gone])
+    weights = masked(linear, flags, new.reshape(groups, n, o))
+    return weights if mean is None else _keeping_mean(linear, weights, mean)
 
 
 # ---------------------------------------------------------------------------------------------- one layer

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +73,13 @@ class Search:
         self.run = run
         self.before = _answers(run, run.coupling.graph.model)
         self.accuracy = _accuracy(run, run.coupling.graph.model)
+
+    def other(self, **options: Any) -> Search:
+        """A search on the same model and data with some other options."""
+        found = copy(self)
+        found.__dict__.pop("ranked", None)
+        found.run = replace(self.run, options=replace(self.run.options, **options))
+        return found
 
     @cached_property
     def ranked(self) -> Ranked:

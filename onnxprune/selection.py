@@ -15,11 +15,13 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.activity import Activity
 from onnxprune.allocation import Curve
 from onnxprune.coupling import Coupling, Group
 from onnxprune.elimination import Nested, Problem, ranked_rows, square
 from onnxprune.graph import Array
 from onnxprune.methods import Evidence, Method
+from onnxprune.ops import elementwise
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
 from onnxprune.reconstruct import DEFAULT_DAMPING, choose_damping, fitted, refittable, thinned
@@ -108,13 +110,47 @@ def separated(linear: Linear, gram: Float) -> Float:
 
 
 def producer_weights(coupling: Coupling, group: Group) -> Float:
-    """All weights that make each channel, [n, p]: slices of the writers' tensors, one after the other."""
+    """All that makes each channel, [n, p]: the writers' weights and biases, one after the other.
+
+    Of a layer they are those with its tail folded in; of what isn't a linear layer (a recurrent one) those as they are.
+    """
     parts = [np.zeros((group.channels, 0))]
     for member in group.members:
-        if member.role == "writer":
+        makers = [i for i in group.writers if member.tensor in coupling.graph.nodes[i].input]
+        linears = [linear for i in makers if (linear := coupling.linear(i)) is not None and linear.output]
+        if member.role == "writer" and linears and len(linears) == len(makers):
+            parts += [_made(coupling, group, linear) for linear in linears]
+        elif member.role == "writer":
             tensor = np.moveaxis(coupling.graph.array(member.tensor), member.axis, 0).astype(np.float64)
             parts.append(tensor[member.index].reshape(group.channels, -1))
     return np.concatenate(parts, axis=1)
+
+
+def _made(coupling: Coupling, group: Group, linear: Linear) -> Float:
+    """Weights and bias of each channel in one layer, [n, r * (N + 1)]."""
+    groups, n, o = linear.matrix.shape
+    columns = np.column_stack([linear.matrix.transpose(0, 2, 1).reshape(groups * o, n), linear.offset])
+    labels = coupling.components.of(coupling.notes.writers[linear.index])
+    places = [np.flatnonzero(labels == component) for component in group.components]
+    return columns[np.stack(places)].reshape(group.channels, -1)
+
+
+def passes_scale(coupling: Coupling, group: Group) -> bool:
+    """Whether a positive factor on a channel's weights and bias comes out at its readers as the same factor."""
+    graph, readers_ = coupling.graph, set(group.reads)
+    linears = [linear for i in group.writers if (linear := coupling.linear(i)) is not None and linear.output]
+    waiting = [linear.output for linear in linears]
+    seen = set(waiting)
+    while waiting:
+        for index in graph.consumers.get(waiting.pop(), []):
+            node = graph.nodes[index]
+            if index in readers_ or node.op_type in ("Shape", "Size"):
+                continue
+            if not elementwise.passes_scale(graph, node):
+                return False
+            waiting += [name for name in node.output if name and name not in seen]
+            seen.update(node.output)
+    return 0 < len(linears) == len(group.writers)
 
 
 def widths(group: Group, step: int, smallest: int) -> Ints:
@@ -129,31 +165,63 @@ def widths(group: Group, step: int, smallest: int) -> Ints:
     return np.append(found[found >= smallest], group.channels)
 
 
-def rank(
+def gathered(
     coupling: Coupling,
     group: Group,
-    moments: Mapping[str, Sequence[Moments]],
-    method: Method,
-    allowed: Ints,
+    moments: Mapping[str, Sequence[Moments]] | None,
     rng: np.random.Generator,
-) -> Ranking:
-    """Order the channels of a group by all moments, and give its error at the allowed widths on their last part."""
-    linears = readers(coupling, group)
-    problems, dampings = [], []
-    for linear in linears:
+    activity: Activity | None = None,
+) -> tuple[Evidence, list[float]]:
+    """What a method gets to see of a group, and the damping of each reader; no problems where there are no moments."""
+    problems, means, dampings = [], [], []
+    for linear in readers(coupling, group) if moments is not None else []:
+        assert moments is not None
         fit, tune = moments[linear.key][0], moments[linear.key][-1]
         everything = fit if tune is fit else fit + tune
         gram, weight = separated(linear, everything.gram_about(everything.mean)), dense(linear)
         power = float(np.sum(weight * (gram @ weight)))
         problems.append(Problem(gram, weight, rows_of(linear, group), 1.0 / power if power else 1.0))
+        means.append(everything.mean)
         dampings.append(_damping(linear, group, gram, fit, tune if tune is not fit else None))
-    damping = float(np.median(dampings))
-    evidence = Evidence(problems, producer_weights(coupling, group), group.cells, damping, rng)
+    makers = [coupling.linear(i) for i in group.writers]
+    evidence = Evidence(
+        problems,
+        means,
+        producer_weights(coupling, group),
+        group.cells,
+        float(np.median(dampings or [DEFAULT_DAMPING])),
+        rng,
+        any(maker is not None and maker.window is not None for maker in makers),
+        passes_scale(coupling, group),
+        activity.zeros if activity is not None else None,
+        activity.faint if activity is not None else None,
+    )
+    return evidence, dampings
+
+
+def rank(
+    coupling: Coupling,
+    group: Group,
+    moments: Mapping[str, Sequence[Moments]] | None,
+    method: Method,
+    allowed: Ints,
+    rng: np.random.Generator,
+    activity: Activity | None = None,
+) -> Ranking:
+    """Order the channels of a group by all moments, and give its error at the allowed widths on their last part.
+
+    Without moments (only a method that needs weights alone can do without) the error is that on white inputs, of which
+    no channel can make up for another, and there is no trial.
+    """
+    linears = readers(coupling, group)
+    evidence, dampings = gathered(coupling, group, moments, rng, activity)
     order = method.order(evidence)
     levels = _thinned(allowed)
     errors = np.zeros(len(levels))
-    for linear, problem in zip(linears, problems, strict=True):
-        errors += _errors(linear, problem, order, levels, moments[linear.key], damping)
+    if moments is None:
+        return Ranking(group, order, allowed, _errors_of_white(linears, group, order)[allowed], {})
+    for linear, problem in zip(linears, evidence.problems, strict=True):
+        errors += _errors(linear, problem, order, levels, moments[linear.key], evidence.damping)
     full = np.interp(allowed, levels, errors)
     full[-1] = 0.0
     ranking = Ranking(group, order, allowed, full, {})
@@ -163,6 +231,18 @@ def rank(
         layer = with_weights(linear, _cut(linear, group, removed, moments[linear.key][0], each))
         trial.setdefault(linear.index, []).append(layer)
     return replace(ranking, trial=trial)
+
+
+def _errors_of_white(linears: Sequence[Linear], group: Group, order: Ints) -> Float:
+    """Relative squared error at the readers at every width from 0, for inputs of independent unit channels."""
+    errors = np.zeros(group.channels + 1)
+    for linear in linears:
+        weight = dense(linear)
+        power = np.square(weight[rows_of(linear, group)]).sum((1, 2))
+        stayed = np.setdiff1d(np.arange(group.channels), order)
+        lost = np.cumsum(power[np.concatenate([order, stayed])])[::-1]
+        errors[:-1] += lost / (np.square(weight).sum() or 1.0)
+    return errors
 
 
 def _cut(linear: Linear, group: Group, removed: Ints, moments: Moments, damping: float) -> Weights:

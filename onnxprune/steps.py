@@ -13,24 +13,37 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import evaluation, methods, oracle, selection
+from onnxprune import calibration, evaluation, methods, oracle, selection
+from onnxprune.activity import Activity, collect_activity
 from onnxprune.allocation import ALLOCATORS, Bilinear, Curve
 from onnxprune.calibration import Samples
 from onnxprune.cost import macs_of_widths, parameters_of_widths
 from onnxprune.coupling import Coupling, Group, couple
-from onnxprune.data import Division, divide, shapes_of
+from onnxprune.data import Division, divide, inputs_of, shapes_of
 from onnxprune.errors import BudgetError, UsageError
 from onnxprune.evaluation import Labelled
 from onnxprune.graph import Array, Graph
+from onnxprune.ops.linear import Linear
 from onnxprune.plan import Plan, Weights
-from onnxprune.reconstruct import MODES, WIDEST, front_to_back, refit, refit_loops, with_mean
+from onnxprune.reconstruct import (
+    MODES,
+    WIDEST,
+    error_on,
+    front_to_back,
+    refit,
+    refit_loops,
+    taken_over,
+    with_mean,
+)
 from onnxprune.report import Target
 from onnxprune.runtime import Runtime
 from onnxprune.statistics import Moments, collect
+from onnxprune.takeover import NOBODY
 
 Ints = NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
@@ -85,13 +98,33 @@ class Run:
 
     def feeds(self, indices: Ints) -> Iterable[Mapping[str, Array]]:
         """The samples in batches, read when they are asked for."""
-        return self.samples.batches(indices.tolist(), self.options.batch)
+        source = self.noise if self.method.needs == "noise" else self.samples
+        return source.batches(indices.tolist(), self.options.batch)
+
+    @property
+    def method(self) -> methods.Method:
+        """The criterion that was asked for."""
+        return methods.find(self.options.method)
+
+    @property
+    def blind(self) -> bool:
+        """Whether nothing is calibrated: there is no data, and neither criterion nor repair needs any."""
+        own = self.method.takeover is not methods.emulated
+        repaired = self.mode == "none" or (self.mode == "unify" and own)
+        return self.samples.origin == "synthetic" and self.method.needs == "weights" and repaired
+
+    @cached_property
+    def noise(self) -> Samples:
+        """As many made-up samples as there are."""
+        graph, seed = self.coupling.graph, self.options.seed
+        sizes = shapes_of(self.samples)
+        return calibration.synthetic(inputs_of(graph), count=self.samples.count, seed=seed, shapes=sizes)
 
     @property
     def mode(self) -> str:
         """How layers are reconstructed: as asked for, or as the method's paper does."""
         mode = self.options.reconstruct
-        return methods.find(self.options.method).reconstruct if mode == "auto" else mode
+        return self.method.reconstruct if mode == "auto" else mode
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[Callable[[int, int], None]]:
@@ -122,14 +155,21 @@ def prepare(
     run = Run(couple(graph), found, replace(options, targets=targets), labelled, division, progress)
     if np.isin(division.judge, division.fit).any():
         run.warnings.append("too few samples to hold any back: the result is judged on samples that were fitted.")
-    if found.origin == "synthetic":
+    if found.origin == "synthetic" and run.blind:
+        run.warnings.append(
+            "no calibration data, and none was needed; but what was lost is judged on synthetic inputs."
+        )
+    elif found.origin == "synthetic":
         run.warnings.append("no calibration data: synthetic inputs were used, so the result is a guess; pass --calib.")
     return run
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """All that a budget is turned into widths by, and the moments for reconstruction."""
+    """All that a budget is turned into widths by, and the moments for reconstruction.
+
+    No moments are held where the layers are refitted front to back; there are none at all in a blind run.
+    """
 
     rankings: list[selection.Ranking]
     curves: list[Curve]
@@ -145,24 +185,31 @@ def rank(run: Run) -> Ranked:
     if not groups:
         raise BudgetError("nothing in this model can be pruned: " + what_stands_in_the_way(run))
     step = DEFAULT_STEP if run.options.round_to is None else run.options.round_to
-    method, place = methods.find(run.options.method), {group.name: i for i, group in enumerate(groups)}
+    place = {group.name: i for i, group in enumerate(groups)}
     rankings: list[selection.Ranking] = []
     moments: dict[str, list[Moments]] = {}
     portions = list(_portions(run, groups))
     for portion in portions:
-        found = _moments(run, portion, len(portions))
+        found = None if run.blind else _moments(run, portion, len(portions))
+        activity = _activity(run, portion) if run.method.needs == "activity" else {}
 
-        def ranking(group: Group, found: dict[str, list[Moments]] = found) -> selection.Ranking:
+        def ranking(
+            group: Group,
+            found: dict[str, list[Moments]] | None = found,
+            activity: dict[str, Activity] = activity,
+        ) -> selection.Ranking:
             allowed = selection.widths(group, step, run.options.min_channels)
             rng = np.random.default_rng((run.options.seed, place[group.name]))
-            return selection.rank(run.coupling, group, found, method, allowed, rng)
+            return selection.rank(run.coupling, group, found, run.method, allowed, rng, activity.get(group.name))
 
         with run.timed("select") as progress, ThreadPoolExecutor(_workers(run, portion)) as pool:
             for one in pool.map(ranking, portion):
                 rankings.append(one)
                 progress(len(rankings), 2 * len(groups))
-        if run.mode != "ls":
+        if run.mode != "ls" and found is not None:
             moments |= found  # the layers are refitted one by one from what is known now
+    if run.blind:
+        return Ranked(rankings, [Curve(r.levels, r.errors) for r in rankings], moments)
     with run.timed("select") as progress:
         signals = list(oracle.comparable(run.coupling.graph))
         most = min(PROBE_SAMPLES, evaluation.affordable(run.coupling.graph, signals))
@@ -215,6 +262,13 @@ def _moments(run: Run, groups: Sequence[Group], portions: int) -> dict[str, list
         return collect(
             run.coupling.graph, list(linears.values()), _both(run), count, run.options.runtime, run.options.seed, tick
         )
+
+
+def _activity(run: Run, groups: Sequence[Group]) -> dict[str, Activity]:
+    """How often the channels of these groups are off, on all samples that aren't held back to judge."""
+    with run.timed("calibrate"):
+        samples = run.feeds(np.concatenate([run.division.fit, run.division.tune]))
+        return collect_activity(run.coupling, groups, samples, run.options.runtime)
 
 
 def _warn_of_few(run: Run, groups: Sequence[Group]) -> None:
@@ -305,9 +359,13 @@ def _one_by_one(
     mask = run.coupling.mask(keep)
     weights: dict[str, Weights] = {}
     errors: dict[str, float] = {}
+    if mode == "none":
+        return weights, errors
+    if mode == "unify":
+        return _unified(run, ranked, keep)
     for linear in run.coupling.layers.values():
         flags = mask.inputs(linear)
-        if flags.all() or linear.key not in ranked.moments or mode == "none":
+        if flags.all() or linear.key not in ranked.moments:
             continue
         fit, tune = ranked.moments[linear.key][0], ranked.moments[linear.key][-1]
         if mode == "mean":
@@ -315,6 +373,36 @@ def _one_by_one(
         else:
             found = refit(linear, flags, fit, tune if tune is not fit else None)
             weights[linear.key], errors[linear.key] = found.weights, found.error
+    return weights, errors
+
+
+def _unified(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> tuple[dict[str, Weights], dict[str, float]]:
+    """Survivors take over, group by group, in all layers that read them."""
+    mask, rng = run.coupling.mask(keep), np.random.default_rng(run.options.seed)
+    moves: dict[str, list[tuple[Ints, Ints, NDArray[np.float64]]]] = {}
+    linears: dict[str, Linear] = {}
+    affine = False
+    for ranking in ranked.rankings:
+        group = ranking.group
+        evidence, _ = selection.gathered(run.coupling, group, None if run.blind else ranked.moments, rng)
+        taken = run.method.takeover(evidence, keep.get(group.name, np.arange(group.channels)))
+        gone = np.flatnonzero(taken.partner != NOBODY)
+        affine = affine or taken.affine
+        found = selection.readers(run.coupling, group)
+        factors = np.broadcast_to(taken.factors, (len(found), group.channels))
+        for linear, factor in zip(found, factors, strict=True):
+            rows = selection.rows_of(linear, group)
+            moves.setdefault(linear.key, []).append((rows[gone], rows[taken.partner[gone]], factor[gone]))
+            linears[linear.key] = linear
+    weights, errors = {}, {}
+    for name, linear in linears.items():
+        flags = mask.inputs(linear)
+        if not flags.all():
+            known = ranked.moments.get(name)
+            mean = known[0].mean if known and affine else None
+            weights[name] = taken_over(linear, flags, moves[name], mean)
+            if known:
+                errors[name] = error_on(linear, weights[name], known[-1])
     return weights, errors
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich import box, filesize
 from rich.table import Table
 
-from onnxprune.methods import Method
+from onnxprune.methods import NEEDS, Method
 from onnxprune.report import Comparison, Fidelity, GroupReport, Inspection, Report, Size
 
 NAME = 40  # characters of a name that a table shows; both ends of a long one tell the most
@@ -95,12 +95,12 @@ def summary(found: Inspection) -> Table:
 
 
 def catalogue(methods: Iterable[Method]) -> Table:
-    """All methods: what they do, what they repair by default, where they come from."""
-    table = _table("method", "what it does", "--reconstruct auto is", "paper")
+    """All methods: what they do, what they need, what they repair by default, where they come from."""
+    table = _table("method", "what it does", "needs", "--reconstruct auto is", "paper")
     for column in table.columns[1:]:
         column.justify = "left"
     for m in methods:
-        table.add_row(m.name, m.summary, m.reconstruct, m.paper)
+        table.add_row(m.name, m.summary, NEEDS[m.needs], m.reconstruct, m.paper)
     return table
 
 

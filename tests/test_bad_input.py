@@ -250,7 +250,7 @@ def test_provider_that_is_not_there(out: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--method", "voodoo"), "'voodoo' is not one of 'l1', 'l2'"),
+        (("--method", "voodoo"), "'voodoo' is not one of 'apoz', 'energy'"),
         (("--allocate", "voodoo"), "--allocate"),
         (("--reconstruct", "voodoo"), "--reconstruct"),
         (("--target", "voodoo=1"), "voodoo=1"),

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from onnxprune import methods
 from onnxprune.elimination import Problem
-from onnxprune.errors import UsageError
-from onnxprune.methods import METHODS, Evidence, by_score, find
+from onnxprune.errors import InternalError, UsageError
+from onnxprune.methods import METHODS, NEEDS, Evidence, by_score, find
 from onnxprune.reconstruct import MODES
+from onnxprune.takeover import NOBODY
 
 SHAPES = st.tuples(st.integers(0, 10**6), st.integers(2, 12), st.sampled_from([1, 3]), st.sampled_from([1, 2, 3]))
 METHOD = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -23,16 +24,21 @@ DETERMINISTIC = pytest.mark.parametrize(
 def evidence(seed, n, b=1, readers=1, cells=1, dead=()):
     """Random, correlated channels; `dead` ones have neither weights nor activations."""
     rng = np.random.default_rng(seed)
-    problems = []
+    problems, means = [], []
     for _ in range(readers):
         size = n * b + int(rng.integers(0, 3))
         rows = rng.permutation(size)[: n * b].reshape(n, b)
         x = rng.normal(size=(4 * size, size)) @ rng.normal(size=(size, size)) * rng.uniform(0.2, 3, size)
         x[:, rows[list(dead)].ravel()] = 0
-        problems.append(Problem(x.T @ x / len(x), rng.normal(size=(size, 5)), rows, float(rng.uniform(0.5, 2))))
+        problems.append(Problem(np.cov(x.T, bias=True), rng.normal(size=(size, 5)), rows, float(rng.uniform(0.5, 2))))
+        means.append(x.mean(0))
     weights = rng.normal(size=(n, 7))
     weights[list(dead)] = 0
-    return Evidence(problems, weights, np.arange(n) % cells, 1e-3, np.random.default_rng(seed))
+    zeros, faint = rng.uniform(0, 0.9, (2, n))
+    zeros[list(dead)] = faint[list(dead)] = 1
+    return Evidence(
+        problems, means, weights, np.arange(n) % cells, 1e-3, np.random.default_rng(seed), zeros=zeros, faint=faint
+    )
 
 
 def again(one, seed):
@@ -67,11 +73,16 @@ def test_every_round_takes_one_channel_of_each_cell(method, seed, per_cell, cell
 def test_a_seed_makes_it_reproducible_and_nothing_is_written_to(method, shape):
     seed, n, b, readers = shape
     one = evidence(seed, n, b, readers)
-    arrays = [one.weights, one.cells, *(a for p in one.problems for a in (p.gram, p.weight, p.rows))]
+    arrays = [one.weights, one.cells, one.zeros, one.faint, *one.means]
+    arrays += [a for p in one.problems for a in (p.gram, p.weight, p.rows)]
     before = [a.copy() for a in arrays]
     for a in arrays:
         a.setflags(write=False)
     np.testing.assert_array_equal(method.order(again(one, 3)), method.order(again(one, 3)))
+    kept = np.arange(n)[:: 1 + seed % 3]
+    first, second = (method.takeover(one, kept) for _ in range(2))
+    np.testing.assert_array_equal(first.partner, second.partner)
+    np.testing.assert_array_equal(first.factors, second.factors)
     for a, b_ in zip(arrays, before, strict=True):
         np.testing.assert_array_equal(a, b_)
 
@@ -83,10 +94,37 @@ def test_the_numbering_of_channels_does_not_matter(method, shape):
     seed, n, b, readers = shape
     one = evidence(seed, n, b, readers)
     to = np.random.default_rng(seed + 1).permutation(n)
-    other = Evidence(
-        [replace(p, rows=p.rows[to]) for p in one.problems], one.weights[to], one.cells[to], one.damping, one.rng
-    )
+    other = renumbered(one, to)
     np.testing.assert_array_equal(to[method.order(other)], method.order(one))
+
+
+def renumbered(one, to):
+    """The same channels, of which number i is what was called to[i]."""
+    problems = [replace(p, rows=p.rows[to]) for p in one.problems]
+    alone = {name: getattr(one, name)[to] for name in ("weights", "cells", "zeros", "faint")}
+    return replace(one, problems=problems, **alone)
+
+
+@METHOD
+@settings(max_examples=25)
+@given(SHAPES, st.booleans())
+def test_survivors_take_over_whatever_the_numbering(method, shape, spatial):
+    """Partners are survivors, survivors have none, factors are finite, and a renumbering only renumbers."""
+    seed, n, b, readers = shape
+    one = replace(evidence(seed, n, b, readers), spatial=spatial)
+    rng = np.random.default_rng(seed)
+    kept = np.sort(rng.permutation(n)[: int(rng.integers(1, n + 1))])
+    taken = method.takeover(one, kept)
+    gone = np.setdiff1d(np.arange(n), kept)
+    assert set(taken.partner[gone].tolist()) <= {NOBODY, *kept.tolist()}
+    assert (taken.partner[kept] == NOBODY).all()
+    assert taken.factors.shape in ((1, n), (readers, n))
+    assert np.isfinite(taken.factors).all()
+    assert not taken.factors[:, taken.partner == NOBODY].any()
+    to = rng.permutation(n)
+    other = method.takeover(renumbered(one, to), np.sort(np.argsort(to)[kept]))
+    np.testing.assert_allclose(other.factors, taken.factors[:, to], rtol=1e-6, atol=1e-9)
+    np.testing.assert_array_equal(np.where(other.partner < 0, NOBODY, to[other.partner]), taken.partner[to])
 
 
 @DETERMINISTIC
@@ -113,6 +151,17 @@ def test_a_method_says_what_it_is(method):
     assert method.summary[0].islower()
     assert not method.summary.endswith(".")
     assert method.order.__doc__
+    assert method.needs in NEEDS
+
+
+@pytest.mark.parametrize("name", [m.name for m in METHODS.values() if m.needs == "weights"])
+def test_who_needs_only_weights_gets_along_without_data(name):
+    one = evidence(5, 8, readers=2)
+    blind = replace(one, problems=(), means=(), zeros=None, faint=None)
+    np.testing.assert_array_equal(find(name).order(again(blind, 1)), find(name).order(again(one, 1)))
+    if find(name).reconstruct == "unify":
+        taken = find(name).takeover(blind, np.array([0, 3, 4]))
+        np.testing.assert_array_equal(taken.partner, find(name).takeover(one, np.array([0, 3, 4])).partner)
 
 
 def test_random_orders_follow_the_seed():
@@ -132,9 +181,10 @@ def test_reap_removes_what_the_others_can_stand_in_for():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(100, 4))
     x = np.column_stack([x, x[:, 0] + x[:, 1]])
-    one = Evidence([Problem(x.T @ x, np.ones((5, 2)), np.arange(5)[:, None])], np.ones((5, 1)), np.zeros(5, int), 1e-9,
-                   rng)  # fmt: skip
-    assert find("reap").order(one)[0] in (0, 1, 4)
+    problem = Problem(np.cov(x.T), np.ones((5, 2)), np.arange(5)[:, None])
+    one = Evidence([problem], [x.mean(0)], np.ones((5, 1)), np.zeros(5, int), 1e-9, rng)
+    for name in ("reap", "obspa"):
+        assert find(name).order(one)[0] in (0, 1, 4)
 
 
 @pytest.mark.parametrize(
@@ -161,3 +211,141 @@ def test_a_file_is_a_method(monkeypatch):
         return np.arange(len(evidence.cells) - 1)
 
     assert methods.find("name").order is order
+
+
+# ---- Criteria against references
+
+
+def rows_seen(seed, n=7, b=2, readers=2):
+    """What readers see of n channels, [S, n, b] each, and the evidence of it."""
+    rng = np.random.default_rng(seed)
+    seen, problems, means = [], [], []
+    for _ in range(readers):
+        x = (
+            np.maximum(rng.normal(size=(60, n, b)) @ np.eye(b) + rng.normal(size=(60, 1, b)), 0)
+            * rng.uniform(1, 3, n)[:, None]
+        )
+        flat = x.reshape(60, -1)
+        seen.append(x)
+        weight = rng.normal(size=(n * b, 4))
+        problems.append(Problem(np.cov(flat.T, bias=True), weight, np.arange(n * b).reshape(n, b), rng.uniform(0.5, 2)))
+        means.append(flat.mean(0))
+    return seen, Evidence(problems, means, rng.normal(size=(n, 3)), np.zeros(n, int), 1e-3, rng)
+
+
+def test_energy_is_the_share_of_the_mean_square():
+    seen, one = rows_seen(1)
+    shares = sum((e := np.square(x).sum((0, 2))) / e.sum() for x in seen)
+    assert find("energy").order(one).tolist() == np.argsort(shares)[:-1].tolist()
+
+
+def test_wanda_adds_up_weights_times_sizes():
+    seen, one = rows_seen(2)
+    total = np.zeros(7)
+    for x, problem in zip(seen, one.problems, strict=True):
+        scores = np.zeros(7)
+        for c in range(7):
+            for r in range(2):
+                for o in range(4):
+                    scores[c] += abs(problem.weight[2 * c + r, o]) * np.sqrt(np.mean(x[:, c, r] ** 2))
+        total += scores / scores.sum()
+    assert find("wanda").order(one).tolist() == np.argsort(total)[:-1].tolist()
+
+
+def test_apoz_removes_what_is_off_most_often():
+    one = replace(evidence(1, 4), zeros=np.array([0.2, 0.9, 0.0, 0.5]), faint=np.array([0.9, 0.8, 0.7, 0.6]))
+    assert find("apoz").order(one).tolist() == [1, 3, 0]
+
+
+def test_apoz_counts_faint_values_where_nothing_is_ever_zero():
+    one = replace(evidence(1, 4), zeros=np.zeros(4), faint=np.array([0.1, 0.3, 0.7, 0.6]))
+    assert find("apoz").order(one).tolist() == [2, 3, 1]
+
+
+def test_apoz_says_so_when_nobody_measured():
+    with pytest.raises(InternalError, match="activity"):
+        find("apoz").order(replace(evidence(1, 4), zeros=None))
+
+
+def test_gm_removes_the_smallest_sum_of_distances():
+    weights = np.random.default_rng(3).normal(size=(6, 4)) + 1
+    sums = [sum(np.linalg.norm(a - b) for b in weights) for a in weights]
+    assert find("gm").order(replace(evidence(1, 6), weights=weights)).tolist() == np.argsort(sums)[:-1].tolist()
+    weights[2] = 0  # far from the others, which are about 1
+    assert find("gm").order(replace(evidence(1, 6), weights=weights))[0] == 2
+
+
+@pytest.mark.parametrize(("name", "affine"), [("nu", True), ("nu-linear", False)])
+@pytest.mark.parametrize("seed", range(5))
+def test_nu_unifies_the_cheapest_pair_again_and_again(name, affine, seed):
+    """Every pair is tried in every step, on the behaviours themselves."""
+    seen, one = rows_seen(seed)
+    weights = [p.weight.reshape(7, -1).copy() for p in one.problems]
+    alive, order = list(range(7)), []
+
+    def fit(x, i, j):
+        a, b = (x[:, c] - x[:, c].mean(0) if affine else x[:, c] for c in (i, j))
+        factor = (a * b).sum() / (b * b).sum()
+        return factor, np.square(a - factor * b).sum() / len(x)
+
+    while len(alive) > 1:
+        best = (np.inf, -1, -1)
+        for i in alive:
+            for j in set(alive) - {i}:
+                parts = zip(seen, weights, one.problems, strict=True)
+                best = min(best, (sum(p.importance * fit(x, i, j)[1] * (w[i] ** 2).sum() for x, w, p in parts), i, j))
+        _, i, j = best
+        for x, w in zip(seen, weights, strict=True):
+            w[j] += fit(x, i, j)[0] * w[i]
+        alive.remove(i)
+        order.append(i)
+    assert find(name).order(one).tolist() == order
+    kept = np.array([1, 4])
+    taken = find(name).takeover(one, kept)
+    assert taken.affine == affine
+    for i in set(range(7)) - {1, 4}:
+        parts = list(zip(seen, one.problems, strict=True))
+        costs = [sum(p.importance * fit(x, i, j)[1] * (p.weight[p.rows[i]] ** 2).sum() for x, p in parts) for j in kept]
+        assert taken.partner[i] == kept[np.argmin(costs)]
+        np.testing.assert_allclose(taken.factors[:, i], [fit(x, i, taken.partner[i])[0] for x in seen])
+
+
+def test_nobody_is_emulated_by_a_dead_channel():
+    one = evidence(4, 5, dead=(2, 3))
+    taken = find("nu").takeover(one, np.array([2, 3]))
+    assert not taken.factors.any()
+
+
+@pytest.mark.parametrize("spatial", [False, True])
+def test_merge_goes_to_the_largest_cosine_if_it_is_large_enough(spatial):
+    weights = np.random.default_rng(6).normal(size=(12, 3))
+    one = replace(evidence(1, 12), weights=weights, spatial=spatial)
+    kept, least = np.array([0, 5]), 0.1 if spatial else 0.45
+    taken = find("merge").takeover(one, kept)
+    merged = 0
+    for i in set(range(12)) - set(kept.tolist()):
+        cosines = [weights[i] @ weights[j] / np.linalg.norm(weights[i]) / np.linalg.norm(weights[j]) for j in kept]
+        j = kept[int(np.argmax(cosines))]
+        if max(cosines) < least:
+            assert taken.partner[i] == NOBODY
+        else:
+            merged += 1
+            assert taken.partner[i] == j
+            assert taken.factors[0, i] == pytest.approx(np.linalg.norm(weights[i]) / np.linalg.norm(weights[j]))
+    assert 0 < merged < 10
+    assert not taken.affine
+
+
+def test_merge_stays_within_cells_and_needs_a_path_that_passes_scales():
+    weights = np.abs(np.random.default_rng(6).normal(size=(6, 3)))
+    one = replace(evidence(1, 6, cells=2), weights=weights)
+    taken = find("merge").takeover(one, np.array([0, 1]))
+    assert taken.partner.tolist() == [NOBODY, NOBODY, 0, 1, 0, 1]
+    assert (find("merge").takeover(replace(one, scales=False), np.array([0, 1])).partner == NOBODY).all()
+
+
+def test_merge_selects_by_the_norm_in_its_name():
+    weights = np.array([[3.0, 0, 0], [-1, 1.5, 1], [0.1, 0, -0.1]])
+    one = replace(evidence(1, 3), weights=weights)
+    for name, alike in (("merge", "l1"), ("merge-l2", "l2"), ("merge-gm", "gm")):
+        assert find(name).order(one).tolist() == find(alike).order(one).tolist()

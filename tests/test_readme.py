@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from onnxprune.cli import main
-from onnxprune.methods import METHODS
+from onnxprune.methods import METHODS, NEEDS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -36,8 +36,8 @@ def options() -> str:
 
 def methods() -> str:
     """The registry of methods."""
-    rows = [(f"`{m.name}`", m.summary, f"`{m.reconstruct}`", m.paper) for m in METHODS.values()]
-    return _table(("method", "what it does", "`--reconstruct auto`", "paper"), rows)
+    rows = [(f"`{m.name}`", m.summary, NEEDS[m.needs], f"`{m.reconstruct}`", m.paper) for m in METHODS.values()]
+    return _table(("method", "what it does", "needs", "`--reconstruct auto`", "paper"), rows)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -468,3 +468,42 @@ def test_depthwise_layers_are_no_readers():
     coupling = models.coupled(models.depthwise())
     assert describe(Graph(coupling.graph.model), 3) is not None
     assert [linear.key for linear in layers_in_order(coupling)] == ["c0", "c2"]
+
+
+# ---- Survivors that take over
+
+
+@pytest.mark.parametrize("name", ["mlp", "convs", "grouped", "tokens"])
+def test_what_is_taken_over_is_the_layer_on_inputs_that_stand_in(name):
+    """The new weights on the survivors' rows give what the old ones give on x_gone = factor * x_survivor."""
+    coupling = models.coupled(models.ALL[name]())
+    group = next(g for g in coupling.groups if not g.stream)
+    linear = coupling.linear(next(iter(group.reads)))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, linear.channels * linear.taps)) + 1
+    index = group.reads[linear.index][:, 0]
+    cells = [np.flatnonzero(group.cells == c) for c in range(group.cells.max() + 1)]
+    gone, to = np.concatenate([c[:2] for c in cells]), np.concatenate([c[[-1, -1]] for c in cells])
+    factor = rng.normal(size=len(gone))
+    rows = (index[:, None] * linear.taps + np.arange(linear.taps)).astype(np.int64)
+    flags = np.ones(linear.channels, bool)
+    flags[index[gone]] = False
+    stand_in = x.copy()
+    for i, j, a in zip(gone, to, factor, strict=True):
+        stand_in[:, rows[i]] = a * x[:, rows[j]]
+    found = reconstruct.taken_over(linear, flags, [(rows[gone], rows[to], factor)], None)
+    kept = x * np.repeat(flags, linear.taps)
+    np.testing.assert_allclose(linear.apply(kept, found.matrix, found.offset), linear.apply(stand_in), atol=1e-9)
+    level = reconstruct.taken_over(linear, flags, [(rows[gone], rows[to], factor)], x.mean(0))
+    np.testing.assert_allclose(level.matrix, found.matrix)
+    np.testing.assert_allclose(linear.apply(kept, level.matrix, level.offset).mean(0), linear.apply(x).mean(0))
+
+
+def test_nothing_moves_between_convolution_groups():
+    coupling = models.coupled(models.grouped())
+    linear = coupling.linear(coupling.graph.producer["c1"])
+    rows = np.arange(12 * 9).reshape(12, 9)
+    flags = np.ones(12, bool)
+    flags[0] = False
+    found = reconstruct.taken_over(linear, flags, [(rows[[0]], rows[[11]], np.array([2.0]))], None)
+    np.testing.assert_array_equal(found.matrix, reconstruct.masked(linear, flags).matrix)

@@ -4,6 +4,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 import models
 from onnxprune import reconstruct, selection
@@ -215,15 +216,84 @@ def test_widths(channels, cells, step, smallest, expected):
     assert widths(group, step, smallest).tolist() == expected
 
 
-def test_producer_weights_are_the_slices_that_make_a_channel():
+def test_producer_weights_are_the_weights_and_biases_that_make_a_channel():
     coupling = models.coupled(models.residual("projection"))
     graph = coupling.graph
     stem, inner = coupling.by_name["stem"], coupling.by_name["one_a"]
-    expected = np.concatenate([graph.array(w).reshape(6, -1) for w in ("w0", "w2")], axis=1)
-    np.testing.assert_allclose(producer_weights(coupling, stem), expected)
-    np.testing.assert_allclose(producer_weights(coupling, inner), graph.array("w1").reshape(8, -1))
+    scale = graph.array("n2s") / np.sqrt(graph.array("n2v") + 1e-5)
+    parts = [graph.array("w0").reshape(6, -1), graph.array("b0")[:, None], graph.array("w2").reshape(6, -1)]
+    parts[2] = parts[2] * scale[:, None]
+    shift = graph.array("n2b") - graph.array("n2m") * scale
+    expected = np.concatenate([*parts, shift[:, None]], axis=1)
+    np.testing.assert_allclose(producer_weights(coupling, stem), expected, rtol=1e-5)
+    expected = np.column_stack([graph.array("w1").reshape(8, -1), graph.array("b1")])
+    np.testing.assert_allclose(producer_weights(coupling, inner), expected)
     tokens = models.coupled(models.tokens())
-    np.testing.assert_allclose(producer_weights(tokens, tokens.groups[0]), tokens.graph.array("w0").T)
+    expected = np.column_stack([tokens.graph.array("w0").T, tokens.graph.array("b0")])
+    np.testing.assert_allclose(producer_weights(tokens, tokens.groups[0]), expected)
+
+
+def test_producer_weights_of_convolution_groups_and_recurrent_layers():
+    grouped = models.coupled(models.grouped())
+    expected = np.column_stack([grouped.graph.array("w1").reshape(8, -1), grouped.graph.array("b1")])
+    np.testing.assert_allclose(producer_weights(grouped, grouped.by_name["b"]), expected)
+    lstm = models.coupled(models.lstm())
+    units = next(g for g in lstm.groups if g.channels == 5)
+    expected = lstm.graph.array("w")[0].reshape(4, 5, 6).swapaxes(0, 1).reshape(5, -1)
+    np.testing.assert_allclose(producer_weights(lstm, units), expected)
+
+
+@pytest.mark.parametrize(
+    ("between", "expected"),
+    [
+        ("r = Relu(h)", True),
+        ("r = LeakyRelu(h)", True),
+        ("q = Abs(h)\nr = Identity(q)", True),
+        ("r = Clip(h, zero, six)", True),
+        ("r = Clip(h, one, six)", False),
+        ("r = Sigmoid(h)", False),
+        ("q = Relu(h)\nr = Add(q, shift)", False),
+        ("q = Neg(h)\nr = Add(q, h)", True),
+        ("q = Relu(h)\nr = Mul(q, h)", False),
+        ("r = PRelu(h, shift)", False),
+    ],
+)
+def test_what_passes_a_factor_on(between, expected):
+    """What PRelu does to a factor depends on the channel, so one channel can't stand in for another."""
+    weights = {"w0": (6, 6), "b": (6,), "w1": (6, 3), "shift": (6,), "zero": np.float32(0), "one": np.float32(1)}
+    body = f"h = Gemm(x, w0, b)\n{between}\ny = Gemm(r, w1)"
+    model = models.build("float[N,6] x", "float[N,3] y", body, weights | {"six": np.float32(1e6)})
+    coupling = models.coupled(model)
+    assert selection.passes_scale(coupling, coupling.groups[0]) == expected
+    doubled = models.build("float[N,6] x", "float[N,3] y", body, weights | {"six": np.float32(1e6)})
+    for t in doubled.graph.initializer:
+        if t.name in ("w0", "b"):
+            t.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(t), t.name))
+    feed = models.feeds(model, 20, 20)[0]
+    one, two = (models.values(m, feed, ["r"])["r"] for m in (model, doubled))
+    assert np.allclose(two, 2 * one, atol=1e-5) == (expected or "PRelu" in between)
+
+
+def test_depthwise_filters_pass_no_factor_on():
+    coupling = models.coupled(models.depthwise())
+    assert not selection.passes_scale(coupling, coupling.groups[0])
+
+
+@NAMES
+def test_without_data_the_errors_are_those_of_white_inputs(ranked, name):
+    one = ranked[name]
+    for r in one.rankings:
+        rng = np.random.default_rng(0)
+        blind = rank(one.coupling, r.group, None, find("l1"), widths(r.group, 1, 1), rng)
+        assert blind.errors[-1] == 0
+        assert not blind.trial
+        for place in (0, len(blind.levels) // 2):
+            removed = np.setdiff1d(np.arange(r.group.channels), blind.kept(int(blind.levels[place])))
+            expected = 0.0
+            for linear in readers(one.coupling, r.group):
+                lost = dense(linear)[rows_of(linear, r.group)[removed].ravel()]
+                expected += np.square(lost).sum() / np.square(linear.matrix).sum()
+            assert blind.errors[place] == pytest.approx(expected)
 
 
 def test_a_group_whose_reader_cannot_be_refitted_has_no_readers(monkeypatch):

@@ -18,14 +18,12 @@ from pathlib import Path
 import click
 import numpy as np
 
-from onnxprune import selection
 from onnxprune.calibration import Preprocessing, load
 from onnxprune.cost import total_macs
 from onnxprune.data import inputs_of
 from onnxprune.evaluation import Labelled, answers
 from onnxprune.graph import Array, Graph
 from onnxprune.graph import load as load_model
-from onnxprune.methods import find
 from onnxprune.runtime import Runtime
 from onnxprune.search import Search, parse_targets
 from onnxprune.steps import Options, allocate, prepare
@@ -48,35 +46,27 @@ def pixels(images: Array, graph: Graph, preprocessing: Preprocessing) -> Array:
 
 
 def rows(
-    search: Search, methods: tuple[str, ...], target: float, labels: Array, plain: float
+    searches: dict[str, Search], specs: tuple[str, ...], target: float, labels: Array, plain: float
 ) -> Iterator[tuple[str, float, float, float, float, float]]:
     """(method, MACs kept, accuracy, agreement, squared relative error, seconds as a multiple of one plain pass)."""
-    run = search.run
-    keep = search.kept(allocate(run, search.ranked, "macs", target))
+    first = next(iter(searches.values()))
+    keep = first.kept(allocate(first.run, first.ranked, "macs", target))
     widths = {name: len(kept) for name, kept in keep.items()}
-    first = run.options
-    base = search.before[0]
-    for spec in methods:
+    base, graph = first.before[0], first.run.coupling.graph
+    for spec in specs:
         method, _, mode = spec.partition(":")
-        run.options = replace(first, method=method, reconstruct=mode or "auto")
         start = time.perf_counter()
-        if method != first.method:
-            rng = np.random.default_rng(first.seed)
-            ranked = [
-                selection.rank(run.coupling, r.group, search.ranked.moments, find(method), r.levels, rng)
-                for r in search.ranked.rankings
-            ]
-            keep = {r.group.name: r.kept(widths[r.group.name]) for r in ranked}
-        else:
-            keep = {r.group.name: r.kept(widths[r.group.name]) for r in search.ranked.rankings}
+        if method not in searches:
+            searches[method] = first.other(method=method, reconstruct="local")
+        search = searches[method]
+        keep = {r.group.name: r.kept(widths[r.group.name]) for r in search.ranked.rankings}
+        search.run.options = replace(search.run.options, reconstruct=mode or "auto")
         found = search.candidate(keep)
         seconds = time.perf_counter() - start
-        z = answers(found.model, run.labelled.samples, range(len(labels)), run.options.runtime, 250)[0]  # type: ignore
+        z = answers(found.model, search.run.labelled.samples, range(len(labels)), search.run.options.runtime, 250)[0]  # type: ignore
         right, agree = float((z.argmax(1) == labels).mean()), float((z.argmax(1) == base.argmax(1)).mean())
-        macs = Graph(found.model, run.coupling.graph.dims)
-        ratio = total_macs(macs) / total_macs(run.coupling.graph)
+        ratio = total_macs(Graph(found.model, graph.dims)) / total_macs(graph)
         yield spec, ratio, right, agree, float(np.square(z - base).sum() / np.square(base).sum()), seconds / plain
-    run.options = first
 
 
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)
@@ -123,9 +113,10 @@ def main(
         plain = time.perf_counter() - start
         start = time.perf_counter()
         search = Search(prepare(graph, load(calibration, inputs_of(graph)), options, judged))
+        searches = {options.method: search}
         shared = (time.perf_counter() - start) / plain
         for target in targets:
-            for row in rows(search, methods, target, labels, plain):
+            for row in rows(searches, methods, target, labels, plain):
                 spec, macs, right, agree, zerr, multiple = row
                 collected.setdefault((target, spec), []).append((macs, right, agree, zerr, multiple))
                 times = f"{shared:.1f} + {multiple:.1f}"

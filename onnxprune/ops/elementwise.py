@@ -107,6 +107,26 @@ def bounds(graph: Graph, node: NodeProto) -> tuple[float, float] | None:
     return low, high
 
 
+def elementwise_alone(node: NodeProto) -> bool:
+    """Whether every element of a node's output depends on the elements at its own place alone."""
+    return node.op_type in {*UNARY, "Clip", "PRelu", "Add", "Sub", "Mul", "Div", "Pow", "QuickGelu", "FastGelu"}
+
+
+LINEAR_IN_SCALE = {"Abs", "Identity", "LeakyRelu", "Neg", "Relu", "Dropout"}
+LINEAR_IN_SCALE |= {"MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"}
+LINEAR_IN_SCALE |= {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "Concat", "Split"}
+LINEAR_IN_SCALE |= {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile", "Slice", "Gather"}
+LINEAR_IN_SCALE |= {"DepthToSpace", "SpaceToDepth", "Resize", "Upsample"}
+
+
+def passes_scale(graph: Graph, node: NodeProto) -> bool:
+    """Whether f(s·x) = s·f(x) for every s > 0 with one f for all channels; where a Clip cuts off above isn't seen."""
+    if node.op_type in ("Add", "Sum", "Max", "Min", "Mean"):
+        return not any(name in graph.static for name in node.input)
+    limits = bounds(graph, node)
+    return node.op_type in LINEAR_IN_SCALE or (limits is not None and limits[0] == 0)
+
+
 @rule("Clip")
 def clip(v: Visit) -> None:
     """Its bounds are scalars."""

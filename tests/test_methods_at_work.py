@@ -1,0 +1,194 @@
+"""Whole runs of methods: what is taken over, what is measured, and what needs no data."""
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+import models
+import onnxprune
+from onnxprune import statistics, steps
+from onnxprune.calibration import PLAIN
+from onnxprune.data import samples_of
+from onnxprune.graph import Graph
+from onnxprune.methods import METHODS
+from onnxprune.reconstruct import MODES
+from onnxprune.search import Search, parse_targets
+
+FAST = {"round_to": 1, "runtime": models.RUNTIME, "measure_latency": False, "allocate": "uniform"}
+
+
+def prune(model, method, *, data=True, target="macs=0.6", **options):
+    calibration = models.data(model, 60) if data is True else data
+    return onnxprune.prune(model, method=method, target=target, calibration=calibration, **(FAST | options))
+
+
+def same(one, other):
+    return {k: v.tolist() for k, v in one.plan.keep.items()} == {k: v.tolist() for k, v in other.plan.keep.items()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("reconstruct", MODES)
+def test_every_method_goes_with_every_repair(method, reconstruct):
+    model = models.convs()
+    result = prune(model, method, reconstruct=reconstruct)
+    assert result.report.targets[0].reached
+    assert result.report.surgery_check["ok"]
+    assert result.report.reconstruct == reconstruct
+    assert bool(result.plan.weights) == (reconstruct != "none")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["identity", "grouped", "depthwise", "dense", "lstm", "heads"])
+def test_every_method_prunes_every_kind_of_network(method, name):
+    result = prune(models.ALL[name](), method, target="macs=0.97" if name == "lstm" else "macs=0.7")
+    assert result.report.surgery_check["ok"]
+    assert result.report.targets[0].reached
+
+
+# ---- Unification
+
+
+def scaled_copies(model, scaled, factor=0.5):
+    """The model with the second half of the channels of every group `factor` times the first: in the tensors named."""
+    model, keep = models.doubled(model)
+    coupling = models.coupled(model)
+    tensors = {t.name: t for t in model.graph.initializer}
+    for name, kept in keep.items():
+        group = coupling.by_name[name]
+        gone = np.setdiff1d(np.arange(group.channels), kept)
+        for member in group.members:
+            if member.tensor in scaled and member.role != "reader":
+                value = np.moveaxis(numpy_helper.to_array(tensors[member.tensor]).copy(), member.axis, 0)
+                value[member.index[gone]] *= factor
+                array = np.ascontiguousarray(np.moveaxis(value, 0, member.axis))
+                tensors[member.tensor].CopyFrom(numpy_helper.from_array(array, member.tensor))
+    return model, keep
+
+
+@pytest.mark.parametrize("method", ["nu", "nu-linear", "merge", "l1"])
+@pytest.mark.parametrize(
+    ("made", "scaled"),
+    [(models.mlp, {"w0", "b0", "w1", "b1"}), (models.convs, {"n1s", "n1b", "n2s", "n2b"})],
+)
+def test_scaled_copies_are_taken_over_without_loss(method, made, scaled):
+    """Where each channel has one that is half of it the network answers as before; nu finds the pairs itself."""
+    model, keep = scaled_copies(made(), scaled)
+    found = steps_of(model, method, reconstruct="unify")
+    if method.startswith("nu"):
+        keep = {r.group.name: r.kept(len(keep[r.group.name])) for r in found.ranked.rankings}
+    feed = models.feeds(model, 30, 30, seed=5)[0]
+    before, after = models.values(model, feed)["y"], models.values(found.candidate(keep).model, feed)["y"]
+    np.testing.assert_allclose(after, before, atol=1e-4 * np.abs(before).max())
+
+
+def with_folded_norms(model):
+    """The same network with BatchNormalization nodes folded into the convolutions before them."""
+    graph, other = Graph(model), models._copy(model)
+    tensors = {t.name: t for t in other.graph.initializer}
+    for node in list(other.graph.node):
+        if node.op_type != "BatchNormalization":
+            continue
+        conv = next(n for n in other.graph.node if n.output[0] == node.input[0])
+        scale, shift, mean, var = (graph.array(n).astype(np.float64) for n in node.input[1:])
+        scale = scale / np.sqrt(var + 1e-5)
+        weight = graph.array(conv.input[1]) * scale.reshape(-1, 1, 1, 1)
+        bias = (graph.array(conv.input[2]) if len(conv.input) > 2 else 0) * scale + shift - mean * scale
+        tensors[conv.input[1]].CopyFrom(numpy_helper.from_array(weight.astype(np.float32), conv.input[1]))
+        other.graph.initializer.append(numpy_helper.from_array(bias.astype(np.float32), f"{conv.name}_bias"))
+        del conv.input[2:]
+        conv.input.append(f"{conv.name}_bias")
+        conv.output[0] = node.output[0]
+        other.graph.node.remove(node)
+    return other
+
+
+@pytest.mark.parametrize("method", ["merge", "merge-l2", "merge-gm", "l1", "l2", "gm", "nu", "apoz"])
+def test_batch_normalization_may_be_folded_or_not(method):
+    model = models.convs()
+    for t in model.graph.initializer:  # a negative scale turns a channel around
+        if t.name == "n1s":
+            t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(t) * np.float32([1, -1] * 4), t.name))
+    folded = with_folded_norms(model)
+    feed = models.feeds(model, 30, 30, seed=5)[0]
+    np.testing.assert_allclose(models.values(model, feed)["y"], models.values(folded, feed)["y"], atol=1e-5)
+    keep = {"conv1": np.array([0, 2, 3, 5]), "conv2": np.arange(0, 12, 2)}
+    results = []
+    for one in (model, folded):
+        found = steps_of(one, method, reconstruct="none" if method == "apoz" else "auto")
+        orders = [r.order.tolist() for r in found.ranked.rankings]
+        pruned = found.candidate(keep).model
+        results.append((orders, models.values(pruned, feed)["y"]))
+    assert results[0][0] == results[1][0]
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-3, atol=1e-4)
+
+
+def steps_of(model, method, data=True, **options):
+    """A search on the model, not yet begun."""
+    graph = Graph(model)
+    chosen = steps.Options(targets=parse_targets(["macs=0.6"]), method=method, **(FAST | options))
+    found = samples_of(graph, None, models.data(model, 60) if data else None, PLAIN, None, 0, None)
+    return Search(steps.prepare(graph, found, chosen))
+
+
+# ---- What is measured, and what needs no data
+
+
+def test_merging_needs_no_data(monkeypatch):
+    """Nothing is calibrated, and the channels and weights are those of a run with data."""
+    model = models.convs()
+    given = prune(model, "merge")
+
+    def refuse(*_, **__):
+        raise AssertionError("data was looked at")
+
+    monkeypatch.setattr(steps, "collect", refuse)
+    monkeypatch.setattr(steps.selection, "probe", refuse)
+    blind = prune(model, "merge", data=None)
+    assert same(blind, given)
+    for name, weights in blind.plan.weights.items():
+        np.testing.assert_array_equal(weights.matrix, given.plan.weights[name].matrix)
+    assert blind.report.surgery_check["ok"]
+    assert any("none was needed" in w for w in blind.report.warnings)
+    assert prune(model, "merge", data=None, allocate="dp").report.targets[0].reached
+
+
+@pytest.mark.parametrize(
+    ("method", "reconstruct"), [("merge", "ls"), ("l1", "unify"), ("nu", "auto"), ("reap", "none")]
+)
+def test_what_needs_data_is_calibrated_on_made_up_inputs(method, reconstruct, monkeypatch):
+    calls = []
+    monkeypatch.setattr(steps, "collect", lambda *a, **k: calls.append(1) or statistics.collect(*a, **k))
+    result = prune(models.mlp(), method, data=None, reconstruct=reconstruct)
+    assert calls
+    assert any("so the result is a guess" in w for w in result.report.warnings)
+
+
+def test_noise_is_what_a_noise_method_calibrates_on():
+    """The data given only judge: with other data the plan stays the same, while that of `reap` changes."""
+    model = models.mlp()
+    one, other = models.data(model, 60, seed=1), 5 * models.data(model, 60, seed=2) ** 2
+    plans = {m: [prune(model, m, data=data, reconstruct="local") for data in (one, other)] for m in ("obspa", "reap")}
+    first, second = plans["obspa"]
+    assert same(first, second)
+    for name, weights in first.plan.weights.items():
+        np.testing.assert_array_equal(weights.matrix, second.plan.weights[name].matrix)
+    assert not same(*plans["reap"])
+    assert first.report.fidelity.data == "given"
+
+
+@pytest.mark.parametrize(("method", "passes"), [("apoz", 1), ("reap", 0), ("merge", 0)])
+def test_activity_is_measured_for_those_who_ask(method, passes, monkeypatch):
+    calls, collect = [], steps.collect_activity
+    monkeypatch.setattr(steps, "collect_activity", lambda *a, **k: calls.append(1) or collect(*a, **k))
+    prune(models.convs(), method)
+    assert len(calls) == passes
+
+
+def test_apoz_removes_what_is_off_most_often():
+    model = models.mlp()
+    found = steps_of(model, "apoz")
+    feeds = [found.run.samples.batches(np.concatenate([found.run.division.fit, found.run.division.tune]).tolist(), 64)]
+    value = np.concatenate([models.values(model, feed, ["r0"])["r0"] for feed in feeds[0]])
+    off = (value == 0).mean(0)
+    order = found.ranked.rankings[0].order
+    assert (np.diff(off[order]) <= 0).all()
