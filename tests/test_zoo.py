@@ -12,10 +12,14 @@ import numpy as np
 import onnx
 import pytest
 from cases import CASES, Case
+from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
 import zoo
+import zoo_checks
+import zoo_producers
+import zoo_table
 
 from onnxprune.coupling import couple
 from onnxprune.graph import Graph
@@ -33,9 +37,9 @@ def graph(body: str, outputs: str, inputs: str = X, **weights: object) -> Graph:
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
 def test_small_trained_models_pass(path):
-    record = zoo.examine(path, False)
-    assert record["pass"], record["failures"]
-    assert record["groups"]
+    record = zoo_checks.surgery(path)
+    assert record["failures"] == []
+    assert record["signature"]
     assert record["difference"] <= 1e-4
     assert 0 < record["kept"] < 1
 
@@ -43,14 +47,51 @@ def test_small_trained_models_pass(path):
 @pytest.mark.parametrize("name", ["residual_projection", "densenet", "inverted_residual", "shufflenet_v2", "unet"])
 def test_topologies_pass(name, tmp_path):
     onnx.save(CASES[name].model(), tmp_path / "m.onnx")
-    record = zoo.examine(tmp_path / "m.onnx", False)
-    assert record["pass"], record["failures"]
+    assert zoo_checks.surgery(tmp_path / "m.onnx")["failures"] == []
+
+
+@pytest.mark.parametrize("stage", ["magnitude", "reap"])
+def test_a_third_goes_by_the_whole_tool(stage):
+    record = zoo_checks.STAGES[stage](MODELS[0])
+    assert record["failures"] == []
+    assert record["target"] - 0.1 < record["kept"] <= record["target"] < 0.9
+    assert record["stages"]["total"] <= record["seconds"]
+
+
+@pytest.mark.parametrize("stage", ["basic", "extended"])
+def test_optimizations_leave_the_groups(stage):
+    """A graph that onnxruntime has optimized has the groups that it had."""
+    record = zoo_checks.STAGES[stage](MODELS[0])
+    assert record["failures"] == []
+    assert record["signature"] == zoo_checks.surgery(MODELS[0])["signature"]
+
+
+def test_nothing_to_prune_fails(tmp_path):
+    onnx.save(
+        Case("nothing", X, "float[N,2,8,8] y", "y = Conv (x, w)", {"w": (2, 3, 1, 1)}).model(), tmp_path / "m.onnx"
+    )
+    assert zoo_checks.surgery(tmp_path / "m.onnx")["failures"] == ["nothing goes"]
+    assert "skipped" in zoo_checks.STAGES["reap"](tmp_path / "m.onnx")
+
+
+def test_another_interface_is_noticed():
+    before, after = CASES["unet"].model(), CASES["unet"].model()
+    assert zoo_checks.redeclared(before, after) == ""
+    after.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+    assert "outputs" in zoo_checks.redeclared(before, after)
 
 
 def test_a_third_goes_of_each_cell():
-    kept = zoo.third(np.array([0] * 6 + [1] * 6 + [2] * 6), 0)
+    kept = zoo_checks.third(np.array([0] * 6 + [1] * 6 + [2] * 6), 0)
     assert [np.sum(kept // 6 == cell) for cell in range(3)] == [4, 4, 4]
-    assert zoo.third(np.zeros(1, np.int64), 0).tolist() == [0]
+    assert zoo_checks.third(np.zeros(1, np.int64), 0).tolist() == [0]
+
+
+def test_caffe2_models_get_weights(tmp_path):
+    zoo_producers.export("onnx/squeezenet", "caffe2", tmp_path / "m.onnx", 0)
+    record = zoo_checks.surgery(tmp_path / "m.onnx")
+    assert record["failures"] == []
+    assert record["share"] > 0.9
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -58,17 +99,44 @@ def test_results_survive_a_crash(tmp_path):
     assert "died" in zoo.apart(partial(os._exit, 3), 20)["error"]
     assert "seconds" in zoo.apart(partial(time.sleep, 30), 1)["error"]
     assert zoo.apart(lambda: {"x": 1}, 20) == {"x": 1}
-    zoo.append(tmp_path / "r.jsonl", {"x": np.float32(1)})
-    assert zoo.read(tmp_path / "r.jsonl") == [{"x": 1.0}]
+    for number in (1, 2):
+        zoo.append(tmp_path / "r.jsonl", {"x": "a", "y": np.float32(number)})
+    assert zoo.latest(tmp_path / "r.jsonl", "x") == {("a",): {"x": "a", "y": 2.0}}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_runs_go_on_where_they_stopped(tmp_path):
+    onnx.save(CASES["unet"].model(), tmp_path / "m.onnx")
+    zoo.append(tmp_path / "built.jsonl", {"file": "m.onnx", "name": "l/m", "exporter": "e", "parameters": 0.1})
+    first = CliRunner().invoke(zoo.main, ["run", str(tmp_path)])
+    assert first.output.startswith("m.onnx surgery: pass")
+    assert CliRunner().invoke(zoo.main, ["run", str(tmp_path)]).output == ""
+    assert CliRunner().invoke(zoo.main, ["table", str(tmp_path), str(tmp_path / "t.md")]).exit_code == 0
+    assert "**1 pass, 0 fail**" in (tmp_path / "t.md").read_text("utf-8")
 
 
 def test_the_table_says_what_failed():
-    built = {"a": {"name": "l/a", "exporter": "e"}, "b": {"name": "l/b", "exporter": "e", "error": "no\nway /x/y/z"}}
-    results = {"a": {"name": "l/a", "exporter": "e", "error": "took more"}}
-    text = zoo.document(built, results)
-    assert "**0 pass, 1 fail**" in text
-    assert "FAIL: took more" in text
-    assert "- l/b (e): no way …" in text
+    built = [
+        {"file": f"l.{n}.{e}.onnx", "name": f"l/{n}", "exporter": e} for n in "ab" for e in ("torchscript", "dynamo")
+    ]
+    built[3]["error"] = "no\nway /x/y/z"
+    right = {"nodes": 3, "share": 0.5, "narrowed": 0.4, "signature": {"8": 2}, "reasons": [["…", 7]], "failures": []}
+    right |= {"inspect": 0.1, "seconds": 0.2, "difference": 0.0, "stage": "surgery"}
+    results = [
+        {"file": "l.a.torchscript.onnx"} | right,
+        {"file": "l.a.torchscript.onnx"} | right | {"stage": "slim", "signature": {"8": 1, "4": 1}},
+        {"file": "l.a.torchscript.onnx", "stage": "reap", "error": "took more than 9 seconds"},
+        {"file": "l.a.dynamo.onnx"} | right,
+        {"file": "l.b.torchscript.onnx"} | right | {"failures": ["nothing goes"]},
+    ]
+    text = zoo_table.document(built, results, zoo.TIMEOUT | {"reap": 9})
+    assert "3 models pruned: **2 pass, 1 fail**" in text
+    assert "- l: 2 architectures tried, 2 exported, 1 pass." in text
+    assert "| l/a | torchscript | 3 | 2 | 50% (40%) | 7 × … | 0.1 / – / > 9 | 0e+00 | s −8×1 +4×1 | pass |" in text
+    assert "| l/a | dynamo | 3 | 2 | 50% (40%) | 7 × … | 0.1 / – / – | 0e+00 | t = | pass |" in text
+    assert "- l/b (torchscript), surgery: nothing goes" in text
+    assert "- no way …: l/b (dynamo)" in text
+    assert "- reap: 1 models, 0 pruned, 0 fail, 1 stopped after 9 s." in text
 
 
 # ---------------------------------------------------------------------------------------------- what was wrong
