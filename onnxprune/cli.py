@@ -182,7 +182,7 @@ def main() -> None:
 def prune(source: Path, out: Path | None, **given: Any) -> None:
     """Prune IN and write the result to OUT, which has the same inputs and outputs."""
     plan = _prepared(source, out, given)
-    choices = {name: given[name] for name in ("method", "allocate", "reconstruct", "include", "exclude")}
+    choices = {name: given[name] for name in ("method", "allocate", "reconstruct", "granularity", "include", "exclude")}
     limits = {name: given[name] for name in ("round_to", "min_channels", "batch", "max_memory", "seed")}
     failure = None
     with _working(bars=not given["quiet"]) as progress:

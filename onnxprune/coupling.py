@@ -25,12 +25,13 @@ from onnxprune.errors import ModelError
 from onnxprune.graph import QUANTIZED, STANDARD, Graph, fresh, key, subgraphs
 from onnxprune.ids import Components, Ids, Ledger
 from onnxprune.ops import Visit, find
-from onnxprune.ops.linear import Linear, describe, loop
+from onnxprune.ops.linear import Linear, describe, loop, share
 from onnxprune.ops.registry import Notes, Parameter
 
 Ints = NDArray[np.int64]
 
 OLDEST = 7  # the opset since which operands broadcast from the right
+GRANULARITIES = ("auto", "tap", "channel")  # see `ops.linear`; auto: by taps, but by channels what is too wide for that
 UNEQUAL = "its channels can't be removed in equal number from each group of a grouped convolution"
 SINGLE = "without one of its channels a layer, a group of a grouped convolution or a part of a value would have none"
 
@@ -83,14 +84,22 @@ class Coupling:
     left_alone: dict[int, str]  # node index of a layer -> why its output channels all stay
     notes: Notes
     components: Components
+    granularity: str = "auto"
     _linears: dict[int, Linear | None] = field(default_factory=dict)
     _loops: dict[int, Linear | None] = field(default_factory=dict)
 
     def linear(self, index: int) -> Linear | None:
         """A node as a linear layer, if it is one."""
         if index not in self._linears:
-            self._linears[index] = describe(self.graph, index)
+            found = describe(self.graph, index)
+            self._linears[index] = found if found is None else self._at_granularity(found)
         return self._linears[index]
+
+    def _at_granularity(self, linear: Linear) -> Linear:
+        wanted = self.granularity == "channel" or (self.granularity == "auto" and not linear.refittable)
+        if not wanted or linear.index not in self.notes.readers:
+            return linear
+        return share(linear, self.components.of(self.notes.readers[linear.index]))
 
     def loop(self, index: int) -> Linear | None:
         """How a node reads its own channels, if it does."""

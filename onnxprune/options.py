@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from onnxprune.allocation import ALLOCATORS
+from onnxprune.coupling import GRANULARITIES
 from onnxprune.methods import METHODS
 from onnxprune.reconstruct import MODES
 
@@ -21,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 RECONSTRUCTIONS = ("auto", *MODES)
 SECTIONS = {
-    "How much, and how": ("target", "method", "allocate", "reconstruct", "plan"),
+    "How much, and how": ("target", "method", "allocate", "reconstruct", "granularity", "plan"),
     "Which layers": ("include", "exclude", "round-to", "min-channels"),
     "Data": ("data", "calib", "samples", "eval", "input-shapes", "mean", "std", "layout", "resize", "mirror"),
     "Machine": ("provider", "threads", "batch", "max-memory", "seed"),
@@ -170,6 +171,13 @@ PRUNE = _options(
         help="Repair of the layers that read removed channels: auto: what the method's paper does; none; mean: biases "
         "only; unify: for each channel that goes, one that stays takes over; local: least squares, each layer by "
         "itself; ls: least squares, front to back.",
+    ),
+    click.option(
+        "--granularity",
+        type=click.Choice(GRANULARITIES),
+        default="auto",
+        help="What least squares is free to choose: tap: every weight; channel: one number for each pair of channels, "
+        "coarser and much faster for wide layers; auto: tap, but channel for layers that are too wide for that.",
     ),
     click.option("--plan", metavar="FILE", type=PATH, help="Carry out a saved plan instead of choosing one."),
     click.option("--save-plan", metavar="FILE", type=PATH, help="Write the plan, to be carried out again with --plan."),

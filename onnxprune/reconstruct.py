@@ -43,7 +43,6 @@ DEFAULT_DAMPING = 1e-2  # without samples to choose by
 OUTPUTS = 64  # outputs that a damping is chosen by
 POEM_STEPS = 3
 ROWS_HELD = 5e8  # bytes of rows kept for the steps behind an activation; above it they are gathered again
-WIDEST = 6000  # rows of a matrix up to which a layer is refitted: its Gram matrix takes 8 N² bytes
 MODES = ("none", "mean", "unify", "local", "ls")
 
 
@@ -54,11 +53,6 @@ class Refit:
     weights: Weights
     damping: float
     error: float
-
-
-def refittable(linear: Linear) -> bool:
-    """Whether the Gram matrix of what a layer reads is small enough to solve with."""
-    return linear.channels * linear.taps <= WIDEST
 
 
 def kept_rows(linear: Linear, flags: NDArray[np.bool_]) -> list[Ints]:
@@ -74,12 +68,12 @@ def masked(linear: Linear, flags: NDArray[np.bool_], matrix: Float | None = None
 
 
 def with_mean(linear: Linear, flags: NDArray[np.bool_], mean: Float) -> Weights:
-    """The same, and a bias that keeps every output's mean, given the mean of the rows [channels * taps]."""
+    """The same, and a bias that keeps every output's mean, given the mean of the rows that the fit sees."""
     return _keeping_mean(linear, masked(linear, flags), mean)
 
 
 def _keeping_mean(linear: Linear, weights: Weights, mean: Float) -> Weights:
-    lost = (linear.matrix - weights.matrix) * mean.reshape(linear.conv_group, -1, 1)
+    lost = (linear.matrix - weights.matrix) * linear.unstacked(mean).reshape(linear.conv_group, -1, 1)
     return Weights(weights.matrix, linear.offset + lost.sum(1).ravel())
 
 
@@ -88,8 +82,8 @@ def taken_over(
 ) -> Weights:
     """The layer's own weights where the rows `to` [m, b] gained factor [m] times the rows `gone` [m, b], for all moves.
 
-    Rows are those of the whole input, all conv groups; nothing moves between these. With the mean of the rows given,
-    the bias keeps every output's mean.
+    Rows are those of the whole input, all conv groups; nothing moves between these. With the mean of the rows that the
+    fit sees, the bias keeps every output's mean.
     """
     groups, n, o = linear.matrix.shape
     own, new = linear.matrix.reshape(-1, o), linear.matrix.reshape(-1, o).copy()
@@ -108,9 +102,11 @@ def refit(linear: Linear, flags: NDArray[np.bool_], fit: Moments, tune: Moments 
 
     Moments without targets stand for the layer's own output on the same inputs.
     """
-    damping, error = choose_damping(linear, flags, fit, tune)
+    layer, flags = linear.fit, linear.seen(flags)
+    damping, error = choose_damping(layer, flags, fit, tune)
     everything = fit + tune if tune is not None else fit
-    return Refit(fitted(linear, flags, everything, damping), damping, error)
+    found = fitted(layer, flags, everything, damping)
+    return Refit(Weights(*linear.spread(found.matrix, found.offset)), damping, error)
 
 
 def choose_damping(linear: Linear, flags: NDArray[np.bool_], fit: Moments, tune: Moments | None) -> tuple[float, float]:
@@ -245,7 +241,7 @@ def refit_loops(
     They are fitted on the original's states: what the pruned layer will remember depends on these very weights.
     """
     mask = coupling.mask(keep)
-    loops = [one for one in coupling.layers.values() if one.loops and not mask.inputs(one).all() and refittable(one)]
+    loops = [one for one in coupling.layers.values() if one.loops and not mask.inputs(one).all() and one.refittable]
     moments = collect(coupling.graph, loops, parts, samples, runtime, seed) if loops else {}
     found = {}
     for one in loops:
@@ -288,7 +284,7 @@ def front_to_back(
             flags = mask.inputs(linear)
             if not flags.all() or walk.renewed:
                 walk.advance(linear.index)
-                if refittable(linear) and (not flags.all() or linear.input in walk.drifted):
+                if linear.refittable and (not flags.all() or linear.input in walk.drifted):
                     refits[linear.key] = _Layer(walk, linear, flags, sizes[0], samples, seed).refit()
                     walk.renew(linear, refits[linear.key].weights)
             progress(number + 1, len(layers))
@@ -304,7 +300,8 @@ class _Layer:
         self.walk, self.linear, self.flags = walk, linear, flags
         self.split, self.samples, self.seed = split, samples, seed
         self.shortcut = _shortcut(walk, linear)
-        self.bounds = None if self.shortcut else _activation(walk, linear)
+        self.bounds = None if self.shortcut or linear.shared is not None else _activation(walk, linear)
+        self._means: list[tuple[Array, Array]] = []
         self._rows: dict[int, tuple[Array, Array]] = {}
         self._held = 0.0
 
@@ -321,10 +318,19 @@ class _Layer:
         fit, tune = parts
         assert fit is not None
         found = refit(self.linear, self.flags, fit, tune)
+        if self.linear.shared is not None:
+            return self._centred(found)
         return found if self.bounds is None else self._behind_activation(found, fit, tune)
 
+    def _centred(self, found: Refit) -> Refit:
+        """At channel level a fit has one constant per channel; the bias can do better: it keeps the outputs' means."""
+        before, now = (np.mean(rows, axis=0, keepdims=True) for rows in zip(*self._means, strict=True))
+        weights = found.weights
+        change = self.linear.apply(before) - self.linear.apply(now, weights.matrix, weights.offset)
+        return replace(found, weights=Weights(weights.matrix, weights.offset + change[0]))
+
     def rows(self, batch: int) -> tuple[Array, Array]:
-        """Rows that the layer reads in the pruned network, and its targets: float32 [S, N] and [S, o]."""
+        """Rows that the fit reads in the pruned network, and its targets: float32 [S, N] and [S, o]."""
         if batch in self._rows:
             return self._rows[batch]
         walk, linear = self.walk, self.linear
@@ -335,11 +341,12 @@ class _Layer:
             linear.count(before.shape, shape),
             positions_wanted(linear, self.samples, -(-self.samples // len(walk.original))),
         )
-        x = linear.sample(before, shape, places).astype(np.float32, copy=False)
-        y = linear.apply(x)
-        if now is not before:
-            x = linear.sample(now, shape, places).astype(np.float32, copy=False)
-        if self.shortcut:
+        old = linear.sample(before, shape, places).astype(np.float32, copy=False)
+        new = old if now is before else linear.sample(now, shape, places).astype(np.float32, copy=False)
+        x, y = linear.stacked(new), linear.fit.apply(linear.stacked(old))
+        if linear.shared is not None:
+            self._means.append((old.mean(0, dtype=np.float64), new.mean(0, dtype=np.float64)))
+        elif self.shortcut:
             drift = walk.original[batch][self.shortcut], walk.value(batch, self.shortcut)
             y += (linear.outputs(drift[0], places) - linear.outputs(drift[1], places)).astype(np.float32, copy=False)
         if self._held + x.nbytes + y.nbytes < ROWS_HELD:

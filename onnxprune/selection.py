@@ -24,7 +24,7 @@ from onnxprune.methods import Evidence, Method
 from onnxprune.ops import elementwise
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
-from onnxprune.reconstruct import DEFAULT_DAMPING, choose_damping, fitted, refittable, thinned
+from onnxprune.reconstruct import DEFAULT_DAMPING, choose_damping, fitted, thinned
 from onnxprune.rewrite import with_weights
 from onnxprune.runtime import Runtime, Session
 from onnxprune.statistics import Moments
@@ -68,7 +68,7 @@ class Ranking:
 def readers(coupling: Coupling, group: Group) -> list[Linear]:
     """The layers that read a group, loops included, if all are linear layers that can be refitted; else none."""
     found = [*(coupling.linear(i) for i in group.reads), *(coupling.loop(i) for i in group.loops)]
-    fit = [linear for linear in found if linear is not None and refittable(linear)]
+    fit = [linear for linear in found if linear is not None and linear.refittable]
     return fit if len(fit) == len(found) else []
 
 
@@ -82,6 +82,16 @@ def rows_of(linear: Linear, group: Group) -> Ints:
     taps = np.arange(linear.taps)
     index = read_from(linear, group)
     return (index[:, :, None] * linear.taps + taps).reshape(len(index), -1)
+
+
+def rows_seen(linear: Linear, group: Group) -> Ints:
+    """The same of what the layer's fit reads."""
+    rows = rows_of(linear, group)
+    if linear.shared is None:
+        return rows
+    place = np.empty(linear.channels * linear.taps, np.int64)
+    place[linear.shared] = np.arange(len(linear.shared))[:, None]
+    return np.stack([np.unique(place[own]) for own in rows])
 
 
 def flags_without(linear: Linear, group: Group, removed: Ints) -> NDArray[np.bool_]:
@@ -178,9 +188,10 @@ def gathered(
         assert moments is not None
         fit, tune = moments[linear.key][0], moments[linear.key][-1]
         everything = fit if tune is fit else fit + tune
-        gram, weight = separated(linear, everything.gram_about(everything.mean)), dense(linear)
+        layer = linear.fit
+        gram, weight = separated(layer, everything.gram_about(everything.mean)), dense(layer)
         power = float(np.sum(weight * (gram @ weight)))
-        problems.append(Problem(gram, weight, rows_of(linear, group), 1.0 / power if power else 1.0))
+        problems.append(Problem(gram, weight, rows_seen(linear, group), 1.0 / power if power else 1.0))
         means.append(everything.mean)
         dampings.append(_damping(linear, group, gram, fit, tune if tune is not fit else None))
     makers = [coupling.linear(i) for i in group.writers]
@@ -247,17 +258,18 @@ def _errors_of_white(linears: Sequence[Linear], group: Group, order: Ints) -> Fl
 
 def _cut(linear: Linear, group: Group, removed: Ints, moments: Moments, damping: float) -> Weights:
     """The layer refitted on the original's inputs without some channels of one group."""
-    return fitted(linear, flags_without(linear, group, removed), moments, damping)
+    found = fitted(linear.fit, linear.seen(flags_without(linear, group, removed)), moments, damping)
+    return Weights(*linear.spread(found.matrix, found.offset))
 
 
 def _damping(linear: Linear, group: Group, gram: Float, fit: Moments, tune: Moments | None) -> float:
     """The damping that does best on `tune` when the weaker half of the channels is gone."""
     if tune is None:
         return DEFAULT_DAMPING
-    rows = rows_of(linear, group)
-    strength = (np.diag(gram) * np.square(dense(linear)).sum(1))[rows].sum(1)
+    rows = rows_seen(linear, group)
+    strength = (np.diag(gram) * np.square(dense(linear.fit)).sum(1))[rows].sum(1)
     removed = np.argsort(strength, kind="stable")[: group.channels // 2]
-    return choose_damping(linear, flags_without(linear, group, removed), fit, tune)[0]
+    return choose_damping(linear.fit, linear.seen(flags_without(linear, group, removed)), fit, tune)[0]
 
 
 def _thinned(allowed: Ints) -> Ints:
@@ -275,6 +287,7 @@ def _errors(
     Rows are arranged in the order of importance, so that each level is the leading part of every matrix.
     """
     fit, tune = moments[0], moments[-1]
+    linear = linear.fit
     weight = dense(thinned(linear)[0])
     rows = ranked_rows(problem.rows, order, len(weight))
     gram = separated(linear, fit.gram_about(fit.mean))

@@ -142,7 +142,7 @@ def positions_wanted(linear: Linear, samples: int, batch: int) -> int:
 
     For a convolution it is the number of those that all samples of a batch share.
     """
-    each = max(POSITIONS, -(-8 * linear.channels * linear.taps // max(samples, 1)))
+    each = max(POSITIONS, -(-8 * linear.size // max(samples * linear.repeats, 1)))
     return each if linear.window else each * batch
 
 
@@ -220,7 +220,7 @@ def collect(
             values = session.run({**feed, **indices})
             for linear in linears:
                 gathered = values.pop(f"{linear.key}/rows")
-                rows = linear.rows(gathered, inside[linear.key]).astype(np.float32, copy=False)
+                rows = linear.stacked(linear.rows(gathered, inside[linear.key]).astype(np.float32, copy=False))
                 moments = found[linear.key]
                 while len(moments) <= part:
                     moments.append(

@@ -23,23 +23,14 @@ from onnxprune.activity import Activity, collect_activity
 from onnxprune.allocation import ALLOCATORS, Bilinear, Curve
 from onnxprune.calibration import Samples
 from onnxprune.cost import macs_of_widths, parameters_of_widths
-from onnxprune.coupling import Coupling, Group, couple
+from onnxprune.coupling import GRANULARITIES, Coupling, Group, couple
 from onnxprune.data import Division, divide, inputs_of, shapes_of
 from onnxprune.errors import BudgetError, UsageError
 from onnxprune.evaluation import Labelled
 from onnxprune.graph import Array, Graph
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Plan, Weights
-from onnxprune.reconstruct import (
-    MODES,
-    WIDEST,
-    error_on,
-    front_to_back,
-    refit,
-    refit_loops,
-    taken_over,
-    with_mean,
-)
+from onnxprune.reconstruct import MODES, error_on, front_to_back, refit, refit_loops, taken_over, with_mean
 from onnxprune.report import Target
 from onnxprune.runtime import Runtime
 from onnxprune.statistics import Moments, collect
@@ -61,6 +52,7 @@ class Options:
     method: str = "reap"
     allocate: str = "dp"
     reconstruct: str = "auto"
+    granularity: str = "auto"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     round_to: int | None = None
@@ -77,6 +69,7 @@ class Options:
         for name, value, known in (
             ("allocator", self.allocate, tuple(ALLOCATORS)),
             ("way to reconstruct", self.reconstruct, ("auto", *MODES)),
+            ("granularity", self.granularity, GRANULARITIES),
         ):
             if value not in known:
                 raise UsageError(f"there is no {name} '{value}'; choose one of: {', '.join(known)}.")
@@ -152,7 +145,8 @@ def prepare(
     else:
         judge = 0.2 if any(t.kind == "drop" for t in targets) else 0.1
     division = divide(found.count, options.seed, judge=judge, copies=copies)
-    run = Run(couple(graph), found, replace(options, targets=targets), labelled, division, progress)
+    coupling = replace(couple(graph), granularity=options.granularity)
+    run = Run(coupling, found, replace(options, targets=targets), labelled, division, progress)
     if np.isin(division.judge, division.fit).any():
         run.warnings.append("too few samples to hold any back: the result is judged on samples that were fitted.")
     if found.origin == "synthetic" and run.blind:
@@ -231,7 +225,7 @@ def _portions(run: Run, groups: Sequence[Group]) -> Iterator[list[Group]]:
     """Groups in order, as many at a time as the memory granted holds moments of."""
     portion, held = list[Group](), 0
     for group in groups:
-        rows = [linear.channels * linear.taps for linear in selection.readers(run.coupling, group)]
+        rows = [linear.size for linear in selection.readers(run.coupling, group)]
         size = sum(3 * 8 * n * n for n in rows)  # two parts, and room to work in
         if portion and held + size > run.options.max_memory:
             yield portion
@@ -243,7 +237,7 @@ def _portions(run: Run, groups: Sequence[Group]) -> Iterator[list[Group]]:
 
 def _workers(run: Run, groups: Sequence[Group]) -> int:
     """Groups ranked at the same time: as many as there are processors, or as memory is granted for."""
-    widest = max(linear.channels * linear.taps for g in groups for linear in selection.readers(run.coupling, g))
+    widest = max(linear.size for g in groups for linear in selection.readers(run.coupling, g))
     return max(
         1, min(run.options.runtime.threads or os.cpu_count() or 1, int(run.options.max_memory / (8 * 8 * widest**2)))
     )
@@ -303,12 +297,14 @@ def why_left_out(coupling: Coupling, group: Group, options: Options | None = Non
 
 def _unfit(coupling: Coupling, group: Group) -> str:
     """Which reader of a group can't be refitted, and why."""
-    for index in group.reads:
-        linear = coupling.linear(index)
+    for index, linear in [
+        *((i, coupling.linear(i)) for i in group.reads),
+        *((i, coupling.loop(i)) for i in group.loops),
+    ]:
         if linear is None:
             return f"{coupling.layer(index)} reads its channels in a way that can't be refitted"
-        if linear.channels * linear.taps > WIDEST:
-            return f"{coupling.layer(index)} reads {linear.channels * linear.taps} values, too many to refit"
+        if not linear.refittable:
+            return f"{coupling.layer(index)} reads {linear.size} values, too many to refit"
     return ""
 
 
@@ -401,7 +397,7 @@ def _unified(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> tuple[dict[s
             known = ranked.moments.get(name)
             mean = known[0].mean if known and affine else None
             weights[name] = taken_over(linear, flags, moves[name], mean)
-            if known:
+            if known and linear.shared is None:
                 errors[name] = error_on(linear, weights[name], known[-1])
     return weights, errors
 

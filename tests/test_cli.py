@@ -278,7 +278,7 @@ def test_drop_is_the_default_target(out: Path) -> None:
     [
         ("--method", "L1"),
         ("--method", "random", "--seed", "7"),
-        ("--allocate", "uniform", "--reconstruct", "local"),
+        ("--allocate", "uniform", "--reconstruct", "local", "--granularity", "channel"),
         ("--reconstruct", "mean", "--round-to", "8", "--min-channels", "16"),
         ("--include", "fc1*", "--provider", "CPUExecutionProvider", "--threads", "1", "--batch", "16"),
         ("--exclude", "fc3*", "--max-memory", "64MB", "--round-to", "auto"),

@@ -312,8 +312,7 @@ def test_what_is_left_out_says_why(monkeypatch):
     assert why_left_out(one.coupling, first) == ""
     one = run("mlp", include=("fc0",))
     assert why_left_out(one.coupling, one.coupling.groups[1], one.options) == "left out by --include"
-    monkeypatch.setattr("onnxprune.reconstruct.WIDEST", 12)
-    monkeypatch.setattr(steps, "WIDEST", 12)
+    monkeypatch.setattr("onnxprune.ops.linear.WIDEST", 12)
     assert why_left_out(one.coupling, first) == "fc1 reads 16 values, too many to refit"
     assert steps._unfit(one.coupling, second) == ""
     one.coupling._linears[first.writers[0] + 2] = None

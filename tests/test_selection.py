@@ -300,7 +300,7 @@ def test_a_group_whose_reader_cannot_be_refitted_has_no_readers(monkeypatch):
     coupling = models.coupled(models.heads())
     group = coupling.by_name["a"]
     assert len(readers(coupling, group)) == 2
-    monkeypatch.setattr(reconstruct, "WIDEST", 11)
+    monkeypatch.setattr("onnxprune.ops.linear.WIDEST", 11)
     assert readers(coupling, group) == []
     monkeypatch.undo()
     coupling._linears[group.writers[0] + 2] = None

@@ -12,9 +12,10 @@ from onnxprune.graph import Graph, attributes, key
 from onnxprune.ids import Ids
 from onnxprune.ops.attention import multiply
 from onnxprune.ops.elementwise import combine
-from onnxprune.ops.linear import Float, Linear, Window, by_columns, by_rows, by_taps, floating, per_channel
+from onnxprune.ops.linear import Float, Linear, by_columns, by_rows, by_taps, floating, per_channel
 from onnxprune.ops.reductions import mix
 from onnxprune.ops.registry import Cut, View, Visit, rule
+from onnxprune.ops.window import Window
 
 # ---------------------------------------------------------------------------------------------- convolutions
 

@@ -5,12 +5,19 @@ kernel tap t. So a channel of the input owns `taps` consecutive rows of W. Gemm 
 so is what an LSTM makes of its input before its gates take over.
 Constant per-channel operations behind the layer (BatchNormalization, a bias Add, a scale) are its *tail*: they are
 folded into W and b, and drop out of the written model where W is written anew.
+
+A layer is fitted at one of two granularities. At *tap level* every row of W is free: exact, and the Gram matrix is as
+wide as W is high. At *channel level* one coefficient says how much of a removed channel a kept one takes over, at all
+taps alike: x_removed ≈ Σ A x_kept for whole feature maps. The fit sees one row per tap and as many columns as there are
+channels (`stacked`), and W' = A W tap by tap (GRAIL's form of REAP's mixing). It is for what is too wide otherwise,
+like the layer behind the Flatten of a VGG.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -18,71 +25,12 @@ from numpy.typing import NDArray
 
 from onnxprune.graph import Array, Graph, Shape, key
 from onnxprune.ops.registry import find
+from onnxprune.ops.window import Window
 
 Float = NDArray[np.float64]
 Ints = NDArray[np.int64]
 FLOATS = {"float16", "bfloat16", "float32", "float64"}
-
-
-@dataclass(frozen=True)
-class Window:
-    """Geometry of a (transposed) convolution over any number of spatial axes."""
-
-    kernel: Shape
-    strides: Shape
-    dilations: Shape
-    pads: Shape  # begins, then ends
-    auto_pad: str = "NOTSET"
-    transposed: bool = False
-    output_padding: Shape = ()
-
-    def taps(self) -> int:
-        """Number of kernel taps."""
-        return prod(self.kernel)
-
-    def begins(self, extent: Shape) -> Shape:
-        """Padding before the first element of each spatial axis of an input of this extent."""
-        if self.auto_pad in ("NOTSET", ""):
-            return self.pads[: len(self.kernel)]
-        if self.auto_pad == "VALID":
-            return (0,) * len(self.kernel)
-        totals = [
-            max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
-            for n, k, s, d in zip(extent, self.kernel, self.strides, self.dilations, strict=True)
-        ]
-        return tuple(t // 2 if self.auto_pad == "SAME_UPPER" else t - t // 2 for t in totals)
-
-    def out_extent(self, extent: Shape) -> Shape:
-        """Size of each spatial axis of the output for an input of this extent."""
-        reach = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
-        if self.auto_pad.startswith("SAME"):
-            return tuple(-(-n // s) for n, s in zip(extent, self.strides, strict=True))
-        pads = self.pads if self.auto_pad != "VALID" else (0,) * 2 * len(self.kernel)
-        totals = [a + b for a, b in zip(pads[: len(reach)], pads[len(reach) :], strict=True)]
-        if self.transposed:
-            extra = self.output_padding or (0,) * len(reach)
-            sizes = zip(extent, self.strides, reach, totals, extra, strict=True)
-            return tuple((n - 1) * s + r - t + e for n, s, r, t, e in sizes)
-        return tuple((n + t - r) // s + 1 for n, s, r, t in zip(extent, self.strides, reach, totals, strict=True))
-
-    def reads(self, extent: Shape, out_extent: Shape, positions: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-        """Flat input index under each (output position, tap), and whether it lies inside the input: both [P, taps]."""
-        begins = self.begins(extent)
-        places = np.unravel_index(positions, out_extent)
-        taps = np.unravel_index(np.arange(self.taps()), self.kernel)
-        index = np.zeros((len(positions), self.taps()), np.int64)
-        inside = np.ones(index.shape, bool)
-        for axis, n in enumerate(extent):
-            stride, reach = self.strides[axis], taps[axis] * self.dilations[axis]
-            if self.transposed:
-                numerator = places[axis][:, None] + begins[axis] - reach
-                at = numerator // stride
-                inside &= numerator % stride == 0
-            else:
-                at = places[axis][:, None] * stride + reach - begins[axis]
-            inside &= (at >= 0) & (at < n)
-            index = index * n + at
-        return np.where(inside, index, 0), inside
+WIDEST = 6000  # rows of a Gram matrix up to which layers are refitted: it takes 8 N² bytes
 
 
 Tensors = Callable[["Linear"], tuple[Float, Float]]
@@ -117,7 +65,8 @@ class Linear:
     graph, because the node goes on computing with it. `weight_at` and `bias_at` are the node's inputs for the
     constants `weight` and `bias`, which `tensors` makes of the matrix and the offset; a node that takes no bias
     (`bias_at` 0) gets an Add behind it. `beside` [conv_group * o] is what else the bias tensor holds, if anything.
-    `loops` marks what a recurrent node makes of its own channels.
+    `loops` marks what a recurrent node makes of its own channels. `shared` [m, t] are the rows of each of m channels
+    that share one coefficient; None at tap level.
     """
 
     index: int
@@ -137,6 +86,7 @@ class Linear:
     tensors: Tensors = by_rows
     beside: Float | None = None
     loops: bool = False
+    shared: Ints | None = None
 
     @property
     def conv_group(self) -> int:
@@ -152,6 +102,80 @@ class Linear:
     def channels(self) -> int:
         """Number of input channels."""
         return self.conv_group * int(self.matrix.shape[1]) // self.taps
+
+    @property
+    def size(self) -> int:
+        """Number of unknowns per output: the order of the Gram matrix."""
+        return self.channels * self.taps if self.shared is None else len(self.shared)
+
+    @property
+    def refittable(self) -> bool:
+        """Whether the Gram matrix of what the layer reads is small enough to solve with."""
+        return self.size <= WIDEST
+
+    @property
+    def repeats(self) -> int:
+        """Rows of the fit that one row of the layer makes."""
+        return 1 if self.shared is None else self.shared.shape[1]
+
+    def stacked(self, rows: Array) -> Array:
+        """The rows as the fit sees them: [S * t, m] at channel level."""
+        if self.shared is None:
+            return rows
+        return np.ascontiguousarray(rows[:, self.shared.T]).reshape(-1, len(self.shared))
+
+    def unstacked(self, mean: Float) -> Float:
+        """Means [channels * taps] of the layer's rows, as far as those of the stacked ones tell."""
+        if self.shared is None:
+            return mean
+        means = np.empty(self.channels * self.taps)
+        means[self.shared] = mean[:, None]
+        return means
+
+    def seen(self, flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Flags of the input channels as those of the fit's."""
+        return flags if self.shared is None else np.repeat(flags, self.taps)[self.shared[:, 0]]
+
+    @cached_property
+    def fit(self) -> Linear:
+        """The layer that the fit sees: itself, or at channel level one of matrix S [m, m] with S Sᵀ = Σ W_t W_tᵀ.
+
+        Its squared error on stacked rows is that of every tap's channels, read by the weights of all taps one by one.
+        """
+        if self.shared is None:
+            return self
+        root = np.stack([(vectors * values) @ vectors.T for values, vectors in self._spectra])
+        return Linear(self.index, self.key, "", "", "", "", root, np.zeros(len(self.shared)))
+
+    @cached_property
+    def _spectra(self) -> list[tuple[Float, Float]]:
+        """Square roots of the eigenvalues of each group's Σ W_t W_tᵀ, and the eigenvectors."""
+        found = []
+        for matrix, rows in zip(self.matrix, self._tap_rows(), strict=True):
+            values, vectors = np.linalg.eigh(sum(matrix[r] @ matrix[r].T for r in rows.T))
+            found.append((np.sqrt(np.maximum(values, 0.0)), vectors))
+        return found
+
+    def _tap_rows(self) -> list[Ints]:
+        """Rows [channels, t] of each group's matrix."""
+        assert self.shared is not None
+        n = self.matrix.shape[1]
+        return [part - g * n for g, part in enumerate(np.split(self.shared, self.conv_group))]
+
+    def spread(self, matrix: Float, offset: Float) -> tuple[Float, Float]:
+        """Matrix and offset of the layer from those of `fit`."""
+        if self.shared is None:
+            return matrix, offset
+        wide, added = np.zeros_like(self.matrix), []
+        constants = np.split(offset, self.conv_group)
+        for g, ((values, vectors), rows) in enumerate(zip(self._spectra, self._tap_rows(), strict=True)):
+            inverse = np.divide(1.0, values, out=np.zeros_like(values), where=values > 1e-9 * values.max(initial=0.0))
+            back = (vectors * inverse) @ vectors.T
+            mixing = matrix[g] @ back
+            for r in rows.T:
+                wide[g][r] = mixing @ self.matrix[g][r]
+            added.append((constants[g] @ back) @ sum(self.matrix[g][r] for r in rows.T))
+        return wide, self.offset + np.concatenate(added)
 
     def cut(self, inputs: NDArray[np.bool_], outputs: NDArray[np.bool_]) -> Linear:
         """The layer on kept input and output channels, of which each convolution group has equally many.
@@ -278,6 +302,18 @@ def loop(graph: Graph, index: int) -> Linear | None:
     known = find(graph.nodes[index])
     found: Linear | None = known.loop(graph, index) if known is not None and known.loop is not None else None
     return found if found is not None and found.input in graph.shapes else None
+
+
+def share(linear: Linear, channels: Ints) -> Linear:
+    """The layer at channel level, if `channels`, numbers of what its input channels belong to, allow it.
+
+    The taps of a convolution share a coefficient, or the places of a map that was made flat: equally many of each.
+    """
+    if linear.taps > 1:
+        return replace(linear, shared=np.arange(linear.channels * linear.taps).reshape(-1, linear.taps))
+    _, counts = np.unique(channels, return_counts=True)
+    alike = counts[0] > 1 and (counts == counts[0]).all() and (channels >= 0).all() and linear.conv_group == 1
+    return replace(linear, shared=np.argsort(channels, kind="stable").reshape(-1, counts[0])) if alike else linear
 
 
 def describe(graph: Graph, index: int) -> Linear | None:
