@@ -1315,6 +1315,20 @@ case("rotated_channels", "float[N,4,6] x, int64[N,4] at", "float[N,4,3] y", """
     y = MatMul(s, wo)
 """, wq=(6, 4), cos=(9, 2), sin=(9, 2), axis=[1], wo=(4, 3))  # fmt: skip
 
+case("words_that_attention_reads", "float[1,4,6] x", "float[1,5,3] y", """
+    q = MatMul(wl, x)
+    r = com.microsoft.RotaryEmbedding<num_heads=3, rotary_embedding_dim=2>(q, at, few, few)
+    k = MatMul(wl, x)
+    v = MatMul(wl, x)
+    a = com.microsoft.MultiHeadAttention<num_heads=3>(r, k, v)
+    p = MatMul(wm, a)
+    b = com.microsoft.Attention<num_heads=2>(p, wq, bq)
+    o = MatMul(wm, b)
+    c = com.microsoft.GroupQueryAttention<num_heads=1, kv_num_heads=1>(o, o, o, "", "", last, total)
+    y = MatMul(c, wo)
+""", wl=(5, 4), wm=(5, 5), at=np.asarray([[0, 1, 2, 3, 4]], np.int64), few=(9, 1), wq=(6, 24), bq=(24,),
+    last=np.asarray([4], np.int32), total=np.asarray(5, np.int32), wo=(8, 3))  # fmt: skip
+
 case("embedding_of_words", "int32[N,4] x, int32[N,4] kind", "float[N,4,3] y, float[N,4,6] s", """
     e, "", s = com.microsoft.EmbedLayerNormalization(x, kind, words, places, kinds, gamma, beta)
     a = MatMul(e, w1)

@@ -20,6 +20,12 @@ from onnxprune.ops.linear import Linear, floating
 from onnxprune.ops.registry import Cut, View, Visit, rule
 
 
+def only(v: Visit, i: int, *axes: int) -> None:
+    """Channels of input i that vary along other axes than these, as words do, stay."""
+    if any(n > 1 for axis, n in enumerate(v.ids(i).shape) if axis not in axes):
+        v.freeze(v.ids(i), "keeps the rows of its input apart")
+
+
 def heads_of(v: Visit, channels: Ids, count: int) -> Ids:
     """One id per head of channels that are ordered by heads."""
     return v.unite(channels.reshape(count, -1), [1]).ravel()
@@ -65,6 +71,7 @@ def packed_attention(v: Visit) -> None:
     """Contracts the last axis of its input, makes queries, keys and values by one matrix, and attends."""
     if not weights_fixed(v):
         return
+    only(v, 0, 2)
     v.tie(v.contracted(0, 2), v.parameter(1, 0, "reader"))
     y = v.notes.writers[v.index] = v.parameter(1, 1, "writer")
     if v.has(2):
@@ -100,8 +107,10 @@ def multi_head_attention(v: Visit) -> None:
 
 def _heads(v: Visit, i: int, count: int) -> Ids:
     """One id per head of input i: [N, S, heads * D], [N, heads, S, D] or [N, S, heads, parts, D]."""
-    rank = len(v.shape(i))
-    return heads_of(v, v.channels(i, 2), count) if rank == 3 else v.channels(i, 1 if rank == 4 else 2)
+    axes = {3: (2,), 4: (1, 3), 5: (2, 3, 4)}[len(v.shape(i))]
+    only(v, i, *axes)
+    channels = v.channels(i, axes[0])
+    return heads_of(v, channels, count) if len(axes) == 1 else channels
 
 
 def _bias(v: Visit, i: int, heads: Ids) -> None:
@@ -122,6 +131,9 @@ def grouped_attention(v: Visit) -> None:
     if v.has(12) or v.has(13):
         v.freeze_all("keeps its past in few bits")
         return
+    for i in range(3):
+        if v.has(i):
+            only(v, i, 2)
     if v.has(1):
         parts = [v.channels(i, 2) for i in range(3)]
     else:
@@ -156,9 +168,9 @@ def shrink_rotation(cut: Cut) -> None:
 @rule("RotaryEmbedding", domain=DOMAIN, shrink=shrink_rotation)
 def rotation(v: Visit) -> None:
     """Turns pairs of channels of a head, so that heads stay whole; the angles are the same for all heads."""
+    only(v, 0, *((1, 3) if len(v.shape(0)) == 4 else (2,)))
     if len(v.shape(0)) == 4:
-        ids = v.ids(0)
-        v.set(v.gather(ids, {3}, "turns pairs of channels"))
+        v.set(v.gather(v.ids(0), {3}, "turns pairs of channels"))
         return
     angles = 2 if v.node.domain == DOMAIN else 1
     count = v.attr("num_heads", 0) or v.shape(0)[2] // (2 * v.shape(angles)[-1])
