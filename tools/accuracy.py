@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -27,6 +28,8 @@ from onnxprune.graph import load as load_model
 from onnxprune.runtime import Runtime
 from onnxprune.search import Search, parse_targets
 from onnxprune.steps import Options, allocate, prepare
+
+Row = dict[str, Any]
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -45,28 +48,78 @@ def pixels(images: Array, graph: Graph, preprocessing: Preprocessing) -> Array:
     return np.ascontiguousarray(values.reshape(len(values), *(int(n) for n in shape[1:] if n)), np.float32)
 
 
-def rows(
-    searches: dict[str, Search], specs: tuple[str, ...], target: float, labels: Array, plain: float
-) -> Iterator[tuple[str, float, float, float, float, float]]:
-    """(method, MACs kept, accuracy, agreement, squared relative error, seconds as a multiple of one plain pass)."""
-    first = next(iter(searches.values()))
-    keep = first.kept(allocate(first.run, first.ranked, "macs", target))
-    widths = {name: len(kept) for name, kept in keep.items()}
-    base, graph = first.before[0], first.run.coupling.graph
-    for spec in specs:
+@dataclass(frozen=True)
+class Setting:
+    """A model, images to calibrate on, images and labels to judge by, and the options of all runs."""
+
+    graph: Graph
+    training: Array
+    judged: Labelled
+    preprocessing: Preprocessing
+    samples: int
+    options: Options
+
+    @classmethod
+    def load(
+        cls, model: Path, data: Path, *, mean: tuple[float, ...], std: tuple[float, ...], samples: int, threads: int,
+        **options: Any,
+    ) -> Setting:  # fmt: skip
+        """From files; `options` are fields of `Options`."""
+        preprocessing, graph = Preprocessing(mean=mean, std=std), Graph(load_model(model))
+        arrays = np.load(data, allow_pickle=False)
+        judged = Labelled(
+            load(pixels(arrays["x_test"], graph, preprocessing), inputs_of(graph)), arrays["y_test"].ravel()
+        )
+        runtime = Runtime(threads=threads)
+        return cls(graph, arrays["x_train"], judged, preprocessing, samples, Options(runtime=runtime, **options))
+
+
+class Measurement:
+    """One draw of the calibration images: all methods get the widths that the first one was given."""
+
+    def __init__(self, setting: Setting, draw: int, target: float) -> None:
+        self.setting = setting
+        chosen = np.random.default_rng(draw).choice(len(setting.training), setting.samples, replace=False)
+        calibration = load(
+            pixels(setting.training[chosen], setting.graph, setting.preprocessing), inputs_of(setting.graph)
+        )
+        start = time.perf_counter()
+        answers(setting.graph.model, calibration, range(setting.samples), setting.options.runtime, 250)
+        self.plain = time.perf_counter() - start
+        options = replace(setting.options, targets=parse_targets([f"macs={target}"]), seed=draw, reconstruct="local")
+        start = time.perf_counter()
+        self.first = Search(prepare(setting.graph, calibration, options, setting.judged))
+        self.searches = {options.method: self.first}
+        self.shared = (time.perf_counter() - start) / self.plain
+
+    def rows(self, specs: Iterable[str], target: float) -> Iterator[Row]:
+        """For every NAME or NAME:RECONSTRUCT: MACs kept, accuracy, agreement, squared relative error, plain passes."""
+        keep = self.first.kept(allocate(self.first.run, self.first.ranked, "macs", target))
+        for spec in specs:
+            yield {"spec": spec, **self.row(spec, {name: len(kept) for name, kept in keep.items()})}
+
+    def row(self, spec: str, widths: dict[str, int]) -> Row:
+        """One method at given widths."""
         method, _, mode = spec.partition(":")
         start = time.perf_counter()
-        if method not in searches:
-            searches[method] = first.other(method=method, reconstruct="local")
-        search = searches[method]
+        if method not in self.searches:
+            self.searches[method] = self.first.other(method=method, reconstruct="local")
+        search = self.searches[method]
         keep = {r.group.name: r.kept(widths[r.group.name]) for r in search.ranked.rankings}
         search.run.options = replace(search.run.options, reconstruct=mode or "auto")
         found = search.candidate(keep)
         seconds = time.perf_counter() - start
-        z = answers(found.model, search.run.labelled.samples, range(len(labels)), search.run.options.runtime, 250)[0]  # type: ignore
-        right, agree = float((z.argmax(1) == labels).mean()), float((z.argmax(1) == base.argmax(1)).mean())
-        ratio = total_macs(Graph(found.model, graph.dims)) / total_macs(graph)
-        yield spec, ratio, right, agree, float(np.square(z - base).sum() / np.square(base).sum()), seconds / plain
+        judged, graph, base = self.setting.judged, self.setting.graph, self.first.before[0]
+        assert judged.samples is not None
+        assert judged.labels is not None
+        z = answers(found.model, judged.samples, range(len(judged.labels)), search.run.options.runtime, 250)[0]
+        return {
+            "macs": total_macs(Graph(found.model, graph.dims)) / total_macs(graph),
+            "accuracy": float((z.argmax(1) == judged.labels).mean()),
+            "agreement": float((z.argmax(1) == base.argmax(1)).mean()),
+            "zerr": float(np.square(z - base).sum() / np.square(base).sum()),
+            "passes": seconds / self.plain,
+        }
 
 
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)
@@ -83,52 +136,32 @@ def rows(
 @click.option("--threads", default=0)
 @click.option("--batch", default=100)
 def main(
-    model: Path, data: Path, mean: tuple[float, ...], std: tuple[float, ...], samples: int, draws: int,
-    targets: tuple[float, ...], methods: tuple[str, ...], allocate: str, round_to: int, threads: int, batch: int,
-) -> None:  # fmt: skip
+    model: Path, data: Path, draws: int, targets: tuple[float, ...], methods: tuple[str, ...], **options: Any
+) -> None:
     """Print one row per target, method and draw, and the mean over draws."""
-    preprocessing = Preprocessing(mean=mean, std=std)
-    graph = Graph(load_model(model))
-    arrays = np.load(data, allow_pickle=False)
-    test, labels = pixels(arrays["x_test"], graph, preprocessing), arrays["y_test"].ravel()
-    runtime = Runtime(threads=threads)
-    judged = Labelled(load(test, inputs_of(graph)), labels)
-    collected: dict[tuple[float, str], list[tuple[float, ...]]] = {}
+    setting = Setting.load(model, data, method=methods[0].partition(":")[0], **options)
+    collected: dict[tuple[float, str], list[list[float]]] = {}
     click.echo("draw target method              MACs   accuracy agreement  zerr    x plain pass")
     for draw in range(draws):
-        chosen = np.random.default_rng(draw).choice(len(arrays["x_train"]), samples, replace=False)
-        calibration = pixels(arrays["x_train"][chosen], graph, preprocessing)
-        options = Options(
-            parse_targets([f"macs={targets[0]}"]),
-            methods[0].partition(":")[0],
-            allocate,
-            "local" if len(methods) > 1 else "auto",  # so that the moments are kept for the other methods
-            round_to=round_to,
-            batch=batch,
-            seed=draw,
-            runtime=runtime,
-        )
-        start = time.perf_counter()
-        answers(graph.model, load(calibration, inputs_of(graph)), range(samples), runtime, batch)
-        plain = time.perf_counter() - start
-        start = time.perf_counter()
-        search = Search(prepare(graph, load(calibration, inputs_of(graph)), options, judged))
-        searches = {options.method: search}
-        shared = (time.perf_counter() - start) / plain
+        measurement = Measurement(setting, draw, targets[0])
         for target in targets:
-            for row in rows(searches, methods, target, labels, plain):
-                spec, macs, right, agree, zerr, multiple = row
-                collected.setdefault((target, spec), []).append((macs, right, agree, zerr, multiple))
-                times = f"{shared:.1f} + {multiple:.1f}"
+            for row in measurement.rows(methods, target):
+                found = [row[c] for c in ("macs", "accuracy", "agreement", "zerr")]
+                collected.setdefault((target, row["spec"]), []).append(found)
                 click.echo(
-                    f"{draw:4} {target:6} {spec:18} {macs:7.4f} {100 * right:8.2f} {100 * agree:8.2f} {zerr:9.4f}   "
-                    f"{times}"
+                    f"{draw:4} {line(target, row['spec'], found)}   {measurement.shared:.1f} + {row['passes']:.1f}"
                 )
-        click.echo(f"     base accuracy {100 * (search.accuracy or 0):.2f}; {search.run.seconds}")
-    for (target, spec), found in collected.items():
-        macs, right, agree, zerr, _ = np.mean(found, axis=0)
-        click.echo(f"mean {target:6} {spec:18} {macs:7.4f} {100 * right:8.2f} {100 * agree:8.2f} {zerr:9.4f}")
+        first = measurement.first
+        click.echo(f"     base accuracy {100 * (first.accuracy or 0):.2f}; {first.run.seconds}")
+    for (target, spec), several in collected.items():
+        click.echo(f"mean {line(target, spec, np.mean(several, axis=0))}")
     click.echo(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+
+
+def line(target: float, spec: str, found: Any) -> str:
+    """One row of the printed table."""
+    macs, right, agree, zerr = found
+    return f"{target:6} {spec:18} {macs:7.4f} {100 * right:8.2f} {100 * agree:8.2f} {zerr:9.4f}"
 
 
 if __name__ == "__main__":
