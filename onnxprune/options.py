@@ -162,7 +162,8 @@ PRUNE = _options(
         "--allocate",
         type=click.Choice(sorted(ALLOCATORS)),
         default="dp",
-        help="How a budget is spread over layers: dp: where it costs least; uniform: the same ratio everywhere.",
+        help="How a budget is spread over layers: dp: where it costs least; pro: greedy steps by the "
+        "error of the final output; uniform: the same ratio everywhere.",
     ),
     click.option(
         "--reconstruct",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.allocation import ALLOCATORS, Bilinear, Curve, dp, uniform
+from onnxprune.allocation import ALLOCATORS, Bilinear, Curve, dp, pro, uniform
 from onnxprune.errors import BudgetError
 
 seeds = st.integers(0, 10**6)
@@ -194,3 +194,24 @@ def test_cost_is_the_quadratic_form_of_its_derivatives(seed):
     widths, change = rng.integers(1, 9, 3), rng.normal(size=3)
     expected = cost.total(widths) + cost.slope(widths) @ change + change @ cost.curvature @ change / 2
     assert cost.total(widths + change) == pytest.approx(expected)
+
+
+def test_pro_takes_the_step_that_costs_least_per_cost_saved():
+    """Against a plain loop over single groups; every channel is a level."""
+    rng = np.random.default_rng(3)
+    curves = [curve(rng, width, width) for width in (32, 48, 16)]
+    cost = chain(20, [32, 48, 16], 10)
+    for part in (0.8, 0.5, 0.2, 0.0):
+        budget = budget_of(curves, cost, part)
+        widths = np.array([32, 48, 16])
+        while cost.total(widths) > budget:
+            best = None
+            for group, c in enumerate(curves):
+                following = widths.copy()
+                following[group] = max(widths[group] - (2, 3, 1)[group], 1)
+                saved = cost.total(widths) - cost.total(following)
+                if saved > 0:
+                    rate = (c.errors[following[group] - 1] - c.errors[widths[group] - 1]) / saved
+                    best = min(best or (rate, group, following), (rate, group, following), key=lambda b: b[:2])
+            widths = best[2]
+        np.testing.assert_array_equal(pro(curves, cost, budget), widths)
