@@ -19,6 +19,7 @@ import onnx
 from onnx import NodeProto, TypeProto, helper
 
 DOMAIN = "com.microsoft"
+BLOCKED = "com.microsoft.nchwc"
 STANDARD = ("", "ai.onnx")
 LAYERS = ("Conv", "Gemm", "MatMul")
 Types = Mapping[str, TypeProto]
@@ -191,6 +192,13 @@ def apart(
     except (KeyError, ValueError):  # an activation, a number of parameters or a rank that isn't known
         return [node]
     return parts.finish()
+
+
+def unknown(node: NodeProto) -> str:
+    """Why nothing passes through a node of an operator that no rule explains."""
+    if node.domain == BLOCKED:
+        return "works on blocks of channels, as ORT_ENABLE_ALL writes it; optimize with ORT_ENABLE_EXTENDED at most"
+    return "isn't a known operator"
 
 
 # ---------------------------------------------------------------------------------------------- shapes

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
+from onnxprune import contrib
 from onnxprune.errors import ModelError
 from onnxprune.graph import QUANTIZED, STANDARD, Graph, fresh, key, subgraphs
 from onnxprune.ids import Components, Ids, Ledger
@@ -211,7 +212,7 @@ def _visit(v: Visit) -> None:
     known = find(v.node)
     missing = [name for name in (*v.node.input, *outputs) if name and name not in v.probe.shapes]
     if known is None:
-        v.freeze_all("has a body that isn't looked into" if any(subgraphs(v.node)) else "isn't a known operator")
+        v.freeze_all("has a body that isn't looked into" if any(subgraphs(v.node)) else contrib.unknown(v.node))
     elif missing:
         v.freeze_all(f"has a value of unknown shape ('{missing[0]}')")
     else:

@@ -1152,6 +1152,14 @@ case("fused_activation_of_another_kind", X, "float[N,2,8,8] y", """
     y = Conv(b, w3)
 """, w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), w3=(2, 4, 1, 1), runs=False)  # fmt: skip
 
+case("convolution_on_blocks_of_channels", X, "float[N,4,8,8] y", """
+    a = Conv(x, w1)
+    r = com.microsoft.nchwc.ReorderInput(a)
+    c = com.microsoft.nchwc.Conv<activation="Relu">(r, w2)
+    b = com.microsoft.nchwc.ReorderOutput<channels=8>(c)
+    y = Conv(b, w3)
+""", w1=(8, 3, 1, 1), w2=(8, 8, 1, 1), w3=(4, 8, 1, 1), runs=False)  # fmt: skip
+
 case("fused_gemm", "float[N,5] x", "float[N,3] y", """
     a = com.microsoft.FusedGemm<activation="Relu", transB=1>(x, w1, b1)
     b = com.microsoft.FusedGemm<activation="LeakyRelu", activation_alpha=0.3, alpha=0.5, beta=2.0>(a, w2, b2)

@@ -218,3 +218,17 @@ WITH_CONSTANTS = [name for name in NAMES if "= Constant" in CASES[name].body]
 @pytest.mark.parametrize("name", WITH_CONSTANTS)
 def test_constants_as_initializers(name):
     compare(name, "initializers", as_initializers(CASES[name].model()))
+
+
+# ------------------------------------------------------------------------------------------------ attention
+
+ATTENTION = ["packed_attention", "fused_attention_packed", "fused_attention_across", "fused_attention_with_packed_keys"]
+ATTENTION += ["rotated_heads", "rotated_heads_of_the_standard"]
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_heads_are_the_same_whoever_attends(name):
+    """Three heads of four rows each, from the layers in front, packed or not, to the projection behind."""
+    (group,) = couple(Graph(CASES[name].model())).groups
+    rows = {m.tensor: m.index.shape[1] for m in group.members if m.role in ("writer", "reader")}
+    assert (group.channels, rows.pop("wo"), sum(rows.values())) == (3, 4, 12)
