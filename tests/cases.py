@@ -1434,6 +1434,13 @@ case("lstm_that_goes_on", "float[S,N,5] x, float[1,N,6] h0, float[1,N,6] c0", "f
     y = MatMul(e, wy)
 """, w=(1, 24, 5), r=(1, 24, 6), b=(1, 48), one=[1], wd=(6, 8), wy=(8, 3))  # fmt: skip
 
+case("gru_with_a_bias_from_outside", "float[S,N,3] x, float[1,36] b", "float[S,N,2] y", """
+    a = MatMul(x, w0)
+    h = GRU<hidden_size=6>(a, w, r, b)
+    q = Squeeze(h, axis)
+    y = MatMul(q, w1)
+""", w0=(3, 4), w=(1, 18, 4), r=(1, 18, 6), axis=[1], w1=(6, 2))  # fmt: skip
+
 case("recurrent_layers_that_stay", "float[4,1,5] x, float[1,4,4] w", "float[4,1,3] y", """
     a, h = RNN<hidden_size=4>(x, w1, r, "", "", state)
     q = Squeeze(a, one)
@@ -1940,6 +1947,22 @@ case("reshape_at_run_time", "float[N,3,H,W] x", "float[H,W] y", """
     r = Reshape(b, t)
     y = ReduceSum<keepdims=0>(r, one)
 """, w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), one=[1], two=[2], three=[3], four=[4], minus=[-1])  # fmt: skip
+
+case("expand_to_as_many_as_there_are_rows_of_channels", "float[N,3,L] x", "float[N,1,L,2] y", """
+    a = Conv(x, w1)
+    r = Reshape(a, apart)
+    f = Slice(r, zero, one, axis)
+    m = ReduceMax<axes=[3]>(f)
+    s = Shape(r)
+    n = Slice(s, one, axis)
+    z = Shape(x)
+    b = Slice(z, zero, one)
+    l = Slice(z, axis, end)
+    t = Concat<axis=0>(b, n, one, l)
+    e = Expand(m, t)
+    q = Transpose<perm=[0,2,3,1]>(e)
+    y = MatMul(q, w2)
+""", w1=(6, 3, 1), apart=[0, 3, 2, -1], zero=[0], one=[1], axis=[2], end=[3], w2=(3, 2))  # fmt: skip
 
 case("expand_to_the_size_of_another_layer", "float[N,3,H,W] x", "float[N,2,H2,W2] y", """
     a = Conv(x, w1)
