@@ -1231,6 +1231,14 @@ case("fused_attention", "float[N,4,6] x, int32[N,4] mask", "float[N,4,3] y", """
     y = MatMul(a, wo)
 """, wq=(6, 6), wk=(6, 6), wv=(6, 12), b=(24,), wo=(12, 3))  # fmt: skip
 
+case("fused_attention_with_a_bias_from_outside", "float[N,4,6] x, float[24] b", "float[N,4,3] y", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    a = com.microsoft.MultiHeadAttention<num_heads=3>(q, k, v, b)
+    y = MatMul(a, wo)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 12), wo=(12, 3))  # fmt: skip
+
 case("fused_attention_with_packed_keys", "float[N,4,6] x", "float[N,4,3] y", """
     q = MatMul(x, wq)
     kv = MatMul(x, wk)
@@ -1277,6 +1285,27 @@ case("fused_attention_of_grouped_queries", GROUPED, "float[1,1,3] y", """
     y = MatMul(a, wo)
 """, wq=(6, 32), wk=(6, 16), wv=(6, 16), last=np.asarray([5], np.int32), total=np.asarray(6, np.int32),
     wo=(32, 3))  # fmt: skip
+
+case("fused_attention_of_grouped_queries_with_a_mask", "float[1,1,6] x", "float[1,1,3] y", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    a, k1, v1 = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2>
+        (q, k, v, "", "", last, total, "", "", "", mask)
+    y = MatMul(a, wo)
+""", wq=(6, 32), wk=(6, 16), wv=(6, 16), last=np.asarray([0], np.int32), total=np.asarray(1, np.int32),
+    mask=(1, 4, 1, 1), wo=(32, 3))  # fmt: skip
+
+case("fused_attention_of_grouped_queries_in_few_bits", "float[1,1,6] x, int8[1,2,5,8] pk, int8[1,2,5,8] pv",
+    "float[1,1,3] y", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    a, k1, v1 = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2, kv_cache_bit_width=8>
+        (q, k, v, pk, pv, last, total, "", "", "", "", "", ks, vs)
+    y = MatMul(a, wo)
+""", wq=(6, 32), wk=(6, 16), wv=(6, 16), last=np.asarray([5], np.int32), total=np.asarray(6, np.int32), ks=(1,),
+    vs=(1,), wo=(32, 3), runs=False)  # fmt: skip
 
 case("fused_attention_of_grouped_queries_packed", "float[1,4,6] x", "float[1,4,3] y", """
     qkv = MatMul(x, wq)
@@ -1343,6 +1372,12 @@ case("embedding_of_words", "int32[N,4] x, int32[N,4] kind", "float[N,4,3] y, flo
     g = com.microsoft.FastGelu(a, b1)
     y = MatMul(g, w2)
 """, words=(5, 6), places=(7, 6), kinds=(3, 6), gamma=(6,), beta=(6,), w1=(6, 8), b1=(8,), w2=(8, 3))  # fmt: skip
+
+case("embedding_of_computed_words", "int32[N,4] x, float[5,4] z", "float[N,4,3] y", """
+    words = MatMul(z, w0)
+    e, n = com.microsoft.EmbedLayerNormalization(x, "", words, places, "", gamma, beta)
+    y = MatMul(e, w1)
+""", w0=(4, 6), places=(7, 6), gamma=(6,), beta=(6,), w1=(6, 3))  # fmt: skip
 
 case("gated_ffn", "float[N,4,6] x", "float[N,4,3] y", """
     s = Mul(x, x)

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -161,7 +162,7 @@ def _digest(text: str) -> str:
 class Trees:
     """Copies of the tree, one per job, in which mutants are tested."""
 
-    def __init__(self, folder: Path, jobs: int, timeout: float) -> None:
+    def __init__(self, folder: Path, jobs: int, timeout: float | None) -> None:
         self.timeout = timeout
         self.idle: queue.Queue[Path] = queue.Queue()
         for job in range(jobs):
@@ -211,15 +212,17 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="PATTERN", help="in the path or name: a regular expression")
     parser.add_argument("--again", choices=["noticed", "survived", "all"], help="run these anew")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for the tests of one mutant")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="for one mutant; 10 times that of none")
     args = parser.parse_args()
     chosen = [m for m in mutants() if re.search(args.only, f"{m.path} {m.name}")]
     known = json.loads(args.results.read_text("utf-8")) if args.results.exists() else {}
     stale = [m for m in chosen if _stale(known.get(m.name), m.digest, args.again)]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         trees, lock = Trees(Path(folder), args.jobs, args.timeout), threading.Lock()
+        start = time.monotonic()
         if stale and (failed := trees.run(None)):
             sys.exit(f"{failed} fails without any mutant")
+        trees.timeout = args.timeout or 10 * (time.monotonic() - start)
 
         def test(mutant: Mutant) -> None:
             noticed = trees.run(mutant, known.get(mutant.name, {}).get("noticed", ""))
