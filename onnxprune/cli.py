@@ -29,7 +29,7 @@ import onnxprune
 from onnxprune import search, steps, tables
 from onnxprune.calibration import LABELS, Preprocessing
 from onnxprune.errors import BudgetError, DataError, ModelError, OnnxPruneError, OutputError, UsageError
-from onnxprune.graph import load, save
+from onnxprune.files import Model, beside, load, on_disk
 from onnxprune.methods import METHODS
 from onnxprune.options import COMPARE, IN, JSON, PATH, PRUNE, SHAPES, VERBOSE, Sectioned, write_sections
 from onnxprune.plan import Plan
@@ -196,7 +196,7 @@ def prune(source: Path, out: Path | None, **given: Any) -> None:
                 samples=given["samples"],
                 input_shapes=_shapes(given),
                 progress=progress,
-                runtime=Runtime(given["provider"], given["threads"]),
+                runtime=_runtime(given),
                 plan=plan,
                 **choices,
                 **limits,
@@ -208,7 +208,8 @@ def prune(source: Path, out: Path | None, **given: Any) -> None:
     if given["save_plan"]:
         _save_plan(result.plan, given["save_plan"])
     if out is not None and not given["dry_run"]:
-        save(result.model, out)
+        result.save(out, external=given["save_as_external_data"] or None)
+        _warn_of_leftovers(result.written, out)
     written = out if not given["dry_run"] else None
     report = _with_files(result.report, source, written)
     _warn(report, given["quiet"])
@@ -268,7 +269,7 @@ def compare(before: Path, after: Path, as_json: bool, verbose: bool, **given: An
             preprocessing=_preprocessing(given),
             samples=given["samples"],
             input_shapes=_shapes(given),
-            runtime=Runtime(given["provider"], given["threads"]),
+            runtime=_runtime(given),
             batch=given["batch"],
         )
     if found.fidelity.data == "synthetic":
@@ -304,6 +305,7 @@ def _prepared(source: Path, out: Path | None, given: Mapping[str, Any]) -> Plan 
     _check_source(source)
     if out is not None and not given["dry_run"]:
         _check_out(out, source, given["force"])
+        _check_data(out, source, given)
     if given["save_plan"]:
         if _same(given["save_plan"], source) or (out is not None and _same(given["save_plan"], out)):
             raise OutputError(f"{given['save_plan']} is a model: give --save-plan another name")
@@ -336,6 +338,20 @@ def _check_out(out: Path, source: Path, force: bool) -> None:
         raise OutputError(f"can't write {out}: {error.strerror or error}.") from error
 
 
+def _check_data(out: Path, source: Path, given: Mapping[str, Any]) -> None:
+    """The same for the file that weights are written to, if they are."""
+    if not source.is_file():
+        return
+    model = load(source)
+    data = beside(out, model)
+    if not (given["save_as_external_data"] or model.data) or not os.path.lexists(data):
+        return
+    if data.resolve() in model.data and not _same(out, source):
+        raise OutputError(f"{data} holds the weights of {source}; give another path to write to.")
+    if not given["force"]:
+        raise OutputError(f"{data} exists already, and weights go there; give another path, or --force.")
+
+
 def _same(a: Path, b: Path) -> bool:
     if a.exists() and b.exists():
         return a.samefile(b)
@@ -345,6 +361,10 @@ def _same(a: Path, b: Path) -> bool:
 def _preprocessing(given: Mapping[str, Any]) -> Preprocessing:
     mirror = given.get("mirror", False)
     return Preprocessing(given["mean"], given["std"], given["layout"], given["resize"], mirror)
+
+
+def _runtime(given: Mapping[str, Any]) -> Runtime:
+    return Runtime(given["provider"], given["threads"], tuple(given["custom_op_library"]))
 
 
 def _shapes(given: Mapping[str, Any]) -> dict[str, Sequence[int]]:
@@ -360,7 +380,7 @@ def _is_labelled(data: str, model: Path) -> bool:
             names = set(file.files)
     except Exception:  # damaged in any way: said when it is read
         return False
-    return any(name in LABELS for name in names - {i.name for i in load(model).graph.input})
+    return any(name in LABELS for name in names - {i.name for i in load(model).proto.graph.input})
 
 
 # ---------------------------------------------------------------------------------------------- after a run
@@ -378,10 +398,21 @@ def _save_plan(plan: Plan, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _warn_of_leftovers(model: Model, out: Path) -> None:
+    """Say which files a model that was overwritten doesn't read any more; another model may."""
+    if model.path is None or not _same(model.path, out):
+        return
+    left = [f for f in model.data if f.exists() and f != beside(out, model).resolve()]
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        _say("warning", f"{out} doesn't read {left[0]}{more} any more: delete what no other model reads.")
+
+
 def _with_files(report: Report, source: Path, out: Path | None) -> Report:
-    """The report with the sizes that the files have on disk (a model's own where its weights are in other files)."""
-    before = replace(report.before, bytes=max(source.stat().st_size, report.before.bytes))
-    after = replace(report.after, bytes=out.stat().st_size) if out is not None else report.after
+    """The report with the sizes that the files have on disk, together with those that hold their weights."""
+    in_place = out is not None and _same(source, out)  # then the original is gone
+    before = report.before if in_place else replace(report.before, bytes=on_disk(source))
+    after = replace(report.after, bytes=on_disk(out)) if out is not None else report.after
     return replace(report, before=before, after=after)
 
 

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxprune import files
 from onnxprune.calibration import Samples
 from onnxprune.cost import parameters, total_macs
 from onnxprune.errors import DataError
+from onnxprune.files import Model
 from onnxprune.graph import Array, Graph
 from onnxprune.report import Fidelity, Size
 from onnxprune.runtime import Runtime
@@ -40,7 +42,7 @@ def affordable(graph: Graph, names: Iterable[str], most: float = ANSWERS_HELD) -
 
 
 def answers(
-    model: ModelProto,
+    model: Model | ModelProto,
     samples: Samples,
     indices: Sequence[int],
     runtime: Runtime,
@@ -81,7 +83,7 @@ def looks_like_scores(output: Array) -> bool:
     return output.ndim == 2 and output.shape[1] > 1
 
 
-def accuracy(model: ModelProto, path: str | Path | None, data: Labelled, runtime: Runtime, batch: int) -> float:
+def accuracy(model: Model | ModelProto, path: str | Path | None, data: Labelled, runtime: Runtime, batch: int) -> float:
     """Share of labelled samples that the model gets right, or what the user's function says of the file."""
     if data.function is not None:
         try:
@@ -90,7 +92,8 @@ def accuracy(model: ModelProto, path: str | Path | None, data: Labelled, runtime
             raise DataError(f"the function given as --eval failed: {type(error).__name__}: {error}") from error
     if data.samples is None or data.labels is None:
         raise DataError("accuracy needs labelled samples, or a function of a model's path.")
-    first = [model.graph.output[0].name]
+    graph = (model.proto if isinstance(model, Model) else model).graph
+    first = [graph.output[0].name]
     found = answers(model, data.samples, range(data.samples.count), runtime, batch, first)
     if not found or not looks_like_scores(found[0]):
         raise DataError("accuracy needs class scores [samples, classes] as the first output; pass a function instead.")
@@ -116,12 +119,16 @@ def load_function(spec: str) -> Callable[[str], float]:
 
 def size(graph: Graph, file_bytes: int | None = None, latency_ms: float | None = None) -> Size:
     """What a model weighs."""
-    count = file_bytes if file_bytes is not None else graph.model.ByteSize()
+    count = file_bytes if file_bytes is not None else files.size(Model(graph.model, graph.arrays))
     return Size(parameters(graph), total_macs(graph), count, latency_ms)
 
 
 def latencies(
-    models: Sequence[ModelProto], feed: Mapping[str, Array], runtime: Runtime, rounds: int = 15, seconds: float = 6.0
+    models: Sequence[Model | ModelProto],
+    feed: Mapping[str, Array],
+    runtime: Runtime,
+    rounds: int = 15,
+    seconds: float = 6.0,
 ) -> list[float]:
     """Median milliseconds per run, the models taking turns so that a busy machine treats them alike."""
     sessions = [runtime.session(model) for model in models]

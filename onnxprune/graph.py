@@ -12,11 +12,9 @@ on the way, so `Shape -> Gather -> Concat -> Reshape` is as clear as a constant.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx.shape_inference import infer_node_outputs
 
 from onnxprune import contrib
-from onnxprune.errors import ModelError, OutputError
+from onnxprune.errors import ModelError
+from onnxprune.files import Model
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -54,41 +53,6 @@ QUANTIZED = {
     "ConvInteger",
     "MatMulInteger",
 }
-
-
-def load(path: str | Path) -> ModelProto:
-    """Read a model file with its external data; `ModelError` says in one sentence why it can't be read."""
-    path = Path(path)
-    if not path.exists():
-        raise ModelError(f"{path}: no such file; give the path of an .onnx model.")
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder; give the path of an .onnx model.")
-    try:
-        model = onnx.load(path)
-    except Exception as error:  # protobuf, OS and onnx.checker errors have no common base
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"{path} is not a readable ONNX model ({reason}); is it complete, and an .onnx file?"
-        ) from error
-    if not model.graph.node and not model.graph.output:
-        raise ModelError(f"{path} is not an ONNX model, or an empty one: it has no nodes and no outputs.")
-    return model
-
-
-def save(model: ModelProto, path: str | Path) -> None:
-    """Write a model whole or not at all: to a temporary file beside it, then renamed. Raises OutputError."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(model.SerializeToString())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"can't write {path} ({error.strerror or error}); nothing was left behind.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:
@@ -159,10 +123,23 @@ class Probe:
 
 @dataclass(frozen=True)
 class Graph:
-    """A read-only index over a ModelProto, which is never changed. `probes` holds two assignments of sizes."""
+    """A read-only index over a ModelProto, which is never changed. `probes` holds two assignments of sizes.
+
+    `arrays` are the contents of initializers that the message only declares (see `files`).
+    """
 
     model: ModelProto
     dims: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+
+    @staticmethod
+    def of(model: Model, dims: Mapping[str, Sequence[int]] | None = None) -> Graph:
+        """The graph of a model."""
+        return Graph(model.proto, dict(dims or {}), model.arrays)
+
+    def resized(self, dims: Mapping[str, Sequence[int]]) -> Graph:
+        """The same graph at other sizes of its symbolic dimensions."""
+        return Graph(self.model, dims, self.arrays)
 
     @cached_property
     def nodes(self) -> list[NodeProto]:
@@ -229,6 +206,8 @@ class Graph:
 
     def array(self, name: str) -> Array:
         """The value of a static name; large results of constant subgraphs are computed when first asked for."""
+        if name in self.arrays:
+            return self.arrays[name]
         if name not in self._arrays:
             if name in self.initializers:
                 self._arrays[name] = numpy_helper.to_array(self.initializers[name])

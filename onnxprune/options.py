@@ -25,8 +25,8 @@ SECTIONS = {
     "How much, and how": ("target", "method", "allocate", "reconstruct", "granularity", "plan"),
     "Which layers": ("include", "exclude", "round-to", "min-channels"),
     "Data": ("data", "calib", "samples", "eval", "input-shapes", "mean", "std", "layout", "resize", "mirror"),
-    "Machine": ("provider", "threads", "batch", "max-memory", "seed"),
-    "Output": ("save-plan", "dry-run", "force", "json", "quiet", "verbose", "version", "help"),
+    "Machine": ("provider", "threads", "custom-op-library", "batch", "max-memory", "seed"),
+    "Output": ("save-plan", "save-as-external-data", "dry-run", "force", "json", "quiet", "verbose", "version", "help"),
 }
 
 
@@ -141,6 +141,12 @@ MACHINE = _options(
     click.option(
         "--threads", metavar="N", type=click.IntRange(0), default=0, help="Threads of onnxruntime; 0: its choice."
     ),
+    click.option(
+        "--custom-op-library",
+        metavar="FILE",
+        multiple=True,
+        help="Library of the model's custom operators, for onnxruntime. Repeatable.",
+    ),
     click.option("--batch", metavar="N", type=click.IntRange(1), default=64, help="Samples that are run at once."),
 )
 PRUNE = _options(
@@ -216,6 +222,11 @@ PRUNE = _options(
     ),
     click.option("--dry-run", is_flag=True, help="Do everything but write OUT, which may be left out."),
     click.option("--force", is_flag=True, help="Overwrite OUT, even if it is IN."),
+    click.option(
+        "--save-as-external-data",
+        is_flag=True,
+        help="Write the weights to OUT.onnx.data.  [default: where IN has them; always above 2 GB]",
+    ),
     JSON,
     click.option("-q", "--quiet", is_flag=True, help="No table, no progress, no warnings but that of synthetic data."),
     VERBOSE,

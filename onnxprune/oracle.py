@@ -8,7 +8,7 @@ relative to the root mean square of the twin's value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -17,9 +17,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from onnxprune.coupling import Coupling, Mask
 from onnxprune.errors import InternalError
+from onnxprune.files import Model
 from onnxprune.graph import RANDOM, Array, Graph, subgraphs
 from onnxprune.plan import Plan
-from onnxprune.rewrite import twin
+from onnxprune.rewrite import silenced
 from onnxprune.runtime import Runtime
 
 TOLERANCE: dict[int, float] = {
@@ -52,18 +53,16 @@ class Verdict:
     where: str
 
 
-def check(coupling: Coupling, plan: Plan, pruned: ModelProto, feeds: Iterable[Mapping[str, Array]]) -> Verdict:
+def check(coupling: Coupling, plan: Plan, pruned: Model | ModelProto, feeds: Iterable[Mapping[str, Array]]) -> Verdict:
     """Compare a pruned model with the twin of the original on some inputs."""
     points = comparable(coupling.graph)
     if not points:
         return Verdict(0.0, True, "")
     mask = coupling.mask(plan.keep)
-    runtime = Runtime("cpu")
-    left = runtime.session(_expose(twin(coupling, plan), points), optimize=False)
-    right = runtime.session(_expose(pruned, points), optimize=False)
     worst = Verdict(0.0, True, "")
-    for feed in feeds:
-        expected, found = left.run(feed, list(points)), right.run(feed, list(points))
+    feeds = list(feeds)
+    runs = [_values(silenced(coupling, plan), points, feeds), _values(pruned, points, feeds)]
+    for expected, found in zip(*runs, strict=True):
         for name, elem_type in points.items():
             verdict = _compare(_kept(expected[name], name, mask), found[name], name, TOLERANCE[elem_type])
             if not verdict.ok or verdict.max_abs_diff >= worst.max_abs_diff:
@@ -71,6 +70,14 @@ def check(coupling: Coupling, plan: Plan, pruned: ModelProto, feeds: Iterable[Ma
             if not worst.ok:
                 return worst
     return worst
+
+
+def _values(
+    model: Model | ModelProto, points: Mapping[str, int], feeds: Sequence[Mapping[str, Array]]
+) -> list[dict[str, Array]]:
+    """The values at the points; the model is dropped when they are known."""
+    session = Runtime("cpu").session(_expose(model, points), optimize=False)
+    return [session.run(feed, list(points)) for feed in feeds]
 
 
 def demand(verdict: Verdict) -> None:
@@ -150,10 +157,11 @@ def _weighs(graph: Graph, name: str) -> bool:
     return name in graph.static and graph.types.get(name) in TOLERANCE and prod(graph.shapes.get(name, (2,))) > 1
 
 
-def _expose(model: ModelProto, points: Mapping[str, int]) -> ModelProto:
+def _expose(model: Model | ModelProto, points: Mapping[str, int]) -> Model:
     """The model with these values as its outputs."""
+    model = model if isinstance(model, Model) else Model(model)
     new = ModelProto()
-    new.CopyFrom(model)
+    new.CopyFrom(model.proto)
     del new.graph.output[:]
     new.graph.output.extend(helper.make_tensor_value_info(n, t, None) for n, t in points.items())
-    return new
+    return Model(new, model.arrays)

@@ -14,19 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto, ValueInfoProto
 from threadpoolctl import threadpool_limits
 
-from onnxprune import __version__, evaluation, oracle
+from onnxprune import __version__, evaluation, files, oracle
 from onnxprune.calibration import PLAIN, Preprocessing
 from onnxprune.coupling import couple
 from onnxprune.data import labelled_of, samples_of
 from onnxprune.errors import BudgetError, DataError, UsageError
+from onnxprune.files import Model
 from onnxprune.graph import Graph
-from onnxprune.graph import load as load_model
 from onnxprune.plan import Plan
 from onnxprune.report import Comparison, Inspection, Report, group_reports, left_alone
 from onnxprune.rewrite import rewrite
@@ -37,11 +38,23 @@ from onnxprune.steps import Options, Progress, prepare, why_left_out
 
 @dataclass(frozen=True)
 class Result:
-    """The pruned model, the report, and the plan that made it."""
+    """The pruned model, the report, and the plan that made it. `written` is the model as `save` writes it."""
 
-    model: ModelProto
+    written: Model
     report: Report
     plan: Plan
+
+    @cached_property
+    def model(self) -> ModelProto:
+        """The pruned model with all its data in it; `onnx.save` needs save_as_external_data=True above 2 GB."""
+        return files.embedded(self.written)
+
+    def save(self, path: str | Path, *, external: bool | None = None) -> None:
+        """Write the model whole or not at all; its weights in one file beside it if `external`.
+
+        By default as the input had them, and beside it where they don't fit into one file. Raises OutputError.
+        """
+        files.save(self.written, path, external=external)
 
 
 def prune(
@@ -69,18 +82,17 @@ def prune(
     if unknown:
         raise UsageError(f"unknown option '{unknown[0]}'; options are: {', '.join(f.name for f in fields(Options))}.")
     chosen = Options(targets=parse_targets([target] if isinstance(target, str) else list(target)), **options)
-    proto = load_model(model) if isinstance(model, str | Path) else model
-    path = Path(model) if isinstance(model, str | Path) else None
-    graph = Graph(proto, dict(input_shapes or {}))
-    chosen.runtime.session(path or proto)  # a model that onnxruntime can't load is an error now, not later
-    found = samples_of(graph, path, calibration, preprocessing, samples, chosen.seed, input_shapes)
+    given = files.read(model)
+    graph = Graph.of(given, input_shapes)
+    chosen.runtime.session(given)  # a model that onnxruntime can't load is an error now, not later
+    found = samples_of(graph, given.path, calibration, preprocessing, samples, chosen.seed, input_shapes)
     labelled = labelled_of(eval, graph, preprocessing) if eval is not None else None
     with threadpool_limits(1, user_api="blas"):
         search = Search(prepare(graph, found, chosen, labelled, progress, copies=2 if preprocessing.mirror else 1))
-        return _finish(search, *search.best())
+        return _finish(search, given, *search.best())
 
 
-def _finish(search: Search, found: Candidate, failure: BudgetError | None) -> Result:
+def _finish(search: Search, given: Model, found: Candidate, failure: BudgetError | None) -> Result:
     """Verify the surgery and report; raises BudgetError with the result when a target was missed."""
     run = search.run
     few: list[int] = run.division.fit[:2].tolist()
@@ -88,12 +100,12 @@ def _finish(search: Search, found: Candidate, failure: BudgetError | None) -> Re
         first = next(iter(run.samples.batches(few, 2)))
         verdict = oracle.check(run.coupling, found.plan, found.model, [first])
         oracle.demand(verdict)
-    graph, after = run.coupling.graph, Graph(found.model, run.coupling.graph.dims)
+    graph, after = run.coupling.graph, Graph.of(found.model, run.coupling.graph.dims)
     times: list[float | None] = [None, None]
     if run.options.measure_latency:
         with run.timed("latency"):
             one = next(iter(run.samples.batches(few[:1], 1)))
-            times = [*evaluation.latencies([graph.model, found.model], one, run.options.runtime)]
+            times = [*evaluation.latencies([given, found.model], one, run.options.runtime)]
     before_size, after_size = evaluation.size(graph, None, times[0]), evaluation.size(after, None, times[1])
     ratios = {
         "macs": after_size.macs / max(before_size.macs, 1),
@@ -123,8 +135,8 @@ def _finish(search: Search, found: Candidate, failure: BudgetError | None) -> Re
         seconds={k: round(v, 3) for k, v in run.seconds.items()},
         warnings=list(run.warnings),
     )
-    _stamp(found.model, report)
-    result = Result(found.model, report, found.plan)
+    _stamp(found.model.proto, report)
+    result = Result(replace(found.model, path=given.path, data=given.data), report, found.plan)
     if failure is not None:
         failure.result = result if found.plan.keep else None
         raise failure
@@ -145,9 +157,9 @@ def _stamp(model: ModelProto, report: Report) -> None:
 
 def inspect(model: ModelProto | str | Path, *, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Inspection:
     """What a model consists of, what can be pruned in it, and why the rest can't. Raises ModelError."""
-    graph = Graph(load_model(model) if isinstance(model, str | Path) else model, dict(input_shapes or {}))
+    graph = Graph.of(files.read(model), input_shapes)
     coupling = couple(graph)
-    file_bytes = Path(model).stat().st_size if isinstance(model, str | Path) else None
+    file_bytes = files.on_disk(Path(model)) if isinstance(model, str | Path) else None
     ends = [{v.name: _declared(v) for v in values} for values in (graph.inputs, graph.model.graph.output)]
     alone = left_alone(coupling, lambda group: why_left_out(coupling, group))
     return Inspection(evaluation.size(graph, file_bytes), group_reports(coupling, Plan(), {}), alone, *ends)
@@ -159,7 +171,7 @@ def _declared(value: ValueInfoProto) -> list[Any]:
 
 def apply(model: ModelProto | str | Path, plan: Plan) -> ModelProto:
     """Carry out a saved plan on the model it was made for. Raises DataError if it doesn't fit."""
-    graph = Graph(load_model(model) if isinstance(model, str | Path) else model)
+    graph = Graph.of(files.read(model))
     return rewrite(couple(graph), plan)
 
 
@@ -177,8 +189,8 @@ def compare(
 ) -> Comparison:
     """Two models with the same inputs side by side: size, time, and how alike they answer to `data`."""
     runtime = runtime or Runtime()
-    protos = [load_model(m) if isinstance(m, str | Path) else m for m in (before, after)]
-    graphs = [Graph(proto, dict(input_shapes or {})) for proto in protos]
+    models = [files.read(m) for m in (before, after)]
+    graphs = [Graph.of(m, input_shapes) for m in models]
     path = Path(before) if isinstance(before, str | Path) else None
     labelled = labelled_of(eval, graphs[0], preprocessing) if eval is not None else None
     if data is None and labelled is not None and labelled.samples is not None:
@@ -186,19 +198,19 @@ def compare(
     else:
         found = samples_of(graphs[0], path, data, preprocessing, samples, 0, input_shapes)
     count = min(found.count, evaluation.affordable(graphs[0], graphs[0].outputs))
-    answers = [evaluation.answers(p, found, range(count), runtime, batch) for p in protos]
+    answers = [evaluation.answers(p, found, range(count), runtime, batch) for p in models]
     if [a.shape for a in answers[0]] != [a.shape for a in answers[1]]:
         raise DataError("the two models don't have the same outputs, so they can't be compared.")
     one = next(iter(found.batches([0], 1)))
-    times = evaluation.latencies(protos, one, runtime)
+    times = evaluation.latencies(models, one, runtime)
     sizes = []
     for graph, model, milliseconds in zip(graphs, (before, after), times, strict=True):
-        file_bytes = Path(model).stat().st_size if isinstance(model, str | Path) else None
+        file_bytes = files.on_disk(Path(model)) if isinstance(model, str | Path) else None
         sizes.append(evaluation.size(graph, file_bytes, milliseconds))
     accuracy = None
     if labelled is not None:
         right = [
-            evaluation.accuracy(p, m, labelled, runtime, batch) for p, m in zip(protos, (before, after), strict=True)
+            evaluation.accuracy(p, m, labelled, runtime, batch) for p, m in zip(models, (before, after), strict=True)
         ]
         accuracy = {"before": right[0], "after": right[1]}
     return Comparison(sizes[0], sizes[1], evaluation.fidelity(answers[0], answers[1], count, found.origin), accuracy)

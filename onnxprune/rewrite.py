@@ -17,8 +17,10 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from onnxprune import files
 from onnxprune.coupling import Coupling, Mask
 from onnxprune.errors import DataError
+from onnxprune.files import Model
 from onnxprune.graph import Array, Graph, fresh, names
 from onnxprune.ops import Cut, View, find
 from onnxprune.ops.linear import Linear
@@ -36,6 +38,7 @@ class _Draft:
         self.taken = names(self.graph.model.graph, self.graph.nodes)
         self.added: list[TensorProto] = []
         self.replaced: dict[str, Array] = {}
+        self.arrays: dict[str, Array] = {}
         self.renewed: dict[int, list[Linear]] = {}
         for name, new in plan.weights.items():
             layer = with_weights(coupling.layers[name], new)
@@ -47,8 +50,16 @@ class _Draft:
     def constant(self, value: Array, hint: str) -> str:
         """Add an initializer; its name is like `hint`."""
         name = fresh(hint, self.taken)
-        self.added.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+        self.added.append(self.tensor(value, name))
         return name
+
+    def tensor(self, value: Array, name: str) -> TensorProto:
+        """An initializer; a large one is kept beside the message if the original's are."""
+        value = np.asarray(value, order="C")
+        if not self.graph.arrays or value.nbytes < files.LARGE:
+            return numpy_helper.from_array(value, name)
+        self.arrays[name] = value
+        return files.declared(name, value)
 
     def renew(self, name: str, value: Array, index: int, hint: str) -> str:
         """A constant in the place of `name`, which keeps its name when node `index` alone reads it."""
@@ -64,37 +75,37 @@ class _Draft:
             found += [(j, k) for k, n in enumerate(self.graph.nodes[j].input) if n == name] or [(j, -1)]
         return found
 
-    def build(self, nodes: Iterable[NodeProto]) -> ModelProto:
+    def build(self, nodes: Iterable[NodeProto]) -> Model:
         """The model with these nodes: constants that nothing reads any more go, all else is as it was."""
         old = self.graph.model
-        model = ModelProto()
-        for field, value in old.ListFields():
-            if field.name == "graph":
-                continue
-            if field.is_repeated:
-                getattr(model, field.name).extend(value)
-            else:
-                setattr(model, field.name, value)
-        model.graph.CopyFrom(_without(old.graph, ("node", "initializer", "value_info")))
+        model = files.without(old, ("graph",))
+        model.graph.CopyFrom(files.without(old.graph, ("node", "initializer", "value_info")))
         live = _live(list(nodes), self.graph)
         model.graph.node.extend(live)
         used = {name for node in live for name in self.graph.reads(node)} | set(self.graph.outputs)
         for tensor in old.graph.initializer:
             if tensor.name in self.replaced:
-                model.graph.initializer.append(numpy_helper.from_array(self.replaced[tensor.name], tensor.name))
+                model.graph.initializer.append(self.tensor(self.replaced[tensor.name], tensor.name))
             elif tensor.name in used or tensor.name not in self.graph.consumers:
                 model.graph.initializer.append(tensor)
         model.graph.initializer.extend(tensor for tensor in self.added if tensor.name in used)
         _fit_inputs(model, set(self.graph.initializers))
-        return model
+        beside = [t.name for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+        arrays = {**self.graph.arrays, **self.arrays}
+        return Model(model, {name: arrays[name] for name in beside if name in arrays})
 
 
 def rewrite(coupling: Coupling, plan: Plan) -> ModelProto:
+    """The pruned model as one message."""
+    return files.embedded(pruned(coupling, plan))
+
+
+def pruned(coupling: Coupling, plan: Plan) -> Model:
     """The pruned model. An empty plan gives an equal model. Raises DataError if the plan names what isn't there."""
     validate(coupling, plan)
     draft = _Draft(coupling, plan)
     if not plan.weights and draft.mask.flags.all():
-        return _copy(coupling.graph.model)
+        return Model(_copy(coupling.graph.model), coupling.graph.arrays)
     cuts = _cuts(draft)
     nodes: list[NodeProto] = []
     for index, node in enumerate(draft.graph.nodes):
@@ -103,10 +114,15 @@ def rewrite(coupling: Coupling, plan: Plan) -> ModelProto:
         node, *behind = _renew(draft, index, _shrink(draft, index, node), cut=True)
         nodes += [_cut_inputs(draft, index, node, cuts), *behind]
     model = draft.build(nodes)
-    return annotate(model, {v.name for v in draft.graph.model.graph.value_info})
+    return replace(model, proto=annotate(model.proto, {v.name for v in draft.graph.model.graph.value_info}))
 
 
 def twin(coupling: Coupling, plan: Plan) -> ModelProto:
+    """The original with removed channels silenced, as one message."""
+    return files.embedded(silenced(coupling, plan))
+
+
+def silenced(coupling: Coupling, plan: Plan) -> Model:
     """The original at full size with the plan's weights, removed channels silenced where they are read."""
     draft = _Draft(coupling, plan)
     nodes: list[NodeProto] = []
@@ -278,19 +294,6 @@ def _silence(draft: _Draft, index: int, node: NodeProto, flags: Array) -> list[N
 def _copy(message: Message) -> Message:
     new = type(message)()
     new.CopyFrom(message)
-    return new
-
-
-def _without(graph: onnx.GraphProto, fields: tuple[str, ...]) -> onnx.GraphProto:
-    """A graph without some of its fields, which aren't copied on the way."""
-    new = onnx.GraphProto()
-    for field, value in graph.ListFields():
-        if field.name in fields:
-            continue
-        if field.is_repeated:
-            getattr(new, field.name).extend(value)
-        else:
-            setattr(new, field.name, value)
     return new
 
 

@@ -1,4 +1,9 @@
-"""onnxruntime: sessions, providers, and nothing else knows of it."""
+"""onnxruntime: sessions, providers, and nothing else knows of it.
+
+A model of ordinary size is handed over as one message. A big one (`files.BIG`; a message can't hold 2 GB) is handed
+over without its weights: onnxruntime maps those that lie in a file just as we do, and gets the others as arrays. Its
+kernels then don't repack weights into copies of their own, so that a session takes no memory worth mentioning.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,9 @@ import numpy as np
 import onnxruntime as ort
 from onnx import ModelProto
 
+from onnxprune import files
 from onnxprune.errors import DataError, ModelError, ProviderError
+from onnxprune.files import Model
 from onnxprune.graph import Array
 
 SHORT = {
@@ -45,9 +52,14 @@ class Runtime:
 
     provider: str = "cpu"
     threads: int = 0
+    libraries: tuple[str, ...] = ()  # shared libraries with custom operators
 
-    def session(self, model: ModelProto | str | Path, *, optimize: bool = True) -> Session:
+    def session(self, model: Model | ModelProto | str | Path, *, optimize: bool = True) -> Session:
         """Load a model; ModelError says why onnxruntime can't."""
+        if isinstance(model, str | Path):
+            model = files.load(model)
+        elif isinstance(model, ModelProto):
+            model = Model(model)
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = self.threads
@@ -58,9 +70,11 @@ class Runtime:
         chosen = [provider(self.provider)]
         if chosen != ["CPUExecutionProvider"]:
             chosen.append("CPUExecutionProvider")  # for the operators that the provider leaves to it
-        source: Any = str(model) if isinstance(model, str | Path) else model.SerializeToString()
         try:
-            session = ort.InferenceSession(source, options, providers=chosen)
+            for library in self.libraries:
+                options.register_custom_ops_library(library)
+            message, held = _message(model, options)
+            session = ort.InferenceSession(message, options, providers=chosen)
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise ModelError(f"onnxruntime can't load the model: {_reason(error)}") from error
         if session.get_providers()[0] != chosen[0]:
@@ -68,14 +82,14 @@ class Runtime:
                 f"execution provider '{self.provider}' is installed but didn't start (missing driver or library?); "
                 "choose another with --provider."
             )
-        return Session(session)
+        return Session(session, held)
 
 
 class Session:
     """A loaded model."""
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
+    def __init__(self, session: Any, held: Sequence[Any] = ()) -> None:
+        self._session, self._held = session, held  # onnxruntime may use arrays in place
         self.outputs: list[str] = [o.name for o in session.get_outputs()]
         self.inputs: list[str] = [i.name for i in session.get_inputs()]
 
@@ -87,6 +101,30 @@ class Session:
         except Exception as error:
             raise DataError(f"the model fails on this input: {_reason(error)}") from error
         return dict(zip(names, (np.asarray(v) for v in values), strict=True))
+
+
+def _message(model: Model, options: Any) -> tuple[bytes, list[Any]]:
+    """What a session is made from. Of a big model `options` say where its weights are, and some are held in memory."""
+    if files.size(model) < files.BIG:
+        return files.embedded(model).SerializeToString(), []
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    tensors = {t.name: t for t in proto.graph.initializer if t.name in model.arrays}
+    places = {name: place for name in tensors if (place := files.place(model.arrays[name]))}
+    folder = next((file.parent for file, _ in places.values()), Path())
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    others: list[str] = []
+    for name, tensor in tensors.items():
+        file, offset = places.get(name, (Path(), 0))
+        known = file.is_relative_to(folder)
+        others += [] if known else [name]
+        entries = {"location": file.relative_to(folder) if known else "beside", "offset": offset}
+        for key, value in {**entries, "length": model.arrays[name].nbytes}.items():
+            tensor.external_data.add(key=key, value=str(value))
+    values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(model.arrays[n])) for n in others]
+    options.add_external_initializers(others, values)
+    return proto.SerializeToString(), values
 
 
 def _reason(error: Exception) -> str:

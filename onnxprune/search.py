@@ -17,18 +17,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
 
 from onnxprune import evaluation
 from onnxprune.calibration import Samples
 from onnxprune.cost import parameters, total_macs
 from onnxprune.errors import BudgetError, UsageError
+from onnxprune.files import Model
+from onnxprune.files import save as save_model
 from onnxprune.graph import Array, Graph
-from onnxprune.graph import save as save_model
 from onnxprune.plan import Plan, Weights
 from onnxprune.reconstruct import masked
 from onnxprune.report import Fidelity, Target
-from onnxprune.rewrite import rewrite
+from onnxprune.rewrite import pruned
 from onnxprune.steps import Ranked, Run, allocate, cost_of, rank, reconstruct, what_stands_in_the_way
 from onnxprune.walk import layers_in_order
 
@@ -43,7 +43,7 @@ class Candidate:
     """A plan, the model it makes, the errors of the refitted layers, and how well it answers."""
 
     plan: Plan
-    model: ModelProto
+    model: Model
     errors: dict[str, float]
     fidelity: Fidelity
     accuracy: float | None
@@ -71,8 +71,8 @@ class Search:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.before = _answers(run, run.coupling.graph.model)
-        self.accuracy = _accuracy(run, run.coupling.graph.model)
+        original = Model(run.coupling.graph.model, run.coupling.graph.arrays)
+        self.before, self.accuracy = _answers(run, original), _accuracy(run, original)
 
     def other(self, **options: Any) -> Search:
         """A search on the same model and data with some other options."""
@@ -94,7 +94,7 @@ class Search:
     def carried_out(self, plan: Plan, errors: dict[str, float]) -> Candidate:
         """The model that a plan makes, and how it answers."""
         with self.run.timed("rewrite"):
-            model = rewrite(self.run.coupling, plan)
+            model = pruned(self.run.coupling, plan)
         with self.run.timed("judge"):
             after = _answers(self.run, model)
             count = len(_judged(self.run)[1])
@@ -193,7 +193,7 @@ class Search:
             drifted = drifted or not flags.all()
             if not flags.all() or (drifted and self.run.mode == "ls" and not linear.loops):
                 weights[linear.key] = Weights(masked(linear, flags).matrix, np.ones_like(linear.offset))  # with a bias
-        model = Graph(rewrite(coupling, Plan(dict(keep), weights)), coupling.graph.dims)
+        model = Graph.of(pruned(coupling, Plan(dict(keep), weights)), coupling.graph.dims)
         count = total_macs if kind == "macs" else parameters
         return count(model) / max(count(coupling.graph), 1)
 
@@ -231,12 +231,12 @@ def _judged(run: Run) -> tuple[Samples, list[int]]:
     return run.samples, run.division.judge[:room].tolist()
 
 
-def _answers(run: Run, model: ModelProto) -> list[Array]:
+def _answers(run: Run, model: Model) -> list[Array]:
     samples, indices = _judged(run)
     return evaluation.answers(model, samples, indices, run.options.runtime, run.options.batch)
 
 
-def _accuracy(run: Run, model: ModelProto) -> float | None:
+def _accuracy(run: Run, model: Model) -> float | None:
     if run.labelled is None:
         return None
     if run.labelled.function is None:

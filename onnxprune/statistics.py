@@ -19,6 +19,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 from scipy.linalg.blas import dger, dsymm, ssyrk
 
 from onnxprune.elimination import symmetric
+from onnxprune.files import Model
 from onnxprune.graph import Array, Graph, Shape
 from onnxprune.ops.linear import Linear
 from onnxprune.runtime import Runtime
@@ -203,7 +204,7 @@ def collect(
 
     `samples` is the number of all samples, from which the number of places per sample follows.
     """
-    session = runtime.session(gathering(graph, linears))
+    session = runtime.session(Model(gathering(graph, linears), graph.arrays))
     found: dict[str, list[Moments]] = {linear.key: [] for linear in linears}
     rng, known = np.random.default_rng(seed), Sized()
     for part, feeds in enumerate(parts):

@@ -136,7 +136,7 @@ def prepare(
     copies: int = 1,
 ) -> Run:
     """Couple the graph and divide the samples, of which `copies` neighbours belong together (mirror images)."""
-    graph = Graph(graph.model, {**shapes_of(found), **graph.dims})
+    graph = graph.resized({**shapes_of(found), **graph.dims})
     targets = options.targets
     if not targets and options.plan is None:
         targets = (Target("drop", DEFAULT_DROP if found.origin == "given" else SYNTHETIC_DROP),)

@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
+from onnxprune import files
 from onnxprune.coupling import Coupling, Mask
+from onnxprune.files import Model
 from onnxprune.graph import Array, fresh
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
@@ -200,6 +202,7 @@ def _segment(
 ) -> Session:
     """A session for some nodes: what they read from before them is input, constants are built in."""
     graph, model = walk.graph, ModelProto()
+    arrays = dict(graph.arrays)
     model.ir_version = max(graph.model.ir_version, 4)
     model.opset_import.extend(graph.model.opset_import)
     model.functions.extend(graph.model.functions)
@@ -207,10 +210,18 @@ def _segment(
     made: list[NodeProto] = []
     taken = {name for node in graph.nodes for name in (*node.input, *node.output)} | set(graph.initializers)
 
+    def add(name: str, value: Array) -> str:
+        value = np.asarray(value, order="C")
+        if graph.arrays and value.nbytes >= files.LARGE:
+            arrays[name] = value
+            model.graph.initializer.append(files.declared(name, value))
+        else:
+            model.graph.initializer.append(numpy_helper.from_array(value, name))
+        return name
+
     def constant(_: str, value: Array, hint: str) -> str:
         name = fresh(hint, taken)
-        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
-        return name
+        return add(name, value)
 
     for i in nodes:
         node = graph.nodes[i]
@@ -228,11 +239,11 @@ def _segment(
         if name in graph.initializers:
             model.graph.initializer.append(graph.initializers[name])
         elif name in graph.static:
-            model.graph.initializer.append(numpy_helper.from_array(np.asarray(graph.array(name), order="C"), name))
+            add(name, graph.array(name))
         elif name not in have:
             model.graph.input.append(_info(walk, name))
     model.graph.output.extend(_info(walk, name) for name in outputs)
-    return walk.runtime.session(model)
+    return walk.runtime.session(Model(model, arrays))
 
 
 def _info(walk: Walk, name: str) -> ValueInfoProto:

@@ -295,7 +295,6 @@ def test_usage(options: tuple[str, ...], says: str, out: Path) -> None:
         ("--workers", "2"),
         ("--scheduler", "host"),
         ("--report", "page.html"),
-        ("--save-as-external-data",),
     ],
 )
 def test_options_that_are_not_there_yet_are_refused(option: tuple[str, ...], out: Path) -> None:

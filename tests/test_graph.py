@@ -8,53 +8,12 @@ import pytest
 from cases import CASES, Case, scalar
 from onnx import helper, numpy_helper
 
-from onnxprune.errors import ModelError, OutputError
-from onnxprune.graph import Graph, attributes, constant, evaluate, fresh, key, load, outer_names, save, subgraphs
+from onnxprune.errors import ModelError
+from onnxprune.graph import Graph, attributes, constant, evaluate, fresh, key, outer_names, subgraphs
 
 
 def graph(name: str, **dims) -> Graph:
     return Graph(CASES[name].model(), dims)
-
-
-def test_a_file_is_read(tmp_path):
-    onnx.save(CASES["chain"].model(), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
-    assert len(load(tmp_path / "m.onnx").graph.node) == 5
-    assert Graph(load(str(tmp_path / "m.onnx"))).array("w1").shape == (8, 3, 3, 3)
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    model = CASES["chain"].model()
-    save(model, tmp_path / "m.onnx")
-    assert load(tmp_path / "m.onnx") == model
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OutputError, match="No space left"):
-        save(model, tmp_path / "other.onnx")
-    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
-
-
-@pytest.mark.parametrize("content", [b"", b"not a model at all", b"\x08"])
-def test_what_is_no_model(tmp_path, content):
-    (tmp_path / "m.onnx").write_bytes(content)
-    with pytest.raises(ModelError, match=r"m\.onnx"):
-        load(tmp_path / "m.onnx")
-
-
-def test_what_is_no_file(tmp_path):
-    with pytest.raises(ModelError, match="folder"):
-        load(tmp_path)
-    with pytest.raises(ModelError, match="no such file"):
-        load(tmp_path / "m.onnx")
-
-
-def test_external_data_that_is_missing(tmp_path):
-    onnx.save(CASES["chain"].model(), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="d")
-    (tmp_path / "d").unlink()
-    with pytest.raises(ModelError, match=r"m\.onnx"):
-        load(tmp_path / "m.onnx")
 
 
 def test_who_reads_and_who_writes():

@@ -12,6 +12,7 @@ import onnxprune.errors
 ROOT = Path(onnxprune.errors.__file__).resolve().parent
 ORDER = [
     "errors",
+    "files",
     "contrib",
     "graph",
     "ids",
@@ -26,6 +27,7 @@ ORDER = [
     "rewrite",
 ]
 ORDER += [
+    "rewrite",
     "runtime",
     "sources",
     "calibration",

@@ -158,7 +158,7 @@ def test_a_cost_is_never_exceeded_and_met_within_a_step(name, kind, goal, alloca
     ranked = steps.Ranked(found.ranked.rankings, found.ranked.curves, moments)
     other.__dict__ = dict(found.__dict__) | {"run": replace(found.run, options=options), "ranked": ranked}
     best, failure = other.best()
-    model = Graph(best.model)
+    model = Graph.of(best.model)
     count = COUNTS[kind]
     left = count(model) / count(found.run.coupling.graph)
     if failure is not None:
@@ -185,7 +185,7 @@ def test_the_share_is_that_of_the_model_that_is_written():
     for name in ("without biases", "convs", "dense", "identity"):
         found = ready(name, count=60)
         keep = found.within([("params", 0.6)])
-        written = Graph(found.candidate(keep).model)
+        written = Graph.of(found.candidate(keep).model)
         assert found.share("params", keep) >= parameters(written) / parameters(found.run.coupling.graph)
         assert found.share("macs", keep) == pytest.approx(total_macs(written) / total_macs(found.run.coupling.graph))
 
@@ -203,18 +203,18 @@ def test_a_loss_is_not_exceeded_on_the_samples_that_judge(name, allowed):
     samples, indices = _judged(found.run)
     before, after = (
         evaluation.answers(m, samples, indices, models.RUNTIME, 64)
-        for m in (found.run.coupling.graph.model, best.model)
+        for m in (found.run.coupling.graph.model, best.model.proto)
     )
     assert evaluation.fidelity(before, after, len(indices), "given").loss == best.fidelity.loss
     if allowed == 0.3:
-        assert total_macs(Graph(best.model)) < total_macs(found.run.coupling.graph)
+        assert total_macs(Graph.of(best.model)) < total_macs(found.run.coupling.graph)
 
 
 def test_more_loss_buys_more_pruning():
     macs = []
     for allowed in (0.02, 0.5):
         best, _ = Search(run("tokens", count=100, targets=[f"drop={allowed}"])).best()
-        macs.append(total_macs(Graph(best.model)))
+        macs.append(total_macs(Graph.of(best.model)))
     assert macs[1] < macs[0]
 
 
@@ -222,7 +222,7 @@ def test_the_tightest_target_wins():
     loose = Search(run("tokens", count=100, targets=["macs=0.9", "drop=0.9", "macs=0.7", "drop=0.5"]))
     best, failure = loose.best()
     assert failure is None
-    assert total_macs(Graph(best.model)) <= 0.7 * total_macs(loose.run.coupling.graph)
+    assert total_macs(Graph.of(best.model)) <= 0.7 * total_macs(loose.run.coupling.graph)
     tight = Search(run("tokens", count=100, targets=["macs=0.15", "drop=0.05"]))
     best, failure = tight.best()
     assert "more than the 0.05 allowed" in str(failure)
@@ -235,7 +235,7 @@ def test_a_loss_that_nothing_keeps_to():
     best, failure = found.best()
     assert "no pruning was found with a loss of at most 0 (the smallest was" in str(failure)
     assert dict(best.plan.keep) == {}
-    assert best.model.SerializeToString() == found.run.coupling.graph.model.SerializeToString()
+    assert best.model.proto.SerializeToString() == found.run.coupling.graph.model.SerializeToString()
 
 
 # ---- Out of reach
@@ -250,7 +250,7 @@ def test_out_of_reach_the_smallest_is_made_and_what_is_reachable_is_said(name, k
     assert 0.01 < failure.reachable < 1
     assert "%" in str(failure)
     assert all(len(kept) == 1 for kept in best.plan.keep.values())
-    left = COUNTS[kind](Graph(best.model)) / COUNTS[kind](found.run.coupling.graph)
+    left = COUNTS[kind](Graph.of(best.model)) / COUNTS[kind](found.run.coupling.graph)
     assert left == pytest.approx(failure.reachable, abs=0.02)
     _, failure = Search(run(name, targets=[f"{kind}={failure.reachable + 0.05}"])).best()
     assert failure is None

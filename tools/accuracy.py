@@ -23,8 +23,8 @@ from onnxprune.calibration import Preprocessing, load
 from onnxprune.cost import total_macs
 from onnxprune.data import inputs_of
 from onnxprune.evaluation import Labelled, answers
+from onnxprune.files import load as load_model
 from onnxprune.graph import Array, Graph
-from onnxprune.graph import load as load_model
 from onnxprune.runtime import Runtime
 from onnxprune.search import Search, parse_targets
 from onnxprune.steps import Options, allocate, prepare
@@ -65,7 +65,7 @@ class Setting:
         **options: Any,
     ) -> Setting:  # fmt: skip
         """From files; `options` are fields of `Options`."""
-        preprocessing, graph = Preprocessing(mean=mean, std=std), Graph(load_model(model))
+        preprocessing, graph = Preprocessing(mean=mean, std=std), Graph.of(load_model(model))
         arrays = np.load(data, allow_pickle=False)
         judged = Labelled(
             load(pixels(arrays["x_test"], graph, preprocessing), inputs_of(graph)), arrays["y_test"].ravel()
@@ -114,7 +114,7 @@ class Measurement:
         assert judged.labels is not None
         z = answers(found.model, judged.samples, range(len(judged.labels)), search.run.options.runtime, 250)[0]
         return {
-            "macs": total_macs(Graph(found.model, graph.dims)) / total_macs(graph),
+            "macs": total_macs(Graph.of(found.model, graph.dims)) / total_macs(graph),
             "accuracy": float((z.argmax(1) == judged.labels).mean()),
             "agreement": float((z.argmax(1) == base.argmax(1)).mean()),
             "zerr": float(np.square(z - base).sum() / np.square(base).sum()),

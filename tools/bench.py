@@ -19,7 +19,8 @@ from onnxprune.calibration import PLAIN
 from onnxprune.data import samples_of
 from onnxprune.elimination import Problem, eliminate
 from onnxprune.evaluation import answers
-from onnxprune.graph import Graph, load
+from onnxprune.files import load
+from onnxprune.graph import Graph
 from onnxprune.runtime import Runtime
 
 Benchmark = tuple[str, Callable[[], object]]
@@ -48,7 +49,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 def whole_run(model: Path, calib: Path, samples: int, target: str, repeats: int) -> None:
     """A run of the main job next to plain passes of the original over the same samples."""
-    graph, runtime = Graph(load(model)), Runtime()
+    graph, runtime = Graph.of(load(model)), Runtime()
     data = samples_of(graph, model, calib, PLAIN, samples, 0, None)
 
     def plain() -> object:

@@ -47,12 +47,13 @@ def surgery(path: Path) -> Record:
     from onnxprune.cost import parameters
     from onnxprune.coupling import couple
     from onnxprune.data import samples_of
-    from onnxprune.graph import Graph, load
+    from onnxprune.files import load
+    from onnxprune.graph import Graph
     from onnxprune.plan import Plan
     from onnxprune.rewrite import rewrite, twin
 
     started = time.perf_counter()
-    graph = Graph(load(path))
+    graph = Graph.of(load(path))
     coupling = couple(graph)
     found = time.perf_counter() - started
     plan = Plan({g.name: third(g.cells, number) for number, g in enumerate(coupling.groups)}, {})
@@ -240,7 +241,8 @@ def method(path: Path, name: str) -> Record:
     import onnxprune
     from onnxprune.calibration import PLAIN
     from onnxprune.data import samples_of
-    from onnxprune.graph import Graph, load
+    from onnxprune.files import load
+    from onnxprune.graph import Graph
 
     before = load(path)
     left = parameters_without_a_third(before)

@@ -1,0 +1,395 @@
+"""Model files, also those whose weights lie in files beside them, and models too large for one protobuf message.
+
+*Large tensors stay outside of the message.* A `Model` is a ModelProto in which some initializers are only declared,
+and the arrays that belong to them. Weights in external files are mapped, not read: an array is a view of the file, and
+saving streams tensors from one file to the other. So a model of any size takes little memory until it runs.
+
+*Data is read from the model's own folder only.* A location that is absolute, contains `..` or leads out through a
+symbolic link is refused. (A model may itself be a link, as in a download cache; then the folder of the real file
+counts as its own, too.)
+
+*What is written appears whole or not at all:* temporary files, flushed to the disk, then renamed; what they replace is
+put back if anything goes wrong meanwhile. A file that is replaced while it is mapped stays readable under its mapping.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxprune.errors import ModelError, OutputError
+
+M = TypeVar("M", ModelProto, GraphProto)
+LARGE = 1 << 20  # bytes from which a tensor is kept beside the message
+BIG = 1 << 30  # bytes from which a model is handled in parts; protobuf's own limit is twice that
+EXTERNAL = 1 << 10  # bytes from which a tensor moves to the data file when there is one
+ALIGNMENT = 64
+PACKED = {
+    TensorProto.STRING,
+    TensorProto.UNDEFINED,
+    *(getattr(TensorProto, n) for n in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2") if hasattr(TensorProto, n)),
+}  # types whose elements aren't whole bytes
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model: `arrays` holds the content of those initializers that `proto` only declares, by name.
+
+    `path` is where it was read from, `data` are the files beside it that hold weights.
+    """
+
+    proto: ModelProto
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    path: Path | None = None
+    data: tuple[Path, ...] = ()
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def load(path: str | Path) -> Model:
+    """Read a model file; weights beside it are mapped. `ModelError` says in one sentence why it can't be read."""
+    path = Path(path)
+    proto = _parsed(path)
+    if not proto.graph.node and not proto.graph.output:
+        raise ModelError(f"{path} is not an ONNX model, or an empty one: it has no nodes and no outputs.")
+    arrays: dict[str, NDArray[Any]] = {}
+    data: dict[Path, None] = {}
+    own = sum(t.data_location == TensorProto.EXTERNAL for t in proto.graph.initializer)
+    for number, tensor in enumerate([t for t in _tensors(proto) if t.data_location == TensorProto.EXTERNAL]):
+        file, offset, count = _place(tensor, path)
+        data[file] = None
+        if number < own and count >= LARGE and tensor.data_type not in PACKED:
+            arrays[tensor.name] = _mapped(tensor, file, offset)
+            _declare(tensor)
+        else:
+            _embed(tensor, file, offset, count)
+    return Model(proto, arrays, path, tuple(data))
+
+
+def whole(model: ModelProto) -> Model:
+    """A caller's model; ModelError if it was read without its external data."""
+    missing = next((t.name for t in _tensors(model) if t.data_location == TensorProto.EXTERNAL), None)
+    if missing is not None:
+        raise ModelError(
+            f"the model was loaded without its external data ('{missing}'); pass its path, or load it with the data."
+        )
+    if size(Model(model)) < BIG:
+        return Model(model)
+    proto = _shallow(model)
+    arrays = {}
+    for tensor in model.graph.initializer:
+        new = proto.graph.initializer.add()
+        if _bytes(tensor) >= LARGE and tensor.data_type not in PACKED:
+            new.name, new.data_type = tensor.name, tensor.data_type
+            new.dims.extend(tensor.dims)
+            _declare(new)
+            arrays[tensor.name] = numpy_helper.to_array(tensor)
+        else:
+            new.CopyFrom(tensor)
+    return Model(proto, arrays)
+
+
+def read(model: ModelProto | str | Path) -> Model:
+    """A model from a file, or one that the caller holds."""
+    return whole(model) if isinstance(model, ModelProto) else load(model)
+
+
+def _parsed(path: Path) -> ModelProto:
+    """The message alone."""
+    if not path.exists():
+        raise ModelError(f"{path}: no such file; give the path of an .onnx model.")
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; give the path of an .onnx model.")
+    try:
+        return onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf, OS and onnx errors have no common base
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"{path} is not a readable ONNX model ({reason}); is it complete, and an .onnx file?"
+        ) from error
+
+
+def _place(tensor: TensorProto, model: Path) -> tuple[Path, int, int]:
+    """File, offset and length of a tensor's external data, which lies where it may and is all there."""
+    entries = {e.key: e.value for e in tensor.external_data}
+    file = _beside(entries.get("location", ""), model)
+    try:
+        offset = int(entries.get("offset", "0"))
+        rest = file.stat().st_size - offset
+        count = int(entries.get("length", rest if tensor.data_type in PACKED else _bytes(tensor)))
+    except ValueError:
+        raise ModelError(f"{model} is damaged: where the data of '{tensor.name}' lies is no number.") from None
+    if offset < 0 or count < 0 or (tensor.data_type not in PACKED and count != _bytes(tensor)):
+        raise ModelError(
+            f"{model} is damaged: it says that '{tensor.name}' has {count} bytes of data at {offset} in {file.name}, "
+            "which doesn't fit its shape."
+        )
+    if file.stat().st_size < offset + count:
+        raise ModelError(
+            f"{file} is too short: '{tensor.name}' of {model.name} ends at byte {offset + count}, and the file has "
+            f"{file.stat().st_size}; is it complete?"
+        )
+    return file, offset, count
+
+
+def _beside(location: str, model: Path) -> Path:
+    """The file at a location, which must lie in the model's folder."""
+    kinds = (PurePosixPath(location), PureWindowsPath(location))
+    if not location or any(p.is_absolute() or p.drive or p.root or ".." in p.parts for p in kinds):
+        raise ModelError(
+            f"{model} wants weights from '{location}', outside of its own folder; that is refused: put them beside it."
+        )
+    try:
+        file = (model.parent / location).resolve(strict=True)
+    except (OSError, RuntimeError):
+        raise ModelError(
+            f"{model} keeps its weights in '{location}', which isn't there; put that file beside it."
+        ) from None
+    if not any(file.is_relative_to(folder) for folder in (model.parent.resolve(), model.resolve().parent)):
+        raise ModelError(
+            f"{model} wants weights from '{location}', a link that leads out of its own folder; that is refused: "
+            "put the file itself beside it."
+        )
+    if not file.is_file() or not os.access(file, os.R_OK):
+        raise ModelError(f"{model} keeps its weights in '{location}', which can't be read as a file.")
+    return file
+
+
+def _mapped(tensor: TensorProto, file: Path, offset: int) -> NDArray[Any]:
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return np.memmap(file, dtype, "r", offset, tuple(tensor.dims))
+
+
+def place(array: NDArray[Any]) -> tuple[Path, int] | None:
+    """File and offset of a whole tensor that is mapped; None for any other array."""
+    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.filename is not None:
+        return Path(str(array.filename)), array.offset
+    return None
+
+
+def _embed(tensor: TensorProto, file: Path, offset: int, count: int) -> None:
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        tensor.raw_data = stream.read(count)
+    tensor.ClearField("data_location")
+    del tensor.external_data[:]
+
+
+def _declare(tensor: TensorProto) -> None:
+    """Make a tensor one whose data is kept beside the message."""
+    tensor.data_location = TensorProto.EXTERNAL
+    del tensor.external_data[:]
+
+
+def declared(name: str, array: NDArray[Any]) -> TensorProto:
+    """An initializer without its data, which is kept beside."""
+    tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
+    _declare(tensor)
+    return tensor
+
+
+# ---------------------------------------------------------------------------------------------- contents
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor of a model, wherever it is."""
+    yield from _tensors_of(model.graph)
+    for training in model.training_info:
+        yield from _tensors_of(training.initialization)
+        yield from _tensors_of(training.algorithm)
+    for function in model.functions:
+        yield from _tensors_in(function.node)
+
+
+def _tensors_of(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _tensors_in(graph.node)
+
+
+def _tensors_in(nodes: Sequence[NodeProto]) -> Iterator[TensorProto]:
+    for a in (a for node in nodes for a in node.attribute):
+        if a.type == AttributeProto.TENSOR:
+            yield a.t
+        yield from a.tensors
+        for sparse in [a.sparse_tensor] if a.type == AttributeProto.SPARSE_TENSOR else a.sparse_tensors:
+            yield from (sparse.values, sparse.indices)
+        for body in [a.g] if a.type == AttributeProto.GRAPH else a.graphs:
+            yield from _tensors_of(body)
+
+
+def _bytes(tensor: TensorProto) -> int:
+    """Bytes of a tensor's content."""
+    if tensor.data_type in PACKED:
+        return int(tensor.ByteSize())
+    return int(prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def size(model: Model) -> int:
+    """Bytes that a model takes in a file."""
+    beside = sum(_bytes(t) for t in model.proto.graph.initializer if t.name in model.arrays)
+    inside = sum(_bytes(t) for t in model.proto.graph.initializer if t.name not in model.arrays)
+    return beside + (inside if inside >= BIG else int(model.proto.ByteSize()))  # a larger one can't be encoded
+
+
+def on_disk(path: Path) -> int:
+    """Bytes of a model file and of the files beside it that hold its weights."""
+    locations = {e.value for t in _tensors(_parsed(path)) for e in t.external_data if e.key == "location"}
+    files = {_beside(location, path) for location in locations}
+    return path.stat().st_size + sum(file.stat().st_size for file in files)
+
+
+def embedded(model: Model) -> ModelProto:
+    """The model as one message, with all its data in it."""
+    if not model.arrays:
+        return model.proto
+    proto = _shallow(model.proto)
+    for tensor in model.proto.graph.initializer:
+        if tensor.name in model.arrays:
+            proto.graph.initializer.append(numpy_helper.from_array(model.arrays[tensor.name], tensor.name))
+            proto.graph.initializer[-1].doc_string = tensor.doc_string
+        else:
+            proto.graph.initializer.append(tensor)
+    return proto
+
+
+def _shallow(model: ModelProto) -> ModelProto:
+    """A copy without the graph's initializers, which aren't copied on the way."""
+    new = without(model, ("graph",))
+    new.graph.CopyFrom(without(model.graph, ("initializer",)))
+    return new
+
+
+def without(message: M, fields: Sequence[str]) -> M:
+    """A message without some of its fields, which aren't copied on the way."""
+    new = type(message)()
+    for descriptor, value in message.ListFields():
+        if descriptor.name in fields:
+            continue
+        if descriptor.is_repeated:
+            getattr(new, descriptor.name).extend(value)
+        elif descriptor.message_type is not None:
+            getattr(new, descriptor.name).CopyFrom(value)
+        else:
+            setattr(new, descriptor.name, value)
+    return new
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def beside(path: Path, model: Model) -> Path:
+    """The data file of a model written to `path`: named after it, with the ending that the model's own one has."""
+    own = [
+        d.name.removeprefix(model.path.name) for d in model.data if model.path and d.name.startswith(model.path.name)
+    ]
+    return path.with_name(path.name + (own[0] if len(own) == len(model.data) == 1 and own[0] else ".data"))
+
+
+def save(model: Model | ModelProto, path: str | Path, *, external: bool | None = None) -> None:
+    """Write a model whole or not at all, its weights in a file beside it if `external`. Raises OutputError.
+
+    By default weights are written as the model's own file had them; beside it, too, where they don't fit into it.
+    """
+    model = model if isinstance(model, Model) else Model(model)
+    path = Path(path)
+    data = beside(path, model)
+    if external is None:
+        external = bool(model.data)
+    if external or size(model) >= 2 * BIG - LARGE:
+        if data.resolve() in model.data and model.path is not None and path.resolve() != model.path.resolve():
+            raise OutputError(f"{data} holds the weights of {model.path}; give another path to write to.")
+        with _replacing(path, data) as (file, other):
+            file.write(_moved(model, data.name, other).SerializeToString())
+    else:
+        old = _owned(path, data)
+        with _replacing(path) as (file,):
+            file.write(embedded(model).SerializeToString())
+        if old:
+            data.unlink(missing_ok=True)
+
+
+def _moved(model: Model, location: str, file: BinaryIO) -> ModelProto:
+    """The message that refers to `location` for its weights, which are written to `file`."""
+    proto = _shallow(model.proto)
+    for tensor in model.proto.graph.initializer:
+        if _bytes(tensor) < EXTERNAL or tensor.data_type in PACKED:
+            proto.graph.initializer.append(tensor)
+            continue
+        array = model.arrays[tensor.name] if tensor.name in model.arrays else numpy_helper.to_array(tensor)
+        offset = file.tell() + -file.tell() % ALIGNMENT
+        file.write(bytes(offset - file.tell()))
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        file.write(content.data)
+        new = proto.graph.initializer.add()
+        new.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims))
+        new.doc_string = tensor.doc_string
+        _declare(new)
+        for key, value in (("location", location), ("offset", offset), ("length", content.nbytes)):
+            new.external_data.add(key=key, value=str(value))
+    return proto
+
+
+def _owned(path: Path, data: Path) -> bool:
+    """Whether the model that is at `path` now keeps its weights in `data`."""
+    try:
+        return data.exists() and any(e.value == data.name for t in _tensors(_parsed(path)) for e in t.external_data)
+    except ModelError:
+        return False
+
+
+@contextmanager
+def _replacing(*paths: Path) -> Iterator[list[BinaryIO]]:
+    """Files that take the places of `paths` together, or not at all; OutputError says why not."""
+    parts = [p.with_name(f".{p.name}.{os.getpid()}.part") for p in paths]
+    olds = [p.with_name(f".{p.name}.{os.getpid()}.old") for p in paths]
+    try:
+        files = [part.open("wb") for part in parts]
+        try:
+            yield list(files)
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            for file in files:
+                file.close()
+        _swap(parts, paths, olds)
+    except OSError as error:
+        raise OutputError(f"can't write {paths[0]} ({error.strerror or error}); nothing was left behind.") from error
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
+def _swap(parts: Sequence[Path], paths: Sequence[Path], olds: Sequence[Path]) -> None:
+    """Rename `parts` to `paths`, the first one last; what was there is put back if that can't be finished."""
+    others = list(zip(parts, paths, olds, strict=True))[1:]
+    existed = [path.exists() for path in paths]
+    try:
+        for part, path, old in others:
+            if path.exists():
+                path.replace(old)
+            part.replace(path)
+        parts[0].replace(paths[0])
+    except BaseException:
+        for (_, path, old), there in zip(others, existed[1:], strict=True):
+            if old.exists():
+                old.replace(path)
+            elif not there:
+                path.unlink(missing_ok=True)
+        raise
+    for old in olds[1:]:
+        old.unlink(missing_ok=True)
