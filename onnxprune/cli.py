@@ -364,7 +364,7 @@ def _preprocessing(given: Mapping[str, Any]) -> Preprocessing:
 
 
 def _runtime(given: Mapping[str, Any]) -> Runtime:
-    return Runtime(given["provider"], given["threads"], tuple(given["custom_op_library"]))
+    return Runtime(given["provider"], given["threads"], tuple(given["custom_ops"]))
 
 
 def _shapes(given: Mapping[str, Any]) -> dict[str, Sequence[int]]:

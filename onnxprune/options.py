@@ -25,7 +25,7 @@ SECTIONS = {
     "How much, and how": ("target", "method", "allocate", "reconstruct", "granularity", "plan"),
     "Which layers": ("include", "exclude", "round-to", "min-channels"),
     "Data": ("data", "calib", "samples", "eval", "input-shapes", "mean", "std", "layout", "resize", "mirror"),
-    "Machine": ("provider", "threads", "custom-op-library", "batch", "max-memory", "seed"),
+    "Machine": ("provider", "threads", "custom-ops", "batch", "max-memory", "seed"),
     "Output": ("save-plan", "save-as-external-data", "dry-run", "force", "json", "quiet", "verbose", "version", "help"),
 }
 
@@ -142,7 +142,7 @@ MACHINE = _options(
         "--threads", metavar="N", type=click.IntRange(0), default=0, help="Threads of onnxruntime; 0: its choice."
     ),
     click.option(
-        "--custom-op-library",
+        "--custom-ops",
         metavar="FILE",
         multiple=True,
         help="Library of the model's custom operators, for onnxruntime. Repeatable.",
