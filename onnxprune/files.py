@@ -258,12 +258,18 @@ def embedded(model: Model) -> ModelProto:
         return model.proto
     proto = _shallow(model.proto)
     for tensor in model.proto.graph.initializer:
-        if tensor.name in model.arrays:
-            proto.graph.initializer.append(numpy_helper.from_array(model.arrays[tensor.name], tensor.name))
-            proto.graph.initializer[-1].doc_string = tensor.doc_string
-        else:
-            proto.graph.initializer.append(tensor)
+        proto.graph.initializer.append(_filled(tensor, model))
     return proto
+
+
+def _filled(tensor: TensorProto, model: Model) -> TensorProto:
+    """An initializer with its data."""
+    if tensor.name not in model.arrays:
+        return tensor
+    new = numpy_helper.from_array(model.arrays[tensor.name], tensor.name)
+    if tensor.doc_string:
+        new.doc_string = tensor.doc_string
+    return new
 
 
 def _shallow(model: ModelProto) -> ModelProto:
@@ -327,7 +333,7 @@ def _moved(model: Model, location: str, file: BinaryIO) -> ModelProto:
     proto = _shallow(model.proto)
     for tensor in model.proto.graph.initializer:
         if _bytes(tensor) < EXTERNAL or tensor.data_type in PACKED:
-            proto.graph.initializer.append(tensor)
+            proto.graph.initializer.append(_filled(tensor, model))
             continue
         array = model.arrays[tensor.name] if tensor.name in model.arrays else numpy_helper.to_array(tensor)
         offset = file.tell() + -file.tell() % ALIGNMENT
@@ -336,7 +342,8 @@ def _moved(model: Model, location: str, file: BinaryIO) -> ModelProto:
         file.write(content.data)
         new = proto.graph.initializer.add()
         new.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims))
-        new.doc_string = tensor.doc_string
+        if tensor.doc_string:
+            new.doc_string = tensor.doc_string
         _declare(new)
         for key, value in (("location", location), ("offset", offset), ("length", content.nbytes)):
             new.external_data.add(key=key, value=str(value))

@@ -117,7 +117,7 @@ def _message(model: Model, options: Any) -> tuple[bytes, list[Any]]:
     others: list[str] = []
     for name, tensor in tensors.items():
         file, offset = places.get(name, (Path(), 0))
-        known = file.is_relative_to(folder)
+        known = name in places and file.is_relative_to(folder)
         others += [] if known else [name]
         entries = {"location": file.relative_to(folder) if known else "beside", "offset": offset}
         for key, value in {**entries, "length": model.arrays[name].nbytes}.items():
