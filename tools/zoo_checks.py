@@ -47,13 +47,13 @@ def surgery(path: Path) -> Record:
     from onnxprune.cost import parameters
     from onnxprune.coupling import couple
     from onnxprune.data import samples_of
-    from onnxprune.files import load
+    from onnxprune.files import embedded, load
     from onnxprune.graph import Graph
     from onnxprune.plan import Plan
     from onnxprune.rewrite import rewrite, twin
 
     started = time.perf_counter()
-    graph = Graph.of(load(path))
+    graph = Graph(embedded(load(path)))
     coupling = couple(graph)
     found = time.perf_counter() - started
     plan = Plan({g.name: third(g.cells, number) for number, g in enumerate(coupling.groups)}, {})
@@ -241,10 +241,10 @@ def method(path: Path, name: str) -> Record:
     import onnxprune
     from onnxprune.calibration import PLAIN
     from onnxprune.data import samples_of
-    from onnxprune.files import load
+    from onnxprune.files import embedded, load
     from onnxprune.graph import Graph
 
-    before = load(path)
+    before = embedded(load(path))
     left = parameters_without_a_third(before)
     if left > 0.999:
         return {"failures": [], "skipped": "nothing that prune narrows"}
