@@ -179,6 +179,12 @@ def place(array: NDArray[Any]) -> tuple[Path, int] | None:
     return None
 
 
+def release(array: NDArray[Any]) -> None:
+    """Give back the memory that a mapped tensor's pages take; they are read from the file again when needed."""
+    if place(array) is not None and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
+
+
 def _embed(tensor: TensorProto, file: Path, offset: int, count: int) -> None:
     with file.open("rb") as stream:
         stream.seek(offset)

@@ -217,6 +217,15 @@ class Graph:
                 self._arrays.update(zip(node.output, values, strict=False))
         return self._arrays[name]
 
+    def numbers(self, name: str) -> Array:
+        """A constant to compute with, in float64; one that is kept beside the message stays as precise as it is.
+
+        A big model's weights in float64 would take twice the memory of the model; sums over them are in float64 anyway.
+        """
+        value = self.array(name)
+        known = name in self.arrays and value.dtype in (np.float32, np.float64)
+        return np.asarray(value) if known else value.astype(np.float64)
+
     @cached_property
     def symbolic(self) -> list[str]:
         """Graph inputs with at least one dimension that isn't fixed."""

@@ -179,7 +179,8 @@ class Equations:
             goal = mean @ linear.matrix[g] + linear.offset[columns] if cross is None else moments.target_mean[columns]
             matrices.append(matrix)
             offsets.append(goal - mean @ matrix)
-        return Weights(np.stack(matrices), np.concatenate(offsets))
+        dtype = linear.matrix.dtype  # float64, or that of a big model's weights
+        return Weights(np.stack(matrices).astype(dtype, copy=False), np.concatenate(offsets))
 
     def _factored(self, damping: float) -> list[Factor]:
         """The factors for a damping; only the last ones are kept."""

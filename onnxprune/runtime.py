@@ -122,6 +122,8 @@ def _message(model: Model, options: Any) -> tuple[bytes, list[Any]]:
         entries = {"location": file.relative_to(folder) if known else "beside", "offset": offset}
         for key, value in {**entries, "length": model.arrays[name].nbytes}.items():
             tensor.external_data.add(key=key, value=str(value))
+    for array in model.arrays.values():
+        files.release(array)  # onnxruntime maps the file itself
     values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(model.arrays[n])) for n in others]
     options.add_external_initializers(others, values)
     return proto.SerializeToString(), values

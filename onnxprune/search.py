@@ -26,7 +26,6 @@ from onnxprune.files import Model
 from onnxprune.files import save as save_model
 from onnxprune.graph import Array, Graph
 from onnxprune.plan import Plan, Weights
-from onnxprune.reconstruct import masked
 from onnxprune.report import Fidelity, Target
 from onnxprune.rewrite import pruned
 from onnxprune.steps import Ranked, Run, allocate, cost_of, rank, reconstruct, what_stands_in_the_way
@@ -192,7 +191,8 @@ class Search:
             flags = mask.inputs(linear)
             drifted = drifted or not flags.all()
             if not flags.all() or (drifted and self.run.mode == "ls" and not linear.loops):
-                weights[linear.key] = Weights(masked(linear, flags).matrix, np.ones_like(linear.offset))  # with a bias
+                nothing = np.broadcast_to(np.zeros(()), linear.matrix.shape)  # takes no memory
+                weights[linear.key] = Weights(nothing, np.ones_like(linear.offset))  # with a bias
         model = Graph.of(pruned(coupling, Plan(dict(keep), weights)), coupling.graph.dims)
         count = total_macs if kind == "macs" else parameters
         return count(model) / max(count(coupling.graph), 1)

@@ -200,7 +200,7 @@ def rank(run: Run) -> Ranked:
             for one in pool.map(ranking, portion):
                 rankings.append(one)
                 progress(len(rankings), 2 * len(groups))
-        if run.mode != "ls" and found is not None:
+        if run.mode not in ("ls", "none") and found is not None:
             moments |= found  # the layers are refitted one by one from what is known now
     if run.blind:
         return Ranked(rankings, [Curve(r.levels, r.errors) for r in rankings], moments)
@@ -218,7 +218,7 @@ def rank(run: Run) -> Ranked:
             lambda number, total: progress(total + number, 2 * total),
         )
     _warn_of_few(run, groups)
-    return Ranked(rankings, curves, moments)
+    return Ranked([replace(r, trial={}) for r in rankings], curves, moments)
 
 
 def _portions(run: Run, groups: Sequence[Group]) -> Iterator[list[Group]]:

@@ -45,7 +45,7 @@ def conv_linear(graph: Graph, index: int) -> Linear | None:
     a = attributes(node)
     if transposed and (a.get("output_shape") or a.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")):
         return None
-    weight, groups = graph.array(node.input[1]).astype(np.float64), a.get("group", 1)
+    weight, groups = graph.numbers(node.input[1]), a.get("group", 1)
     taps = int(np.prod(weight.shape[2:]))
     split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], taps)
     inputs, outputs = (1, 2) if transposed else (2, 1)
@@ -142,7 +142,9 @@ def gemm_linear(graph: Graph, index: int) -> Linear | None:
     weight, read, write, axis = operands(v)
     if not v.static(weight) or not floating(graph.array(v.name(weight))):
         return None
-    matrix = graph.array(v.name(weight)).astype(np.float64).transpose(read, write) * v.attr("alpha", 1.0)
+    matrix = graph.numbers(v.name(weight)).transpose(read, write)
+    if v.attr("alpha", 1.0) != 1:
+        matrix = matrix * v.attr("alpha")
     offset = np.zeros(matrix.shape[1])
     if v.has(2):
         value = per_channel(graph.array(v.name(2)), weight, 2) if v.static(2) else None
@@ -189,7 +191,7 @@ def matmul_linear(graph: Graph, index: int) -> Linear | None:
     array, rank = graph.array(v.name(weight)), len(graph.shapes.get(v.name(1 - weight), ()))
     if not floating(array) or not 2 <= array.ndim <= rank or np.prod(array.shape[:-2]) != 1:
         return None
-    square: Float = array.reshape(array.shape[array.ndim - 2 :]).astype(np.float64)
+    square: Float = graph.numbers(v.name(weight)).reshape(array.shape[array.ndim - 2 :])
     matrix, plain = (square, by_rows) if weight else (square.T, by_columns)
     shape = (1,) * (array.ndim - 2)
 
