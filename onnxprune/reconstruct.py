@@ -150,6 +150,12 @@ def fitted(linear: Linear, flags: NDArray[np.bool_], moments: Moments, damping: 
     return Equations(linear, flags, moments).solve(damping)
 
 
+def error_as_it_is(linear: Linear, moments: Moments) -> float:
+    """What `choose_damping` would tell of the layer's own weights."""
+    layer, chosen = thinned(linear)
+    return Judge(layer, moments.columns(chosen) if len(chosen) else moments).error(Weights(layer.matrix, layer.offset))
+
+
 def error_on(linear: Linear, weights: Weights, moments: Moments) -> float:
     """Squared error of new weights on some moments, relative to the variance of the target there."""
     return Judge(linear, moments).error(weights)
@@ -265,6 +271,7 @@ def front_to_back(
 ) -> dict[str, Refit]:
     """New weights for every layer that reads removed channels or whose input has drifted: layer key -> refit.
 
+    A layer of which only the shortcut has drifted gets new weights if that helps on samples that weren't fitted.
     `parts` are the samples to fit and the samples to choose dampings by; `loops` is what `refit_loops` gave.
     """
     sizes: list[int] = []
@@ -285,9 +292,12 @@ def front_to_back(
             flags = mask.inputs(linear)
             if not flags.all() or walk.renewed:
                 walk.advance(linear.index)
-                if linear.refittable and (not flags.all() or linear.input in walk.drifted):
-                    refits[linear.key] = _Layer(walk, linear, flags, sizes[0], samples, seed).refit()
-                    walk.renew(linear, refits[linear.key].weights)
+                needed = not flags.all() or linear.input in walk.drifted
+                if linear.refittable and (needed or (_shortcut(walk, linear) and linear.shared is None)):
+                    found = _Layer(walk, linear, flags, sizes[0], samples, seed).refit(needed)
+                    if found is not None:
+                        refits[linear.key] = found
+                        walk.renew(linear, found.weights)
             progress(number + 1, len(layers))
     return refits
 
@@ -306,8 +316,8 @@ class _Layer:
         self._rows: dict[int, tuple[Array, Array]] = {}
         self._held = 0.0
 
-    def refit(self) -> Refit:
-        """Least squares, then a few steps behind the activation where there is one."""
+    def refit(self, needed: bool = True) -> Refit | None:
+        """Least squares, then a few steps behind the activation where there is one; None if unneeded and no better."""
         parts: list[Moments | None] = [None, None]
         for batch in range(len(self.walk.original)):
             x, y = self.rows(batch)
@@ -319,6 +329,8 @@ class _Layer:
         fit, tune = parts
         assert fit is not None
         found = refit(self.linear, self.flags, fit, tune)
+        if not needed and error_as_it_is(self.linear, tune or fit) <= found.error:
+            return None
         if self.linear.shared is not None:
             return self._centred(found)
         return found if self.bounds is None else self._behind_activation(found, fit, tune)

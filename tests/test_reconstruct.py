@@ -355,6 +355,32 @@ def test_a_branch_absorbs_what_its_shortcut_has_drifted(shortcut, monkeypatch):
     assert absorbed < 0.9 * local
 
 
+def two_branches():
+    """A sum of two branches of equal depth."""
+    body = """
+        [a] h = Gemm(x, w0)
+        r = Relu(h)
+        [b] k = Gemm(x, w1)
+        q = Relu(k)
+        [one] s = Gemm(r, w2)
+        [two] g = Gemm(q, w3)
+        sum = Add(g, s)
+        y = Gemm(sum, w4)"""
+    weights = {"w0": (6, 12), "w1": (6, 12), "w2": (12, 8), "w3": (12, 8), "w4": (8, 4)}
+    return models.build("float[N,6] x", "float[N,4] y", body, weights)
+
+
+def test_a_branch_of_which_nothing_is_gone_makes_up_for_the_other_if_that_helps(monkeypatch):
+    model, keep = two_branches(), {"a": np.arange(4)}
+    coupling, refits = front(model, keep)
+    assert set(refits) == {"s", "g", "y"}
+    weights = {key: found.weights for key, found in refits.items() if key != "y"}
+    alone = {"s": weights["s"]}
+    assert error_at(coupling, keep, weights, "sum") < 0.9 * error_at(coupling, keep, alone, "sum")
+    monkeypatch.setattr(reconstruct, "error_as_it_is", lambda linear, moments: 0.0)
+    assert set(front(model, keep)[1]) == {"s", "y"}
+
+
 def looked_up(model, key, names, renew=None):
     """What `_shortcut` and `_activation` say of a layer, with a change in the first layer."""
     coupling = models.coupled(model)
