@@ -20,7 +20,7 @@ from onnxprune.errors import DataError
 from onnxprune.files import Model
 from onnxprune.graph import Array, Graph
 from onnxprune.report import Fidelity, Size
-from onnxprune.runtime import Runtime
+from onnxprune.runtime import Runtime, Session
 
 Ints = NDArray[np.int64]
 ANSWERS_HELD = 3e8  # bytes of answers that are kept to be compared; dense outputs are judged on fewer samples
@@ -50,13 +50,19 @@ def answers(
     outputs: Sequence[str] | None = None,
 ) -> list[Array]:
     """Values of the model's floating-point outputs (or some of them) for these samples, joined along the batch axis."""
-    session = runtime.session(model)
-    collected: dict[str, list[Array]] = {}
-    for feed in samples.batches(indices, batch):
+    return list(collected(runtime.session(model), samples.batches(indices, batch), outputs).values())
+
+
+def collected(
+    session: Session, feeds: Iterable[Mapping[str, Array]], outputs: Sequence[str] | None = None
+) -> dict[str, Array]:
+    """Values of a session's floating-point outputs (or some of them) for all feeds, joined along the batch axis."""
+    found: dict[str, list[Array]] = {}
+    for feed in feeds:
         for name, value in session.run(feed, outputs).items():
             if value.dtype.kind == "f" or value.dtype.name == "bfloat16":
-                collected.setdefault(name, []).append(np.atleast_1d(value).astype(np.float64))
-    return [_joined(values) for values in collected.values()]
+                found.setdefault(name, []).append(np.atleast_1d(value).astype(np.float64))
+    return {name: _joined(values) for name, values in found.items()}
 
 
 def _joined(values: list[Array]) -> Array:

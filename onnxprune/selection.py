@@ -19,6 +19,7 @@ from onnxprune.activity import Activity
 from onnxprune.allocation import Curve
 from onnxprune.coupling import Coupling, Group
 from onnxprune.elimination import Nested, Problem, ranked_rows, square
+from onnxprune.evaluation import collected
 from onnxprune.graph import Array
 from onnxprune.methods import Evidence, Method
 from onnxprune.ops import elementwise
@@ -26,7 +27,7 @@ from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
 from onnxprune.reconstruct import DEFAULT_DAMPING, choose_damping, fitted, thinned
 from onnxprune.rewrite import with_weights
-from onnxprune.runtime import Runtime, Session
+from onnxprune.runtime import Runtime
 from onnxprune.statistics import Moments
 from onnxprune.walk import Walk
 
@@ -323,13 +324,14 @@ def probe(
     with Walk(coupling, feeds, runtime, max_memory) as walk:
         firsts = {r.group.name: min((walk.place[i], i) for i in _touched(r.group)) for r in rankings}
         walk.keep(signals)
-        answers = _answers(walk, walk.suffix({}, signals), signals)
+        answers = collected(walk.suffix({}, signals), walk.original)
         for done, ranking in enumerate(sorted(rankings, key=lambda r: firsts[r.group.name])):
             walk.advance(firsts[ranking.group.name][1])
             local, factor = float(ranking.errors[ranking.middle]), 1.0
             if local > NEGLIGIBLE:
                 mask = coupling.mask({ranking.group.name: ranking.kept(int(ranking.levels[ranking.middle]))})
-                factor = _change(walk, walk.suffix(ranking.trial, signals, mask), signals, answers) / local
+                session = walk.suffix(ranking.trial, signals, mask)
+                factor = _change(collected(session, walk.original), answers) / local
             curves[ranking.group.name] = Curve(ranking.levels, ranking.errors * factor)
             progress(done + 1, len(rankings))
     return [curves[r.group.name] for r in rankings]
@@ -340,22 +342,8 @@ def _touched(group: Group) -> list[int]:
     return [*group.reads, *group.loops]
 
 
-def _answers(walk: Walk, session: Session, signals: Sequence[str]) -> list[dict[str, Array]]:
-    found = []
-    for batch in walk.original:
-        known = {n: batch[n] for n in signals if n in batch}
-        feed = {n: batch[n] for n in session.inputs}
-        run = session.run(feed, [n for n in signals if n not in known])
-        found.append({**known, **run})
-    return found
-
-
-def _change(walk: Walk, session: Session, signals: Sequence[str], answers: Sequence[Mapping[str, Array]]) -> float:
-    """Relative squared change of the final values, summed over them."""
-    change, power = dict.fromkeys(signals, 0.0), dict.fromkeys(signals, 0.0)
-    for now, before in zip(_answers(walk, session, signals), answers, strict=True):
-        for name in signals:
-            a, b = before[name].astype(np.float64), now[name].astype(np.float64)
-            change[name] += float(np.square(a - b).sum())
-            power[name] += float(np.square(a).sum())
-    return sum(change[n] / power[n] if power[n] else 0.0 for n in signals)
+def _change(now: Mapping[str, Array], before: Mapping[str, Array]) -> float:
+    """Relative squared change of the final values, summed over those that were computed anew."""
+    powers = {name: float(np.square(before[name]).sum()) for name in now}
+    changes = {name: float(np.square(before[name] - value).sum()) for name, value in now.items()}
+    return sum(changes[name] / power for name, power in powers.items() if power)
