@@ -199,7 +199,7 @@ def test_mirrored_neighbours_stay_together(monkeypatch):
     ("options", "error", "said"),
     [
         ({"method": "best"}, UsageError, "no method 'best'"),
-        ({"allocate": "best"}, UsageError, "no allocator 'best'; choose one of: uniform, dp"),
+        ({"allocate": "best"}, UsageError, "no allocator 'best'; choose one of: uniform, pro, dp"),
         ({"reconstruct": "best"}, UsageError, "no way to reconstruct 'best'"),
         ({"target": "speed=2"}, UsageError, "isn't known"),
         ({"tempo": 3}, UsageError, "unknown option 'tempo'"),
