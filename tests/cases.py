@@ -1218,6 +1218,14 @@ case("packed_attention_with_a_past", "float[N,4,6] x, float[2,N,3,5,4] past, int
     y = MatMul(a, wo)
 """, wq=(6, 36), bq=(36,), wo=(12, 3))  # fmt: skip
 
+case("packed_attention_whose_keys_are_read", "float[N,4,6] x", "float[N,4,3] y, float[N,2] z", """
+    a, present = com.microsoft.Attention<num_heads=3>(x, wq, bq)
+    y = MatMul(a, wo)
+    m = ReduceMean<axes=[0,3], keepdims=0>(present)
+    f = Flatten(m)
+    z = Gemm(f, wz)
+""", wq=(6, 36), bq=(36,), wo=(12, 3), wz=(12, 2))  # fmt: skip
+
 case("packed_attention_with_a_mask", "float[N,4,6] x, int32[N,4] mask", "float[N,4,3] y", """
     a = com.microsoft.Attention<num_heads=4, qkv_hidden_sizes=[8,8,12]>(x, wq, bq, mask, "", p)
     y = MatMul(a, wo)
@@ -1238,6 +1246,17 @@ case("fused_attention_with_a_bias_from_outside", "float[N,4,6] x, float[24] b", 
     a = com.microsoft.MultiHeadAttention<num_heads=3>(q, k, v, b)
     y = MatMul(a, wo)
 """, wq=(6, 6), wk=(6, 6), wv=(6, 12), wo=(12, 3))  # fmt: skip
+
+case("fused_attention_whose_keys_are_read", "float[N,4,6] x", "float[N,4,3] y, float[N,2] z", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    a, k1, v1 = com.microsoft.MultiHeadAttention<num_heads=3>(q, k, v)
+    y = MatMul(a, wo)
+    m = ReduceMean<axes=[2], keepdims=0>(k1)
+    f = Flatten(m)
+    z = Gemm(f, wz)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 12), wo=(12, 3), wz=(6, 2))  # fmt: skip
 
 case("fused_attention_with_packed_keys", "float[N,4,6] x", "float[N,4,3] y", """
     q = MatMul(x, wq)
