@@ -1373,17 +1373,18 @@ case("rotated_channels", "float[N,4,6] x, int64[N,4] at", "float[N,4,3] y", """
 
 case("words_that_attention_reads", "float[1,4,6] x", "float[1,5,3] y", """
     q = MatMul(wl, x)
-    r = com.microsoft.RotaryEmbedding<num_heads=3, rotary_embedding_dim=2>(q, at, few, few)
     k = MatMul(wl, x)
     v = MatMul(wl, x)
-    a = com.microsoft.MultiHeadAttention<num_heads=3>(r, k, v)
-    p = MatMul(wm, a)
-    b = com.microsoft.Attention<num_heads=2>(p, wq, bq)
-    o = MatMul(wm, b)
+    a = com.microsoft.MultiHeadAttention<num_heads=3>(q, k, v)
+    p = MatMul(w1, a)
+    r = com.microsoft.RotaryEmbedding<num_heads=3, rotary_embedding_dim=2>(p, at, few, few)
+    n = MatMul(w2, r)
+    b = com.microsoft.Attention<num_heads=2>(n, wq, bq)
+    o = MatMul(w3, b)
     c = com.microsoft.GroupQueryAttention<num_heads=1, kv_num_heads=1>(o, o, o, "", "", last, total)
     y = MatMul(c, wo)
-""", wl=(5, 4), wm=(5, 5), at=np.asarray([[0, 1, 2, 3, 4]], np.int64), few=(9, 1), wq=(6, 24), bq=(24,),
-    last=np.asarray([4], np.int32), total=np.asarray(5, np.int32), wo=(8, 3))  # fmt: skip
+""", wl=(5, 4), w1=(5, 5), w2=(5, 5), w3=(5, 5), at=np.asarray([[0, 1, 2, 3, 4]], np.int64), few=(9, 1), wq=(6, 24),
+    bq=(24,), last=np.asarray([4], np.int32), total=np.asarray(5, np.int32), wo=(8, 3))  # fmt: skip
 
 case("embedding_of_words", "int32[N,4] x, int32[N,4] kind", "float[N,4,3] y, float[N,4,6] s", """
     e, "", s = com.microsoft.EmbedLayerNormalization(x, kind, words, places, kinds, gamma, beta)
@@ -1392,11 +1393,12 @@ case("embedding_of_words", "int32[N,4] x, int32[N,4] kind", "float[N,4,3] y, flo
     y = MatMul(g, w2)
 """, words=(5, 6), places=(7, 6), kinds=(3, 6), gamma=(6,), beta=(6,), w1=(6, 8), b1=(8,), w2=(8, 3))  # fmt: skip
 
-case("embedding_of_computed_words", "int32[N,4] x, float[5,4] z", "float[N,4,3] y", """
+case("embedding_of_computed_words", "int32[N,4] x, float[5,4] z, float[7,4] q", "float[N,4,3] y", """
     words = MatMul(z, w0)
+    places = MatMul(q, w1)
     e, n = com.microsoft.EmbedLayerNormalization(x, "", words, places, "", gamma, beta)
-    y = MatMul(e, w1)
-""", w0=(4, 6), places=(7, 6), gamma=(6,), beta=(6,), w1=(6, 3))  # fmt: skip
+    y = MatMul(e, w2)
+""", w0=(4, 6), w1=(4, 6), gamma=(6,), beta=(6,), w2=(6, 3))  # fmt: skip
 
 case("gated_ffn", "float[N,4,6] x", "float[N,4,3] y", """
     s = Mul(x, x)

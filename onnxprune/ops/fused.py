@@ -179,11 +179,5 @@ def rotation(v: Visit) -> None:
 
 @rule("EmbedLayerNormalization", domain=DOMAIN)
 def embedding(v: Visit) -> None:
-    """Rows of two or three tables are added and normalized."""
-    tables = [i for i in (2, 3, 4) if v.has(i)]
-    first, *others = (v.parameter(i, 1) if v.static(i) else v.channels(i, 1) for i in tables)
-    for own in [*others, *(v.parameter(i, 0) for i in (5, 6) if v.static(i))]:
-        v.tie(first, own)
-    v.freeze(first, f"mixes all {len(first)} channels")
-    for k in (0, 2):
-        set_heads(v, first, 2, k)
+    """Rows of two or three tables are added and normalized: their columns stay."""
+    v.freeze_all(f"mixes all {v.out_shape()[2]} channels")
