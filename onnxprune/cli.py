@@ -31,7 +31,7 @@ from onnxprune.calibration import LABELS, Preprocessing
 from onnxprune.errors import BudgetError, DataError, ModelError, OnnxPruneError, OutputError, UsageError
 from onnxprune.files import Model, beside, load, on_disk
 from onnxprune.methods import METHODS
-from onnxprune.options import COMPARE, IN, JSON, PATH, PRUNE, SHAPES, VERBOSE, Sectioned, write_sections
+from onnxprune.options import COMPARE, HEADS, IN, JSON, PATH, PRUNE, SHAPES, VERBOSE, Sectioned, write_sections
 from onnxprune.plan import Plan
 from onnxprune.report import Report
 from onnxprune.runtime import Runtime, provider
@@ -182,7 +182,8 @@ def main() -> None:
 def prune(source: Path, out: Path | None, **given: Any) -> None:
     """Prune IN and write the result to OUT, which has the same inputs and outputs."""
     plan = _prepared(source, out, given)
-    choices = {name: given[name] for name in ("method", "allocate", "reconstruct", "granularity", "include", "exclude")}
+    named = ("method", "allocate", "reconstruct", "granularity", "attention", "include", "exclude")
+    choices = {name: given[name] for name in named}
     limits = {name: given[name] for name in ("round_to", "min_channels", "batch", "max_memory", "seed")}
     failure = None
     with _working(bars=not given["quiet"]) as progress:
@@ -224,12 +225,13 @@ def prune(source: Path, out: Path | None, **given: Any) -> None:
 @main.command(cls=Sectioned, short_help="What can be pruned in a model, and why the rest can't.")
 @IN
 @SHAPES
+@HEADS
 @JSON
 @VERBOSE
 def inspect(source: Path, as_json: bool, verbose: bool, **given: Any) -> None:
     """List the groups of channels that can go together, what they cost, and what is left alone and why."""
     _check_source(source)
-    found = onnxprune.inspect(source, input_shapes=_shapes(given))
+    found = onnxprune.inspect(source, input_shapes=_shapes(given), attention=given["attention"])
     if unknown := sorted(set(_shapes(given)) - set(found.inputs)):
         raise DataError(f"a shape is given for {unknown[0]}, but the model takes {', '.join(found.inputs)}.")
     if as_json:
@@ -242,6 +244,8 @@ def inspect(source: Path, as_json: bool, verbose: bool, **given: Any) -> None:
         _show("MACs and params: the share of the model that goes with the whole group; shares overlap.")
         if any(g.stream for g in found.groups):
             _show("stream: the sum of several layers' outputs, as in a residual network; it stays whole.")
+        if any(g.dims for g in found.groups):
+            _show("dims: dims of attention heads, which lose equally many; --attention heads lists whole heads.")
     else:
         _show("No group of channels can be removed.")
     if found.left_alone:

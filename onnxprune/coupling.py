@@ -12,7 +12,7 @@ Reshape that splits channels (a shuffle, attention heads) couldn't be written fo
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import gcd
@@ -48,12 +48,26 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Where the dims of a head occur in a linear layer: output channels `places` [D] where `written`, else inputs.
+
+    `side` is 1 for what the dims of side 0 are multiplied by.
+    """
+
+    layer: int
+    places: Ints
+    written: bool
+    side: int
+
+
+@dataclass(frozen=True)
 class Group:
     """`channels` independently removable channels. `reads` [n, r] per reader: the input channels that channel i feeds.
 
     `loops` says the same of the nodes that make them and read them again a step later.
     `cells` labels the channels whose counts must stay equal between labels (the groups of a grouped convolution);
-    `stream` marks channels that pass through the sum of two activations, as in a residual network.
+    `stream` marks channels that pass through the sum of two activations, as in a residual network. Where the channels
+    are dims of attention heads, `heads` says of each what belongs together when its dims are turned (see `heads`).
     """
 
     name: str
@@ -64,6 +78,7 @@ class Group:
     loops: dict[int, Ints]
     cells: Ints
     stream: bool
+    heads: tuple[tuple[Part, ...], ...] = ()
 
     @property
     def channels(self) -> int:
@@ -128,6 +143,11 @@ class Coupling:
         """Groups by name."""
         return {g.name: g for g in self.groups}
 
+    @property
+    def by_rank(self) -> frozenset[int]:
+        """The products of activations whose channels are dims of heads."""
+        return self.notes.by_rank
+
     def layer(self, index: int) -> str:
         """How a node is called towards users."""
         return self.graph.nodes[index].name or key(self.graph.nodes[index])
@@ -169,12 +189,15 @@ class Mask:
         return any(size in labels and not self.of(ids).all() for size, ids in self.coupling.components.sizes)
 
 
-def couple(graph: Graph) -> Coupling:
-    """Find the groups. Raises ModelError for a model of a kind that can't be pruned."""
+def couple(graph: Graph, by_rank: Collection[int] = ()) -> Coupling:
+    """Find the groups; those of the products of activations `by_rank` (node indices) are dims of heads, not heads.
+
+    Raises ModelError for a model of a kind that can't be pruned.
+    """
     _demand_prunable(graph)
     ledger, walks = Ledger(), []
     for probe in graph.probes:
-        notes = Notes()
+        notes = Notes(frozenset(by_rank))
         for value in graph.inputs:
             if value.name in probe.shapes:
                 ids = ledger.fresh(("input", value.name), 1)
@@ -217,6 +240,8 @@ def _visit(v: Visit) -> None:
         v.freeze_all(f"has a value of unknown shape ('{missing[0]}')")
     else:
         known.couple(v)
+        if not known.commutes(v):
+            v.notes.bends += [(v.index, v.notes.ids[name]) for name in v.graph.reads(v.node) if name in v.notes.ids]
         for i, name in enumerate(v.node.input):
             if name in v.notes.ids and i not in v.seen:
                 v.freeze(v.notes.ids[name], f"uses '{name}' in a way that isn't followed")

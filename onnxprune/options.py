@@ -14,6 +14,7 @@ import click
 
 from onnxprune.allocation import ALLOCATORS
 from onnxprune.coupling import GRANULARITIES
+from onnxprune.heads import ATTENTION
 from onnxprune.methods import METHODS
 from onnxprune.reconstruct import MODES
 
@@ -22,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 RECONSTRUCTIONS = ("auto", *MODES)
 SECTIONS = {
-    "How much, and how": ("target", "method", "allocate", "reconstruct", "granularity", "plan"),
+    "How much, and how": ("target", "method", "allocate", "reconstruct", "granularity", "attention", "plan"),
     "Which layers": ("include", "exclude", "round-to", "min-channels"),
     "Data": ("data", "calib", "samples", "eval", "input-shapes", "mean", "std", "layout", "resize", "mirror"),
     "Machine": ("provider", "threads", "custom-ops", "batch", "max-memory", "seed"),
@@ -122,6 +123,13 @@ SHAPES = click.option(
     help="Sizes of an input's symbolic dimensions for calibration and counting, x:1,3,224,224 or x:[1,3,224,224]; "
     "the saved model keeps them symbolic. Repeatable.",
 )
+HEADS = click.option(
+    "--attention",
+    type=click.Choice(ATTENTION),
+    default="auto",
+    help="What goes from attention: heads: whole heads; rank: dims of all heads, turned first so that the last ones "
+    "matter least, where nothing stands in the way, else heads; auto: rank if layers are repaired, else heads.",
+)
 DATA = _options(
     click.option(
         "--samples", metavar="N", type=click.IntRange(1), help="Samples used, drawn at random.  [default: all]"
@@ -186,6 +194,7 @@ PRUNE = _options(
         help="What least squares is free to choose: tap: every weight; channel: one number for each pair of channels, "
         "coarser and much faster for wide layers; auto: tap, but channel for layers that are too wide for that.",
     ),
+    HEADS,
     click.option("--plan", metavar="FILE", type=PATH, help="Carry out a saved plan instead of choosing one."),
     click.option("--save-plan", metavar="FILE", type=PATH, help="Write the plan, to be carried out again with --plan."),
     click.option("--include", metavar="GLOB", multiple=True, help="Prune only layers with such names. Repeatable."),

@@ -23,11 +23,11 @@ from threadpoolctl import threadpool_limits
 
 from onnxprune import __version__, evaluation, files, oracle
 from onnxprune.calibration import PLAIN, Preprocessing
-from onnxprune.coupling import couple
 from onnxprune.data import labelled_of, samples_of
 from onnxprune.errors import BudgetError, DataError, UsageError
 from onnxprune.files import Model
 from onnxprune.graph import Graph
+from onnxprune.heads import ATTENTION, attend, restored
 from onnxprune.plan import Plan
 from onnxprune.report import Comparison, Inspection, Report, group_reports, left_alone
 from onnxprune.rewrite import rewrite
@@ -155,10 +155,20 @@ def _stamp(model: ModelProto, report: Report) -> None:
         (known or model.metadata_props.add(key=f"onnxprune.{name}")).value = value
 
 
-def inspect(model: ModelProto | str | Path, *, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Inspection:
-    """What a model consists of, what can be pruned in it, and why the rest can't. Raises ModelError."""
+def inspect(
+    model: ModelProto | str | Path,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    attention: str = "auto",
+) -> Inspection:
+    """What a model consists of, what can be pruned in it, and why the rest can't. Raises ModelError.
+
+    attention: "heads" lists whole heads, "rank" and "auto" the dims of heads where these can be factorized.
+    """
+    if attention not in ATTENTION:
+        raise UsageError(f"there is no way to prune attention '{attention}'; choose one of: {', '.join(ATTENTION)}.")
     graph = Graph.of(files.read(model), input_shapes)
-    coupling = couple(graph)
+    coupling = attend(graph, attention)
     file_bytes = files.on_disk(Path(model)) if isinstance(model, str | Path) else None
     ends = [{v.name: _declared(v) for v in values} for values in (graph.inputs, graph.model.graph.output)]
     alone = left_alone(coupling, lambda group: why_left_out(coupling, group))
@@ -172,7 +182,7 @@ def _declared(value: ValueInfoProto) -> list[Any]:
 def apply(model: ModelProto | str | Path, plan: Plan) -> ModelProto:
     """Carry out a saved plan on the model it was made for. Raises DataError if it doesn't fit."""
     graph = Graph.of(files.read(model))
-    return rewrite(couple(graph), plan)
+    return rewrite(restored(graph, plan.by_rank), plan)
 
 
 def compare(

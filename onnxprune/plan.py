@@ -32,14 +32,18 @@ class Weights:
 
 @dataclass(frozen=True)
 class Plan:
-    """keep: group -> numbers of the channels that stay, ascending. weights: layer (its node's key) -> new weights."""
+    """keep: group -> numbers of the channels that stay, ascending. weights: layer (its node's key) -> new weights.
+
+    by_rank: keys of the products of activations whose channels are dims of heads.
+    """
 
     keep: Mapping[str, Ints] = field(default_factory=dict)
     weights: Mapping[str, Weights] = field(default_factory=dict)
+    by_rank: tuple[str, ...] = ()
 
     def save(self, path: str | Path) -> None:
         """Write the plan as an .npz of arrays; nothing in it is pickled."""
-        names = {"keep": list(self.keep), "weights": list(self.weights)}
+        names = {"keep": list(self.keep), "weights": list(self.weights), "by_rank": list(self.by_rank)}
         arrays: dict[str, NDArray[Any]] = {f"keep{i}": kept for i, kept in enumerate(self.keep.values())}
         for i, new in enumerate(self.weights.values()):
             arrays |= {f"matrix{i}": new.matrix, f"offset{i}": new.offset}
@@ -54,7 +58,8 @@ class Plan:
                 names = json.loads(str(file["names"]))
                 keep = {name: file[f"keep{i}"] for i, name in enumerate(names["keep"])}
                 pairs = ((file[f"matrix{i}"], file[f"offset{i}"]) for i in range(len(names["weights"])))
-                return Plan(keep, {n: Weights(*pair) for n, pair in zip(names["weights"], pairs, strict=True)})
+                weights = {n: Weights(*pair) for n, pair in zip(names["weights"], pairs, strict=True)}
+                return Plan(keep, weights, tuple(names.get("by_rank", ())))
         except FileNotFoundError:
             raise DataError(f"{path} does not exist: give a plan written by --save-plan.") from None
         except Exception as error:  # a zip file can be damaged in many ways

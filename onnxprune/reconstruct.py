@@ -25,7 +25,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.coupling import Coupling
+from onnxprune.coupling import Coupling, Mask
 from onnxprune.elimination import Correlation, Factor
 from onnxprune.graph import Array
 from onnxprune.ops.elementwise import bounds
@@ -65,6 +65,12 @@ def masked(linear: Linear, flags: NDArray[np.bool_], matrix: Float | None = None
     """The layer's own weights (or other ones), zero where it reads removed channels."""
     rows = np.repeat(flags, linear.taps).reshape(linear.conv_group, -1, 1)
     return Weights((linear.matrix if matrix is None else matrix) * rows, linear.offset)
+
+
+def silent(coupling: Coupling, mask: Mask, linear: Linear, weights: Weights) -> Weights:
+    """Weights of a layer of one convolution group, zero for output channels that are removed."""
+    outputs = mask.of(coupling.notes.writers[linear.index])
+    return Weights(weights.matrix * outputs, weights.offset * outputs)
 
 
 def with_mean(linear: Linear, flags: NDArray[np.bool_], mean: Float) -> Weights:
@@ -265,6 +271,7 @@ def front_to_back(
     runtime: Runtime,
     *,
     loops: Mapping[str, Refit] | None = None,
+    turned: Mapping[int, tuple[Linear, Linear]] | None = None,
     seed: int = 0,
     max_memory: float = 2e9,
     progress: Progress = lambda done, total: None,
@@ -273,6 +280,8 @@ def front_to_back(
 
     A layer of which only the shortcut has drifted gets new weights if that helps on samples that weren't fitted.
     `parts` are the samples to fit and the samples to choose dampings by; `loops` is what `refit_loops` gave.
+    Layers amid `turned` attention heads are given twice: as they make turned outputs of the original's inputs, and as
+    they make them of turned ones.
     """
     sizes: list[int] = []
 
@@ -283,21 +292,24 @@ def front_to_back(
                 sizes[-1] += 1
                 yield feed
 
-    mask, refits = coupling.mask(keep), dict(loops or {})
+    mask, refits, turned = coupling.mask(keep), dict(loops or {}), turned or {}
     layers = layers_in_order(coupling)
     with Walk(coupling, feeds(), runtime, max_memory, mask) as walk:
         for name, loop in refits.items():
             walk.renew(coupling.layers[name], loop.weights)
         for number, linear in enumerate(layers):
-            flags = mask.inputs(linear)
-            if not flags.all() or walk.renewed:
+            flags, (before, linear) = mask.inputs(linear), turned.get(linear.index, (linear, linear))
+            if not flags.all() or walk.renewed or linear.index in turned:
                 walk.advance(linear.index)
-                needed = not flags.all() or linear.input in walk.drifted
+                needed, found = not flags.all() or linear.input in walk.drifted, None
                 if linear.refittable and (needed or (_shortcut(walk, linear) and linear.shared is None)):
-                    found = _Layer(walk, linear, flags, sizes[0], samples, seed).refit(needed)
-                    if found is not None:
-                        refits[linear.key] = found
-                        walk.renew(linear, found.weights)
+                    found = _Layer(walk, before, linear, flags, sizes[0], samples, seed).refit(needed)
+                if linear.index in turned:
+                    found = found or Refit(Weights(linear.matrix, linear.offset), 0.0, 0.0)
+                    found = replace(found, weights=silent(coupling, mask, linear, found.weights))
+                if found is not None:
+                    refits[linear.key] = found
+                    walk.renew(linear, found.weights)
             progress(number + 1, len(layers))
     return refits
 
@@ -306,9 +318,9 @@ class _Layer:
     """One layer at its turn: where it reads, what it should give, and its fit."""
 
     def __init__(
-        self, walk: Walk, linear: Linear, flags: NDArray[np.bool_], split: int, samples: int, seed: int
+        self, walk: Walk, before: Linear, linear: Linear, flags: NDArray[np.bool_], split: int, samples: int, seed: int
     ) -> None:
-        self.walk, self.linear, self.flags = walk, linear, flags
+        self.walk, self.before, self.linear, self.flags = walk, before, linear, flags
         self.split, self.samples, self.seed = split, samples, seed
         self.shortcut = _shortcut(walk, linear)
         self.bounds = None if self.shortcut or linear.shared is not None else _activation(walk, linear)
@@ -356,7 +368,7 @@ class _Layer:
         )
         old = linear.sample(before, shape, places).astype(np.float32, copy=False)
         new = old if now is before else linear.sample(now, shape, places).astype(np.float32, copy=False)
-        x, y = linear.stacked(new), linear.fit.apply(linear.stacked(old))
+        x, y = linear.stacked(new), self.before.fit.apply(linear.stacked(old))
         if linear.shared is not None:
             self._means.append((old.mean(0, dtype=np.float64), new.mean(0, dtype=np.float64)))
         elif self.shortcut:

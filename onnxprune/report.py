@@ -63,6 +63,7 @@ class GroupReport:
     error: float | None
     macs: int = 0
     params: int = 0
+    dims: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,9 @@ def group_reports(coupling: Coupling, plan: Plan, errors: Mapping[str, float]) -
         layers, readers = ([coupling.layer(i) for i in indices] for indices in (group.writers, group.reads))
         error = max(own) if own and kept < group.channels else None
         reports.append(
-            GroupReport(group.name, group.channels, kept, layers, readers, group.stream, error, macs, params)
+            GroupReport(
+                group.name, group.channels, kept, layers, readers, group.stream, error, macs, params, bool(group.heads)
+            )
         )
     return reports
 

@@ -22,6 +22,7 @@ from onnxprune.coupling import Coupling, Mask
 from onnxprune.errors import DataError
 from onnxprune.files import Model
 from onnxprune.graph import Array, Graph, fresh, names
+from onnxprune.ids import narrow
 from onnxprune.ops import Cut, View, find
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Plan, Weights
@@ -133,7 +134,7 @@ def silenced(coupling: Coupling, plan: Plan) -> Model:
             flags = draft.mask.of(draft.coupling.notes.readers[index])
             node = without_feedback(draft.mask, index, draft.constant)
             layer = _renew(draft, index, node, cut=False)
-            nodes += (_silence(draft, index, layer[0], flags) if not flags.all() else []) + layer
+            nodes += (_silence(draft, index, layer[0]) if not flags.all() else []) + layer
         else:
             nodes.append(node)
     return draft.build(nodes)
@@ -278,12 +279,11 @@ def without_feedback(mask: Mask, index: int, constant: Callable[[Array, str], st
     return node
 
 
-def _silence(draft: _Draft, index: int, node: NodeProto, flags: Array) -> list[NodeProto]:
+def _silence(draft: _Draft, index: int, node: NodeProto) -> list[NodeProto]:
     """A node that multiplies the layer's removed input channels by zero."""
-    i, axis = draft.coupling.notes.places[index]
-    x, rank = node.input[i], len(draft.graph.shapes[node.input[i]])
+    x = node.input[i := draft.coupling.notes.places[index]]
     dtype = helper.tensor_dtype_to_np_dtype(draft.graph.types[x])
-    mask = flags.astype(dtype).reshape([-1 if a == axis else 1 for a in range(rank)])
+    mask = narrow(draft.mask.of(draft.coupling.notes.ids[x]).astype(np.int64)).astype(dtype)
     node.input[i] = fresh(f"{x}_silenced", draft.taken)
     return [helper.make_node("Mul", [x, draft.constant(mask, f"{x}_mask")], [node.input[i]])]
 

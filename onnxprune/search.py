@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import evaluation
+from onnxprune import evaluation, heads
 from onnxprune.calibration import Samples
 from onnxprune.cost import parameters, total_macs
 from onnxprune.errors import BudgetError, UsageError
@@ -88,7 +88,7 @@ class Search:
     def candidate(self, keep: Mapping[str, Ints]) -> Candidate:
         """Carry out a choice of channels."""
         weights, errors = reconstruct(self.run, self.ranked, keep)
-        return self.carried_out(Plan(dict(keep), weights), errors)
+        return self.carried_out(Plan(dict(keep), weights, heads.names(self.run.coupling)), errors)
 
     def carried_out(self, plan: Plan, errors: dict[str, float]) -> Candidate:
         """The model that a plan makes, and how it answers."""
@@ -185,14 +185,16 @@ class Search:
     def share(self, kind: str, keep: Mapping[str, Ints]) -> float:
         """What is left of a cost, counted on the model that would be written."""
         mask, coupling = self.run.coupling.mask(keep), self.run.coupling
-        weights, drifted = dict[str, Weights](), False
+        weights, drifted, turned = dict[str, Weights](), False, self.ranked.turned(coupling, keep)
         loops = [linear for linear in coupling.layers.values() if linear.loops]
         for linear in [*layers_in_order(coupling), *loops] if self.run.mode != "none" else []:
             flags = mask.inputs(linear)
-            drifted = drifted or not flags.all()
+            drifted = drifted or not flags.all() or linear.index in turned
             if not flags.all() or (drifted and self.run.mode == "ls" and not linear.loops):
                 nothing = np.broadcast_to(np.zeros(()), linear.matrix.shape)  # takes no memory
                 weights[linear.key] = Weights(nothing, np.ones_like(linear.offset))  # with a bias
+        for one in turned.values():
+            weights.setdefault(one.after.key, Weights(one.after.matrix, one.after.offset))
         model = Graph.of(pruned(coupling, Plan(dict(keep), weights)), coupling.graph.dims)
         count = total_macs if kind == "macs" else parameters
         return count(model) / max(count(coupling.graph), 1)

@@ -62,13 +62,17 @@ class Ranking:
 
     def kept(self, width: int) -> Ints:
         """The channels that stay at a width, ascending."""
-        gone = self.order[: self.group.channels - width]
-        return np.setdiff1d(np.arange(self.group.channels), gone)
+        return np.setdiff1d(np.arange(self.group.channels), self.removed(width))
+
+    def removed(self, width: int) -> Ints:
+        """The channels that go at a width, in order."""
+        return self.order[: self.group.channels - width]
 
 
 def readers(coupling: Coupling, group: Group) -> list[Linear]:
     """The layers that read a group, loops included, if all are linear layers that can be refitted; else none."""
-    found = [*(coupling.linear(i) for i in group.reads), *(coupling.loop(i) for i in group.loops)]
+    reads = [i for i in group.reads if not (group.heads and i in coupling.by_rank)]  # which compare dims of heads
+    found = [*(coupling.linear(i) for i in reads), *(coupling.loop(i) for i in group.loops)]
     fit = [linear for linear in found if linear is not None and linear.refittable]
     return fit if len(fit) == len(found) else []
 
@@ -167,13 +171,19 @@ def passes_scale(coupling: Coupling, group: Group) -> bool:
 def widths(group: Group, step: int, smallest: int) -> Ints:
     """Widths that a group may have: multiples of `step` (and of its number of cells), at least `smallest`, and all.
 
-    A step is one of rows of weights, of which a channel may own several, like an attention head.
+    A step is one of rows of weights, of which a channel may own several, like an attention head. Dims of heads go in
+    whole steps: each head is a matrix product of its own.
     """
     cells = int(group.cells.max()) + 1
-    step //= gcd(step, group.rows)
+    step //= 1 if group.heads else gcd(step, group.rows)
     step = step * cells // gcd(step, cells)
     found = np.arange(step, group.channels, step)
     return np.append(found[found >= smallest], group.channels)
+
+
+def whole(moments: Sequence[Moments]) -> Moments:
+    """All parts together."""
+    return moments[0] if len(moments) == 1 else moments[0] + moments[-1]
 
 
 def gathered(
@@ -187,14 +197,10 @@ def gathered(
     problems, means, dampings = [], [], []
     for linear in readers(coupling, group) if moments is not None else []:
         assert moments is not None
-        fit, tune = moments[linear.key][0], moments[linear.key][-1]
-        everything = fit if tune is fit else fit + tune
-        layer = linear.fit
-        gram, weight = separated(layer, everything.gram_about(everything.mean)), dense(layer)
-        power = float(np.sum(weight * (gram @ weight)))
-        problems.append(Problem(gram, weight, rows_seen(linear, group), 1.0 / power if power else 1.0))
-        means.append(everything.mean)
-        dampings.append(_damping(linear, group, gram, fit, tune if tune is not fit else None))
+        problem, damping = problem_of(linear, group, moments[linear.key])
+        problems.append(problem)
+        means.append(whole(moments[linear.key]).mean)
+        dampings.append(damping)
     makers = [coupling.linear(i) for i in group.writers]
     evidence = Evidence(
         problems,
@@ -228,16 +234,40 @@ def rank(
     linears = readers(coupling, group)
     evidence, dampings = gathered(coupling, group, moments, rng, activity)
     order = method.order(evidence)
-    levels = _thinned(allowed)
-    errors = np.zeros(len(levels))
     if moments is None:
         return Ranking(group, order, allowed, _errors_of_white(linears, group, order)[allowed], {})
-    for linear, problem in zip(linears, evidence.problems, strict=True):
-        errors += _errors(linear, problem, order, levels, moments[linear.key], evidence.damping)
-    full = np.interp(allowed, levels, errors)
+    return judged(group, linears, evidence.problems, dampings, moments, order, allowed)
+
+
+def problem_of(linear: Linear, group: Group, moments: Sequence[Moments]) -> tuple[Problem, float]:
+    """What a reader loses with a group's channels, by all its moments, and the damping for it."""
+    fit, tune, everything = moments[0], moments[-1], whole(moments)
+    layer = linear.fit
+    gram, weight = separated(layer, everything.gram_about(everything.mean)), dense(layer)
+    power = float(np.sum(weight * (gram @ weight)))
+    problem = Problem(gram, weight, rows_seen(linear, group), 1.0 / power if power else 1.0)
+    return problem, _damping(linear, group, gram, fit, tune if tune is not fit else None)
+
+
+def judged(
+    group: Group,
+    linears: Sequence[Linear],
+    problems: Sequence[Problem],
+    dampings: Sequence[float],
+    moments: Mapping[str, Sequence[Moments]],
+    order: Ints,
+    allowed: Ints,
+    beside: Float | float = 0.0,
+) -> Ranking:
+    """The errors of an order of removal at the allowed widths, and the trial; `beside` is what no reader can repair."""
+    levels, damping = _thinned(allowed), float(np.median(dampings or [DEFAULT_DAMPING]))
+    errors = np.zeros(len(levels))
+    for linear, problem in zip(linears, problems, strict=True):
+        errors += _errors(linear, problem, order, levels, moments[linear.key], damping)
+    full = np.interp(allowed, levels, errors) + beside
     full[-1] = 0.0
     ranking = Ranking(group, order, allowed, full, {})
-    removed = order[: group.channels - int(allowed[ranking.middle])]
+    removed = ranking.removed(int(allowed[ranking.middle]))
     trial: dict[int, list[Linear]] = {}
     for linear, each in zip(linears, dampings, strict=True):
         layer = with_weights(linear, _cut(linear, group, removed, moments[linear.key][0], each))
@@ -338,8 +368,8 @@ def probe(
 
 
 def _touched(group: Group) -> list[int]:
-    """The nodes that read a group, recurrent ones that make it included."""
-    return [*group.reads, *group.loops]
+    """The nodes that read a group, and those that make it where they change: recurrent ones, and amid attention."""
+    return [*group.reads, *group.loops, *(group.writers if group.heads else ())]
 
 
 def _change(now: Mapping[str, Array], before: Mapping[str, Array]) -> float:

@@ -71,6 +71,13 @@ class Moments:
             new._add_targets(np.subtract(x, self.shift, dtype=np.float32), y)
         return new
 
+    def mixed(self, matrix: Float) -> Moments:
+        """The same rows, each multiplied from the right by a matrix [N, N]."""
+        new = Moments(self.shift @ matrix, self.target_shift, self.count)
+        new.total, new.square = self.total @ matrix, matrix.T @ symmetric(self.square) @ matrix
+        new.target_total, new.cross, new.power = self.target_total, matrix.T @ self.cross, self.power
+        return new
+
     def __add__(self, other: Moments) -> Moments:
         """The sums over both parts, which must have the same shifts."""
         merged = Moments(self.shift, self.target_shift, self.count + other.count)

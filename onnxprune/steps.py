@@ -18,19 +18,30 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import calibration, evaluation, methods, oracle, selection
+from onnxprune import calibration, evaluation, factorize, methods, oracle, selection
 from onnxprune.activity import Activity, collect_activity
 from onnxprune.allocation import ALLOCATORS, Bilinear, Curve
 from onnxprune.calibration import Samples
 from onnxprune.cost import macs_of_widths, parameters_of_widths
-from onnxprune.coupling import GRANULARITIES, Coupling, Group, couple
+from onnxprune.coupling import GRANULARITIES, Coupling, Group
 from onnxprune.data import Division, divide, inputs_of, shapes_of
 from onnxprune.errors import BudgetError, UsageError
 from onnxprune.evaluation import Labelled
 from onnxprune.graph import Array, Graph
+from onnxprune.heads import ATTENTION, attend, restored
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Plan, Weights
-from onnxprune.reconstruct import MODES, error_on, front_to_back, refit, refit_loops, taken_over, with_mean
+from onnxprune.reconstruct import (
+    MODES,
+    error_on,
+    front_to_back,
+    masked,
+    refit,
+    refit_loops,
+    silent,
+    taken_over,
+    with_mean,
+)
 from onnxprune.report import Target
 from onnxprune.runtime import Runtime
 from onnxprune.statistics import Moments, collect
@@ -62,6 +73,7 @@ class Options:
     max_memory: float = 2e9
     runtime: Runtime = field(default_factory=Runtime)
     measure_latency: bool = True
+    attention: str = "auto"
     plan: Plan | None = None  # carried out as it is: nothing is chosen, and the options that choose don't matter
 
     def __post_init__(self) -> None:
@@ -70,9 +82,19 @@ class Options:
             ("allocator", self.allocate, tuple(ALLOCATORS)),
             ("way to reconstruct", self.reconstruct, ("auto", *MODES)),
             ("granularity", self.granularity, GRANULARITIES),
+            ("way to prune attention", self.attention, ATTENTION),
         ):
             if value not in known:
                 raise UsageError(f"there is no {name} '{value}'; choose one of: {', '.join(known)}.")
+        if self.attention == "rank" and self.mode == "unify":
+            raise UsageError(
+                "dims of heads have no stand-ins: with attention by rank reconstruct by ls, local or mean."
+            )
+
+    @property
+    def mode(self) -> str:
+        """How layers are reconstructed: as asked for, or as the method's paper does."""
+        return methods.find(self.method).reconstruct if self.reconstruct == "auto" else self.reconstruct
 
 
 @dataclass
@@ -103,7 +125,7 @@ class Run:
     def blind(self) -> bool:
         """Whether nothing is calibrated: there is no data, and neither criterion nor repair needs any."""
         own = self.method.takeover is not methods.emulated
-        repaired = self.mode == "none" or (self.mode == "unify" and own)
+        repaired = (self.mode == "none" or (self.mode == "unify" and own)) and not self.coupling.by_rank
         return self.samples.origin == "synthetic" and self.method.needs == "weights" and repaired
 
     @cached_property
@@ -115,9 +137,8 @@ class Run:
 
     @property
     def mode(self) -> str:
-        """How layers are reconstructed: as asked for, or as the method's paper does."""
-        mode = self.options.reconstruct
-        return self.method.reconstruct if mode == "auto" else mode
+        """How layers are reconstructed."""
+        return self.options.mode
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[Callable[[int, int], None]]:
@@ -145,8 +166,7 @@ def prepare(
     else:
         judge = 0.2 if any(t.kind == "drop" for t in targets) else 0.1
     division = divide(found.count, options.seed, judge=judge, copies=copies)
-    coupling = replace(couple(graph), granularity=options.granularity)
-    run = Run(coupling, found, replace(options, targets=targets), labelled, division, progress)
+    run = Run(_coupled(graph, options), found, replace(options, targets=targets), labelled, division, progress)
     if np.isin(division.judge, division.fit).any():
         run.warnings.append("too few samples to hold any back: the result is judged on samples that were fitted.")
     if found.origin == "synthetic" and run.blind:
@@ -158,9 +178,18 @@ def prepare(
     return run
 
 
+def _coupled(graph: Graph, options: Options) -> Coupling:
+    """Coupled as the plan says; else by the option, of which auto turns heads where layers are refitted anyway."""
+    if options.plan is not None:
+        return restored(graph, options.plan.by_rank, options.granularity)
+    fits = options.mode in ("local", "ls")
+    attention = "heads" if options.attention == "auto" and not fits else options.attention
+    return attend(graph, attention, options.granularity)
+
+
 @dataclass(frozen=True)
 class Ranked:
-    """All that a budget is turned into widths by, and the moments for reconstruction.
+    """All that a budget is turned into widths by, the moments for reconstruction, and how attention heads are turned.
 
     No moments are held where the layers are refitted front to back; there are none at all in a blind run.
     """
@@ -168,6 +197,12 @@ class Ranked:
     rankings: list[selection.Ranking]
     curves: list[Curve]
     moments: dict[str, list[Moments]]
+    turns: dict[str, factorize.Turn] = field(default_factory=dict)
+
+    def turned(self, coupling: Coupling, keep: Mapping[str, Ints]) -> dict[int, factorize.Turned]:
+        """The layers amid attention heads that lose dims."""
+        cut = [name for name in keep if name in self.turns and len(keep[name]) < coupling.by_name[name].channels]
+        return factorize.layers(coupling, [self.turns[name] for name in cut])
 
 
 def rank(run: Run) -> Ranked:
@@ -182,6 +217,7 @@ def rank(run: Run) -> Ranked:
     place = {group.name: i for i, group in enumerate(groups)}
     rankings: list[selection.Ranking] = []
     moments: dict[str, list[Moments]] = {}
+    turns: dict[str, factorize.Turn] = {}
     portions = list(_portions(run, groups))
     for portion in portions:
         found = None if run.blind else _moments(run, portion, len(portions))
@@ -193,6 +229,9 @@ def rank(run: Run) -> Ranked:
             activity: dict[str, Activity] = activity,
         ) -> selection.Ranking:
             allowed = selection.widths(group, step, run.options.min_channels)
+            if group.heads and found is not None:
+                one, turns[group.name] = factorize.rank(run.coupling, group, found, allowed)
+                return one
             rng = np.random.default_rng((run.options.seed, place[group.name]))
             return selection.rank(run.coupling, group, found, run.method, allowed, rng, activity.get(group.name))
 
@@ -203,7 +242,7 @@ def rank(run: Run) -> Ranked:
         if run.mode not in ("ls", "none") and found is not None:
             moments |= found  # the layers are refitted one by one from what is known now
     if run.blind:
-        return Ranked(rankings, [Curve(r.levels, r.errors) for r in rankings], moments)
+        return Ranked(rankings, [Curve(r.levels, r.errors) for r in rankings], moments, turns)
     with run.timed("select") as progress:
         signals = list(oracle.comparable(run.coupling.graph))
         most = min(PROBE_SAMPLES, evaluation.affordable(run.coupling.graph, signals))
@@ -218,14 +257,14 @@ def rank(run: Run) -> Ranked:
             lambda number, total: progress(total + number, 2 * total),
         )
     _warn_of_few(run, groups)
-    return Ranked([replace(r, trial={}) for r in rankings], curves, moments)
+    return Ranked([replace(r, trial={}) for r in rankings], curves, moments, turns)
 
 
 def _portions(run: Run, groups: Sequence[Group]) -> Iterator[list[Group]]:
     """Groups in order, as many at a time as the memory granted holds moments of."""
     portion, held = list[Group](), 0
     for group in groups:
-        rows = [linear.size for linear in selection.readers(run.coupling, group)]
+        rows = [linear.size for linear in factorize.measured(run.coupling, group)]
         size = sum(3 * 8 * n * n for n in rows)  # two parts, and room to work in
         if portion and held + size > run.options.max_memory:
             yield portion
@@ -237,7 +276,7 @@ def _portions(run: Run, groups: Sequence[Group]) -> Iterator[list[Group]]:
 
 def _workers(run: Run, groups: Sequence[Group]) -> int:
     """Groups ranked at the same time: as many as there are processors, or as memory is granted for."""
-    widest = max(linear.size for g in groups for linear in selection.readers(run.coupling, g))
+    widest = max(linear.size for g in groups for linear in factorize.measured(run.coupling, g))
     return max(
         1, min(run.options.runtime.threads or os.cpu_count() or 1, int(run.options.max_memory / (8 * 8 * widest**2)))
     )
@@ -245,7 +284,7 @@ def _workers(run: Run, groups: Sequence[Group]) -> int:
 
 def _moments(run: Run, groups: Sequence[Group], portions: int) -> dict[str, list[Moments]]:
     """Moments of all layers that read these groups, on the samples to fit and on those to choose by."""
-    linears = {linear.key: linear for g in groups for linear in selection.readers(run.coupling, g)}
+    linears = {linear.key: linear for g in groups for linear in factorize.measured(run.coupling, g)}
     count = len(run.division.fit) + len(run.division.tune)
     with run.timed("calibrate") as progress:
 
@@ -262,7 +301,7 @@ def _activity(run: Run, groups: Sequence[Group]) -> dict[str, Activity]:
     """How often the channels of these groups are off, on all samples that aren't held back to judge."""
     with run.timed("calibrate"):
         samples = run.feeds(np.concatenate([run.division.fit, run.division.tune]))
-        return collect_activity(run.coupling, groups, samples, run.options.runtime)
+        return collect_activity(run.coupling, [g for g in groups if not g.heads], samples, run.options.runtime)
 
 
 def _warn_of_few(run: Run, groups: Sequence[Group]) -> None:
@@ -292,7 +331,7 @@ def why_left_out(coupling: Coupling, group: Group, options: Options | None = Non
         return "left out by --exclude"
     if options and options.include and not any(fnmatch(name, p) for p in options.include for name in makers):
         return "left out by --include"
-    return "" if selection.readers(coupling, group) else _unfit(coupling, group)
+    return "" if factorize.measured(coupling, group) else _unfit(coupling, group)
 
 
 def _unfit(coupling: Coupling, group: Group) -> str:
@@ -330,7 +369,7 @@ def cost_of(run: Run, ranked: Ranked, kind: str) -> Bilinear:
 
 def reconstruct(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> tuple[dict[str, Weights], dict[str, float]]:
     """New weights of the layers that need them, and their errors on samples that weren't fitted."""
-    mode = run.mode
+    mode, turned = run.mode, ranked.turned(run.coupling, keep)
     with run.timed("reconstruct") as progress:
         if mode == "ls":
             loops = refit_loops(
@@ -338,10 +377,11 @@ def reconstruct(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> tuple[dic
             )
             refits = front_to_back(
                 run.coupling, keep, _both(run), run.samples.count, run.options.runtime, loops=loops,
+                turned={i: (one.before, one.after) for i, one in turned.items()},
                 seed=run.options.seed, max_memory=run.options.max_memory, progress=progress,
             )  # fmt: skip
             return {k: r.weights for k, r in refits.items()}, {k: r.error for k, r in refits.items()}
-        return _one_by_one(run, ranked, keep, mode)
+        return _one_by_one(run, ranked, keep, mode, turned)
 
 
 def _both(run: Run) -> list[Iterable[Mapping[str, Array]]]:
@@ -350,11 +390,13 @@ def _both(run: Run) -> list[Iterable[Mapping[str, Array]]]:
 
 
 def _one_by_one(
-    run: Run, ranked: Ranked, keep: Mapping[str, Ints], mode: str
+    run: Run, ranked: Ranked, keep: Mapping[str, Ints], mode: str, turned: Mapping[int, factorize.Turned]
 ) -> tuple[dict[str, Weights], dict[str, float]]:
     mask = run.coupling.mask(keep)
     weights: dict[str, Weights] = {}
     errors: dict[str, float] = {}
+    for one in turned.values():
+        weights[one.after.key] = silent(run.coupling, mask, one.after, masked(one.after, mask.inputs(one.after)))
     if mode == "none":
         return weights, errors
     if mode == "unify":
@@ -363,12 +405,17 @@ def _one_by_one(
         flags = mask.inputs(linear)
         if flags.all() or linear.key not in ranked.moments:
             continue
-        fit, tune = ranked.moments[linear.key][0], ranked.moments[linear.key][-1]
+        parts = ranked.moments[linear.key]
+        if linear.index in turned:
+            linear, parts = turned[linear.index].after, [turned[linear.index].moments(m) for m in parts]
+        fit, tune = parts[0], parts[-1]
         if mode == "mean":
             weights[linear.key] = with_mean(linear, flags, fit.mean)
         else:
             found = refit(linear, flags, fit, tune if tune is not fit else None)
             weights[linear.key], errors[linear.key] = found.weights, found.error
+        if linear.index in turned:
+            weights[linear.key] = silent(run.coupling, mask, linear, weights[linear.key])
     return weights, errors
 
 

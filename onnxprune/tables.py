@@ -49,7 +49,7 @@ def widths(groups: Iterable[GroupReport]) -> Table:
     table = _table("group", "channels", "kept", "error", "")
     for g in groups:
         error = DASH if g.error is None else f"{g.error:.3g}"
-        table.add_row(short(g.name), str(g.channels), str(g.kept), error, _stream(g))
+        table.add_row(short(g.name), str(g.channels), str(g.kept), error, _kind(g))
     return table
 
 
@@ -61,7 +61,7 @@ def structure(found: Inspection, width: int = NAME) -> Table:
         makers = "itself" if g.layers == [g.name] else _names(g.layers, width)
         share = [f"{100 * part / max(total, 1):.1f} %" for part, total in _shares(g, found.size)]
         cells = (short(g.name, width), str(g.channels), makers, _names(g.readers, width))
-        table.add_row(*cells, *share, _stream(g))
+        table.add_row(*cells, *share, _kind(g))
     return table
 
 
@@ -150,5 +150,5 @@ def _shares(group: GroupReport, size: Size) -> tuple[tuple[int, int], tuple[int,
     return (group.macs, size.macs), (group.params, size.params)
 
 
-def _stream(group: GroupReport) -> str:
-    return "stream" if group.stream else ""
+def _kind(group: GroupReport) -> str:
+    return "stream" if group.stream else "dims" if group.dims else ""

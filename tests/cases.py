@@ -1018,6 +1018,91 @@ case("attention_of_channels", "float[N,4,6] x", "float[N,4,3] y", """
 """, w=(6, 18), heads=[0, 4, 3, 3, 2], zero=np.asarray(0), one=np.asarray(1), two=np.asarray(2), join=[0, 4, 6],
     wo=(6, 3))  # fmt: skip
 
+case("attention_scaled_by_a_size", "float[N,4,6] x", "float[N,4,3] y", """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    v0 = MatMul(x, wv)
+    q1 = Reshape(q0, heads)
+    k1 = Reshape(k0, heads)
+    v1 = Reshape(v0, heads)
+    q2 = Transpose<perm=[0,2,1,3]>(q1)
+    k = Transpose<perm=[0,2,3,1]>(k1)
+    v = Transpose<perm=[0,2,1,3]>(v1)
+    size = Shape(q2)
+    dims = Gather(size, last)
+    d = Cast<to=1>(dims)
+    root = Sqrt(d)
+    q = Div(q2, root)
+    l = MatMul(q, k)
+    p = Softmax<axis=-1>(l)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    o = Reshape(o1, join)
+    y = MatMul(o, wo)
+""", wq=(6, 8), wk=(6, 8), wv=(6, 8), heads=[0, 4, 2, 4], last=np.asarray(-1), join=[0, 4, 8], wo=(8, 3))  # fmt: skip
+
+case("attention_of_shared_keys", "float[N,4,6] x", "float[N,4,3] y", """
+    q0 = MatMul(x, wq)
+    k_ = MatMul(x, wk)
+    k0 = Add(k_, bk)
+    v_ = MatMul(x, wv)
+    v0 = Add(bv, v_)
+    q1 = Reshape(q0, heads)
+    k1 = Reshape(k0, one)
+    v1 = Reshape(v0, one)
+    q = Transpose<perm=[0,2,1,3]>(q1)
+    k = Transpose<perm=[0,2,3,1]>(k1)
+    v = Transpose<perm=[0,2,1,3]>(v1)
+    l = MatMul(q, k)
+    p = Softmax<axis=-1>(l)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    o = Reshape(o1, join)
+    y = MatMul(o, wo)
+""", wq=(6, 9), wk=(6, 3), bk=(3,), wv=(6, 3), bv=(3,), heads=[0, 4, 3, 3], one=[0, 4, 1, 3], join=[0, 4, 9],
+    wo=(9, 3))  # fmt: skip
+
+case("attention_with_a_key_of_its_own", "float[1,4,6] x", "float[1,4,3] y", """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    ke = Concat<axis=1>(k0, token)
+    v0 = MatMul(x, wv)
+    ve = Concat<axis=1>(v0, nothing)
+    q1 = Reshape(q0, queries)
+    k1 = Reshape(ke, keys)
+    v1 = Reshape(ve, keys)
+    q = Transpose<perm=[0,2,1,3]>(q1)
+    k = Transpose<perm=[0,2,3,1]>(k1)
+    v = Transpose<perm=[0,2,1,3]>(v1)
+    l = MatMul(q, k)
+    p = Softmax<axis=-1>(l)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    o = Reshape(o1, join)
+    y = MatMul(o, wo)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 6), token=(1, 1, 6), nothing=(1, 1, 6), queries=[0, 4, 2, 3], keys=[0, 5, 2, 3],
+    join=[0, 4, 6], wo=(6, 3))  # fmt: skip
+
+case("attention_of_what_was_rectified", "float[N,4,6] x", "float[N,4,3] y", """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    v0 = MatMul(x, wv)
+    q1 = Reshape(q0, heads)
+    k1 = Reshape(k0, heads)
+    v1 = Reshape(v0, heads)
+    q = Transpose<perm=[0,2,1,3]>(q1)
+    k = Transpose<perm=[0,2,3,1]>(k1)
+    v2 = Transpose<perm=[0,2,1,3]>(v1)
+    v = Relu(v2)
+    l = MatMul(q, k)
+    p = Softmax<axis=-1>(l)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    o2 = Reshape(o1, join)
+    o = Add(o2, shift)
+    y = MatMul(o, wo)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 2, 3], shift=(6,), join=[0, 4, 6], wo=(6, 3))  # fmt: skip
+
 case("attention_that_is_an_output", "float[N,4,6] x", "float[N,4,3] y, float[N,3,4,4] p", """
     q0 = MatMul(x, wq)
     k0 = MatMul(x, wk)

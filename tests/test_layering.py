@@ -18,6 +18,7 @@ ORDER = [
     "ids",
     "ops",
     "coupling",
+    "heads",
     "allocation",
     "cost",
     "elimination",
@@ -40,7 +41,7 @@ ORDER += [
     "evaluation",
     "data",
 ]
-ORDER += ["selection", "steps", "search", "pipeline", "options", "tables", "cli"]
+ORDER += ["selection", "factorize", "steps", "search", "pipeline", "options", "tables", "cli"]
 ALONE = {"onnxruntime": "runtime", "onnx_graphsurgeon": "graph", "torch": None, "tensorflow": None}
 FILES = [p for p in sorted(ROOT.rglob("*.py")) if p.name not in ("__init__.py", "__main__.py") or p.parent != ROOT]
 

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from onnxprune.contrib import DOMAIN
 from onnxprune.graph import Graph, Shape
 from onnxprune.ids import Ids
 from onnxprune.ops.linear import Float, per_channel
-from onnxprune.ops.registry import Visit, rule
+from onnxprune.ops.registry import Cut, Visit, always, rule
 
+FLOATS = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE}
 Affine = tuple[Float, Float] | None
 
 UNARY = [
@@ -63,20 +64,40 @@ UNARY = [
 ]
 
 
-@rule(*UNARY)
+def keeps_sums(v: Visit) -> bool:
+    """Whether the function of a sum is the sum of its values."""
+    return v.node.op_type in ("Identity", "Neg")
+
+
+@rule(*UNARY, commutes=keeps_sums)
 @rule("Gelu", "QuickGelu", "FastGelu", domain=DOMAIN)
 def unary(v: Visit) -> None:
     """The ids of the input."""
     v.set(v.ids(0))
 
 
-@rule("Cast", "CastLike")
+def shrink_cast(cut: Cut) -> None:
+    """A number of channels that is calculated with, as in the scale of attention, stays what it was."""
+    name = cut.node.input[0]
+    if cut.restated(name) and cut.view.fixed(0):
+        cut.node.input[0] = cut.constant(cut.graph.probes[0].values[name], f"{name}_before")
+
+
+def keeps_floats(v: Visit) -> bool:
+    """Whether both sides are of a floating-point type."""
+    return all(v.graph.types.get(name) in FLOATS for name in (v.name(0), v.node.output[0]))
+
+
+@rule("Cast", "CastLike", shrink=shrink_cast, commutes=keeps_floats)
 def cast(v: Visit) -> None:
-    """The ids of the input; a size that becomes a number to calculate with may not change."""
-    if v.name(0) in v.notes.ids and v.probe.values.get(v.name(0)) is not None and _becomes_float(v):
-        v.freeze(v.ids(0), "calculates with the number of channels")
+    """The ids of the input; a size that becomes a number to calculate with stays what it was, so it must be known."""
+    ids = v.ids(0)
     v.accept(1)  # CastLike takes the type alone
-    v.set(v.ids(0))
+    if v.name(0) in v.notes.ids and v.probe.values.get(v.name(0)) is not None and _becomes_float(v):
+        if not v.fixed(0):
+            v.freeze(ids, "calculates with the number of channels")
+        ids = np.zeros((1,) * ids.ndim, np.int64)
+    v.set(ids)
 
 
 def _becomes_float(v: Visit) -> bool:
@@ -84,7 +105,7 @@ def _becomes_float(v: Visit) -> bool:
     return value is None or value.dtype.kind == "f"
 
 
-@rule("Dropout")
+@rule("Dropout", commutes=always)
 def dropout(v: Visit) -> None:
     """Does nothing at inference; its mask is like its input."""
     for k in range(len(v.node.output)):
@@ -163,10 +184,21 @@ def _operand(
     return None if value is None else form(value, i == 0)
 
 
+def scales(v: Visit) -> bool:
+    """Whether one operand is the same for all channels of the other, and doesn't stand under it."""
+    rank = len(v.out_shape())
+    whole = [i for i in (0, 1) if not v.static(i) and any(n > 1 for n in v.ids(i).shape)]
+    if len(whole) != 1 or (whole[0] == 1 and v.node.op_type == "Div"):
+        return False
+    varies = [a for a, n in enumerate(_aligned(v.ids(whole[0]).shape, rank)) if n > 1]
+    other = _aligned(v.shape(1 - whole[0]), rank)
+    return all(other[a] == 1 for a in varies)
+
+
 @rule("Sum", "Max", "Min", "Mean", "Pow", "Mod", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 @rule("And", "Or", "Xor", "Where", "PRelu", "BitwiseAnd", "BitwiseOr", "BitwiseXor")
-@rule("Mul", affine=mul_affine)
-@rule("Div", affine=div_affine)
+@rule("Mul", affine=mul_affine, commutes=scales)
+@rule("Div", affine=div_affine, commutes=scales)
 def elementwise(v: Visit) -> None:
     """Channels at equal places of all operands are tied."""
     v.set(combine(v))

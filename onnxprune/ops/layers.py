@@ -14,7 +14,7 @@ from onnxprune.ops.attention import multiply
 from onnxprune.ops.elementwise import combine
 from onnxprune.ops.linear import Float, Linear, by_columns, by_rows, by_taps, floating, per_channel
 from onnxprune.ops.reductions import mix
-from onnxprune.ops.registry import Cut, View, Visit, rule
+from onnxprune.ops.registry import Cut, View, Visit, always, rule
 from onnxprune.ops.window import Window
 
 # ---------------------------------------------------------------------------------------------- convolutions
@@ -75,6 +75,11 @@ def shrink_conv(cut: Cut) -> None:
     cut.set_input(1, np.concatenate([block[rows][:, columns] for block, rows, columns in kept]), "cut")
 
 
+def in_one_group(v: Visit) -> bool:
+    """Whether every output channel reads all input channels."""
+    return bool(v.attr("group", 1) == 1)
+
+
 def weights_fixed(v: Visit, i: int = 1) -> bool:
     """Whether the weights, input i, are floating-point constants; if not, everything the node touches stays."""
     if not v.static(i):
@@ -86,7 +91,7 @@ def weights_fixed(v: Visit, i: int = 1) -> bool:
     return False
 
 
-@rule("Conv", "ConvTranspose", linear=conv_linear, shrink=shrink_conv)
+@rule("Conv", "ConvTranspose", linear=conv_linear, shrink=shrink_conv, commutes=in_one_group)
 def conv(v: Visit) -> None:
     """Contracts the channels of its input group by group, makes those of its output; depthwise filters pass through."""
     if not weights_fixed(v):
@@ -158,7 +163,7 @@ def gemm_linear(graph: Graph, index: int) -> Linear | None:
                   axis=axis, out_axis=weight, weight_at=weight, tensors=tensors)  # fmt: skip
 
 
-@rule("Gemm", linear=gemm_linear)
+@rule("Gemm", linear=gemm_linear, commutes=always)
 def gemm(v: Visit) -> None:
     """Contracts an axis of its input, makes the last axis of its output; the first where the matrix is on the left."""
     if not (v.static(0) or v.static(1) or v.has(2)):
@@ -204,7 +209,7 @@ def matmul_linear(graph: Graph, index: int) -> Linear | None:
                   axis=axis, out_axis=axis, weight_at=weight, bias_at=0, tensors=tensors)  # fmt: skip
 
 
-@rule("MatMul", linear=matmul_linear)
+@rule("MatMul", linear=matmul_linear, commutes=always)
 def matmul(v: Visit) -> None:
     """By a constant matrix on the right: contracts the last axis, makes a new one; on the left: the last but one.
 

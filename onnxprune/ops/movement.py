@@ -8,12 +8,12 @@ import numpy as np
 
 from onnxprune.graph import key
 from onnxprune.ids import Ids, reshape, widen
-from onnxprune.ops.registry import Cut, View, Visit, rule
+from onnxprune.ops.registry import Cut, View, Visit, always, rule
 
 STAYS = "moves them in a way that can't be written for fewer channels"
 
 
-@rule("Transpose")
+@rule("Transpose", commutes=always)
 def transpose(v: Visit) -> None:
     """Permutes the axes."""
     v.set(v.ids(0).transpose(v.attr("perm", range(v.ids(0).ndim)[::-1])))
@@ -47,7 +47,7 @@ def shrink_reshape(cut: Cut) -> None:
     cut.drop_attr("allowzero")  # a 0 means "copied" again
 
 
-@rule("Reshape", shrink=shrink_reshape)
+@rule("Reshape", shrink=shrink_reshape, commutes=always)
 def rereshape(v: Visit) -> None:
     """New lengths, same order. Channels stay where the new shape couldn't be written down."""
     if v.static(0):  # a constant that takes its shape from sizes: those stay
@@ -59,7 +59,7 @@ def rereshape(v: Visit) -> None:
     v.set(reshape(v.ids(0), v.shape(0), v.out_shape()))
 
 
-@rule("Flatten", "Squeeze", "Unsqueeze")
+@rule("Flatten", "Squeeze", "Unsqueeze", commutes=always)
 def flatten(v: Visit) -> None:
     """Merges, drops or adds axes; nothing in it names a number of channels."""
     v.set(reshape(v.ids(0), v.shape(0), v.out_shape()))
@@ -91,7 +91,7 @@ def shrink_expand(cut: Cut) -> None:
     cut.set_input(1, np.asarray(stated, np.int64), "kept")
 
 
-@rule("Expand", shrink=shrink_expand)
+@rule("Expand", shrink=shrink_expand, commutes=always)
 def expand(v: Visit) -> None:
     """Repeats along axes of length 1, which is fine as long as no channel axis is made."""
     rank, stated = len(v.out_shape()), v.shape(1)[0]
@@ -109,7 +109,7 @@ def run_time(v: Visit, ids: Ids, *inputs: int) -> None:
         v.freeze(one, "brings them to a size that is known only at run time")
 
 
-@rule("Tile")
+@rule("Tile", commutes=always)
 def tile(v: Visit) -> None:
     """Repeats whole values; channels stay where their own axis is repeated."""
     ids, repeats = v.ids(0), v.value(1)
@@ -138,7 +138,7 @@ def space_to_depth(v: Visit) -> None:
 # ---------------------------------------------------------------------------------------------- joining, cutting
 
 
-@rule("Concat")
+@rule("Concat", commutes=always)
 def concat(v: Visit) -> None:
     """Puts values side by side."""
     axis = v.attr("axis", 1) % len(v.out_shape())
@@ -176,7 +176,7 @@ def shrink_split(cut: Cut) -> None:
         cut.set_input(1, sizes, "sizes")
 
 
-@rule("Split", shrink=shrink_split)
+@rule("Split", shrink=shrink_split, commutes=always)
 def split(v: Visit) -> None:
     """Cuts one axis into parts."""
     axis = v.attr("axis", 0) % len(v.shape(0))
@@ -227,7 +227,7 @@ def shrink_slice(cut: Cut) -> None:
         cut.set_input(2, np.asarray(ends, np.int64), "ends")
 
 
-@rule("Slice", shrink=shrink_slice)
+@rule("Slice", shrink=shrink_slice, commutes=always)
 def cut_out(v: Visit) -> None:
     """Takes a part; a channel axis only in steps of one and at known places."""
     ids, terms = v.ids(0), slice_terms(v)
@@ -255,7 +255,7 @@ def shrink_gather(cut: Cut) -> None:
     cut.set_input(1, (np.cumsum(mask) - 1)[indices[mask[indices]]], "kept")
 
 
-@rule("Gather", shrink=shrink_gather)
+@rule("Gather", shrink=shrink_gather, commutes=always)
 def gather(v: Visit) -> None:
     """Picks places of one axis: of a channel axis only by a constant list."""
     if v.static(0):
@@ -269,7 +269,9 @@ def gather(v: Visit) -> None:
         v.set(picked) if counted else v.set_part(picked, ids)
         return
     if ids.shape[axis] > 1:
-        ids = v.gather(ids, {axis}, "picks single channels")
+        whole = v.gather(ids, {axis}, "picks single channels")
+        known = v.static(1) and v.graph.array(v.name(1)).size == 1 and whole.any()
+        ids = ids.take(v.graph.array(v.name(1)).ravel(), axis) if known else whole  # one of those that go together
     v.set(ids.reshape(ids.shape[:axis] + (1,) * inner + ids.shape[axis + 1 :]))
 
 
@@ -376,7 +378,7 @@ def resize(v: Visit) -> None:
 # ---------------------------------------------------------------------------------------------- sizes
 
 
-@rule("Shape")
+@rule("Shape", commutes=always)
 def shape_of(v: Visit) -> None:
     """Each length along which channels vary is an id of its own: calculating with it freezes those channels."""
     ids = v.ids(0)

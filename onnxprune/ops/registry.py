@@ -30,20 +30,40 @@ class Parameter:
     user: int | None = None
 
 
+@dataclass(frozen=True)
+class Product:
+    """A product of two activations whose channels are the dims of its heads; ids [heads, D] as they come in.
+
+    Dims of `left` are multiplied by those of `right` and summed up; without `right` they pass through.
+    """
+
+    index: int
+    left: Ids
+    right: Ids | None = None
+
+
 @dataclass
 class Notes:
-    """What the walk writes down beside the ledger: ids of every value, parameters and the readers' input channels."""
+    """What the walk writes down beside the ledger: ids of every value, parameters and the readers' input channels.
+
+    `by_rank` names the products of activations whose channels are to be the dims of heads, not the heads.
+    """
+
+    by_rank: frozenset[int] = frozenset()
 
     ids: dict[str, Ids] = field(default_factory=dict)
     parameters: dict[Parameter, Ids] = field(default_factory=dict)
     uses: dict[tuple[int, int], dict[int, Ids]] = field(default_factory=dict)  # (node, input) -> axis -> ids
     readers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it contracts
-    places: dict[int, tuple[int, int]] = field(default_factory=dict)  # node index -> input and axis of those channels
+    places: dict[int, int] = field(default_factory=dict)  # node index -> the input that has those channels
     writers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it makes
     sums: list[tuple[Ids, Ids]] = field(default_factory=list)  # ids of the two activations that are added
     feedback: dict[int, dict[int, tuple[int, Ids]]] = field(default_factory=dict)  # node index -> input -> (axis, ids)
     refused: dict[int, str] = field(default_factory=dict)  # node index -> why no channels pass through it
     parts: list[Ids] = field(default_factory=list)  # ids of a part that is cut out of a value: one of them must stay
+    heads: set[int] = field(default_factory=set)  # node indices of products of activations
+    products: list[Product] = field(default_factory=list)  # those of `by_rank`
+    bends: list[tuple[int, Ids]] = field(default_factory=list)  # (node index, ids) that are treated one by one there
 
 
 class View:
@@ -129,7 +149,7 @@ class Visit(View):
     def contracted(self, i: int, axis: int) -> Ids:
         """Ids of input i along an axis over which the node sums: it is noted as a reader of these channels."""
         ids = self.notes.readers[self.index] = self.channels(i, axis)
-        self.notes.places[self.index] = i, axis
+        self.notes.places[self.index] = i
         return ids
 
     def vector(self, ids: Ids, shape: Shape, axis: int) -> Ids:
@@ -187,6 +207,11 @@ class Visit(View):
     def freeze(self, ids: Ids, why: str) -> None:
         """Channels that must stay; `why` completes the sentence "Conv 'x' ..."."""
         self.ledger.freeze(ids, f"{self} {why}")
+
+    @property
+    def by_rank(self) -> bool:
+        """Whether the channels of this product of activations are to be the dims of its heads."""
+        return self.index in self.notes.by_rank
 
     def freeze_all(self, why: str) -> None:
         """All channels that reach this node stay, and its outputs carry none."""
@@ -246,6 +271,16 @@ class Cut:
         self.node.input[i] = self.constant(value, f"{self.node.input[i] or key(self.node)}_{hint}")
 
 
+def never(v: Visit) -> bool:
+    """No."""
+    return False
+
+
+def always(v: Visit) -> bool:
+    """Yes."""
+    return True
+
+
 @dataclass(frozen=True)
 class Rule:
     """All that is known of one operator."""
@@ -255,6 +290,7 @@ class Rule:
     linear: Callable[..., Any] | None = None  # (Graph, node index) -> linear.Linear or None
     loop: Callable[..., Any] | None = None  # the same for how the node reads its own channels, a step later
     affine: Callable[..., Any] | None = None  # (Graph, node, input position) -> (scale, shift) or None
+    commutes: Callable[[Visit], bool] = never  # whether channels may be mixed by a matrix before it as well as behind
 
 
 RULES: dict[tuple[str, str], Rule] = {}
