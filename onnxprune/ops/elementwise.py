@@ -101,8 +101,8 @@ def cast(v: Visit) -> None:
 
 
 def _becomes_float(v: Visit) -> bool:
-    value = v.probe.values.get(v.node.output[0])
-    return value is None or value.dtype.kind == "f"
+    name = v.node.output[0]
+    return v.probe.values.get(name) is None or v.graph.types.get(name) in FLOATS
 
 
 @rule("Dropout", commutes=always)
