@@ -124,6 +124,10 @@ class Ledger:
         if axis is not None:
             self.rows[dimension] = np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)
 
+    def sizes(self, ids: Ids) -> bool:
+        """Whether these are ids of numbers of channels, not of channels."""
+        return bool(np.isin(ids[ids != 0], [dimension for dimension, _ in self.dimensions]).all())
+
     def counts(self, dimension: int, ids: Ids) -> bool:
         """Whether `dimension` stands for the number of exactly these channels.
 

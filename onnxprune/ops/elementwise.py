@@ -102,7 +102,8 @@ def cast(v: Visit) -> None:
 
 def _becomes_float(v: Visit) -> bool:
     name = v.node.output[0]
-    return v.probe.values.get(name) is None or v.graph.types.get(name) in FLOATS
+    to_float = v.probe.values.get(name) is None or v.graph.types.get(name) in FLOATS
+    return to_float and v.graph.types.get(v.name(0)) not in FLOATS
 
 
 @rule("Dropout", commutes=always)
@@ -195,13 +196,33 @@ def scales(v: Visit) -> bool:
     return all(other[a] == 1 for a in varies)
 
 
-@rule("Sum", "Max", "Min", "Mean", "Pow", "Mod", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
-@rule("And", "Or", "Xor", "Where", "PRelu", "BitwiseAnd", "BitwiseOr", "BitwiseXor")
+@rule("Sum", "Max", "Min", "Mean", "Pow", "Mod", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+@rule("And", "Or", "Xor", "PRelu", "BitwiseAnd", "BitwiseOr", "BitwiseXor")
 @rule("Mul", affine=mul_affine, commutes=scales)
 @rule("Div", affine=div_affine, commutes=scales)
 def elementwise(v: Visit) -> None:
     """Channels at equal places of all operands are tied."""
     v.set(combine(v))
+
+
+@rule("Equal")
+def equal(v: Visit) -> None:
+    """As `elementwise`; that a size doesn't equal a number below 1 holds for any number of channels."""
+    operands = [(v.ids(i), v.probe.values.get(v.name(i))) for i in (0, 1)]
+    for (ids, size), (other, number) in (operands, operands[::-1]):
+        if size is not None and number is not None and not other.any() and (ids > 0).any() and (number < 1).all():
+            v.set(np.zeros((1,) * len(v.out_shape()), np.int64))
+            return
+    v.set(combine(v))
+
+
+@rule("Where")
+def where(v: Visit) -> None:
+    """As `elementwise`, but of sizes a condition that is known says from which operand each comes."""
+    if v.node.output[0] in v.probe.values and v.fixed(0) and not v.ids(0).any():
+        v.set(np.where(v.value(0), v.ids(1), v.ids(2)))  # type: ignore[arg-type]
+    else:
+        v.set(combine(v))
 
 
 @rule("Add", affine=add_affine)
@@ -227,7 +248,7 @@ def combine(v: Visit) -> Ids:
     lengths = {i: _aligned(v.shape(i), len(shape)) for i in operands}
     ids = {i: v.ids(i).reshape(_aligned(v.ids(i).shape, len(shape))) for i in active}
     varies = [a for a, n in enumerate(shape) if n > 1 and _channels_vary(a, n, ids, lengths)]
-    inner = _within_heads(varies, ids, lengths)
+    inner = _within_heads(v, varies, ids, lengths)
     ids = {i: v.unite(one, inner) for i, one in ids.items()}
     varies = [a for a in varies if a not in inner]
     whole = {}
@@ -257,13 +278,16 @@ def _channels_vary(axis: int, n: int, ids: dict[int, Ids], lengths: dict[int, Sh
     return any(one.shape[axis] > 1 for one in ids.values()) or all(lengths[i][axis] != n for i in ids)
 
 
-def _within_heads(varies: list[int], ids: dict[int, Ids], lengths: dict[int, Shape]) -> list[int]:
-    """The inner ones of several axes along which channels vary, if an operand has elements there that have no ids."""
+def _within_heads(v: Visit, varies: list[int], ids: dict[int, Ids], lengths: dict[int, Shape]) -> list[int]:
+    """The inner ones of several axes along which channels vary, if an operand has elements there that no layer makes.
+
+    Such are constants and what is computed from them alone, as the angles of rotary embeddings.
+    """
     if len(varies) < 2:
         return []
     heads, *inner = varies
     for i, length in lengths.items():
-        plain = i not in ids or (length[heads] == 1 and all(n == 1 for n in ids[i].shape))
+        plain = i not in ids or (length[heads] == 1 and not v.notes.made(ids[i]))
         if plain and any(length[axis] > 1 for axis in inner):
             return inner
     return []

@@ -380,8 +380,13 @@ def resize(v: Visit) -> None:
 
 @rule("Shape", commutes=always)
 def shape_of(v: Visit) -> None:
-    """Each length along which channels vary is an id of its own: calculating with it freezes those channels."""
+    """Each length along which channels vary is an id of its own: calculating with it freezes those channels.
+
+    A list of sizes is as long as ever, whatever the sizes are.
+    """
     ids = v.ids(0)
+    if v.ledger.sizes(ids):
+        ids = np.zeros((1,) * ids.ndim, np.int64)
     lengths = np.zeros(ids.ndim, np.int64)
     for axis, n in enumerate(ids.shape):
         if n > 1:

@@ -65,6 +65,10 @@ class Notes:
     products: list[Product] = field(default_factory=list)  # those of `by_rank`
     bends: list[tuple[int, Ids]] = field(default_factory=list)  # (node index, ids) that are treated one by one there
 
+    def made(self, ids: Ids) -> bool:
+        """Whether a layer makes any of these channels."""
+        return any(np.isin(ids, written).any() for written in self.writers.values())
+
 
 class View:
     """One node, its attributes, and what one probe knows of its inputs and outputs."""
