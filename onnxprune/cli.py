@@ -182,8 +182,8 @@ def main() -> None:
 def prune(source: Path, out: Path | None, **given: Any) -> None:
     """Prune IN and write the result to OUT, which has the same inputs and outputs."""
     plan = _prepared(source, out, given)
-    named = ("method", "allocate", "reconstruct", "granularity", "attention", "include", "exclude")
-    choices = {name: given[name] for name in named}
+    named = ("method", "allocate", "reconstruct", "granularity", "attention", "refine", "iterations", "retrain")
+    choices = {name: given[name] for name in (*named, "include", "exclude")}
     limits = {name: given[name] for name in ("round_to", "min_channels", "batch", "max_memory", "seed")}
     failure = None
     with _working(bars=not given["quiet"]) as progress:
@@ -304,6 +304,8 @@ def _prepared(source: Path, out: Path | None, given: Mapping[str, Any]) -> Plan 
         raise UsageError("where to? Give OUT.onnx after IN.onnx, or --dry-run to write nothing.")
     if given["plan"] and given["target"]:
         raise UsageError("a plan already says what goes: leave out --target, or --plan.")
+    if given["save_plan"] and (given["iterations"] > 1 or given["retrain"]):
+        raise UsageError("a plan holds one step: leave out --save-plan, or --iterations and --retrain.")
     search.parse_targets(given["target"])
     _preprocessing(given)
     _check_source(source)

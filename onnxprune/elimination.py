@@ -166,7 +166,7 @@ class _Reader:
         lower, self.damping = _cholesky(self.correlation, damping)
         prior = correlation.prior(problem.weight)
         cross = self.correlation @ prior if problem.cross is None else correlation.covariance(problem.cross)
-        self.target = _narrow(cross + self.damping * prior)
+        self.target = narrow(cross + self.damping * prior)
         self.rows = np.arange(len(rows))
         self._restart(len(problem.rows), *_inverse(lower, self.target))
 
@@ -244,7 +244,7 @@ def square(matrix: Array, rows: Indices) -> Array:
     return matrix.take(rows, 0).take(rows, 1)
 
 
-def _narrow(target: Array) -> Array:
+def narrow(target: Array) -> Array:
     """The target or, if wider than high, a square one of the same target @ target.T: costs need no more."""
     rows, outputs = target.shape
     if outputs <= rows:

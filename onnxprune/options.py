@@ -23,7 +23,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 RECONSTRUCTIONS = ("auto", *MODES)
 SECTIONS = {
-    "How much, and how": ("target", "method", "allocate", "reconstruct", "granularity", "attention", "plan"),
+    "How much, and how": (
+        "target",
+        "method",
+        "allocate",
+        "reconstruct",
+        "granularity",
+        "attention",
+        "refine",
+        "iterations",
+        "retrain",
+        "plan",
+    ),
     "Which layers": ("include", "exclude", "round-to", "min-channels"),
     "Data": ("data", "calib", "samples", "eval", "input-shapes", "mean", "std", "layout", "resize", "mirror"),
     "Machine": ("provider", "threads", "custom-ops", "batch", "max-memory", "seed"),
@@ -195,6 +206,24 @@ PRUNE = _options(
         "coarser and much faster for wide layers; auto: tap, but channel for layers that are too wide for that.",
     ),
     HEADS,
+    click.option(
+        "--refine",
+        is_flag=True,
+        help="Swap channels that stay for ones that go while that lowers the least-squares error; takes longer.",
+    ),
+    click.option(
+        "--iterations",
+        metavar="N",
+        type=click.IntRange(1),
+        default=1,
+        help="Reach the cost in N steps, each from what the one before it left and repaired.",
+    ),
+    click.option(
+        "--retrain",
+        metavar="COMMAND",
+        help="Your own training, run after every step: a command with {in} and {out} in it, the .onnx files that it "
+        "reads and writes.",
+    ),
     click.option("--plan", metavar="FILE", type=PATH, help="Carry out a saved plan instead of choosing one."),
     click.option("--save-plan", metavar="FILE", type=PATH, help="Write the plan, to be carried out again with --plan."),
     click.option("--include", metavar="GLOB", multiple=True, help="Prune only layers with such names. Repeatable."),

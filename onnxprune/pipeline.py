@@ -28,6 +28,7 @@ from onnxprune.errors import BudgetError, DataError, UsageError
 from onnxprune.files import Model
 from onnxprune.graph import Graph
 from onnxprune.heads import ATTENTION, attend, restored
+from onnxprune.iteration import iterate
 from onnxprune.plan import Plan
 from onnxprune.report import Comparison, Inspection, Report, group_reports, left_alone
 from onnxprune.rewrite import rewrite
@@ -38,7 +39,10 @@ from onnxprune.steps import Options, Progress, prepare, why_left_out
 
 @dataclass(frozen=True)
 class Result:
-    """The pruned model, the report, and the plan that made it. `written` is the model as `save` writes it."""
+    """The pruned model, the report, and the plan that made it. `written` is the model as `save` writes it.
+
+    Of a run in several steps, or with training in between, the plan has the channels that are left, and no weights.
+    """
 
     written: Model
     report: Report
@@ -89,22 +93,33 @@ def prune(
     labelled = labelled_of(eval, graph, preprocessing) if eval is not None else None
     with threadpool_limits(1, user_api="blas"):
         search = Search(prepare(graph, found, chosen, labelled, progress, copies=2 if preprocessing.mirror else 1))
-        return _finish(search, given, *search.best())
+        if chosen.iterations > 1 or chosen.retrain is not None:
+            return _finish(search, given, *iterate(search, _verified))
+        best, failure = search.best()
+        return _finish(search, given, best, _verified(search, best), failure)
 
 
-def _finish(search: Search, given: Model, found: Candidate, failure: BudgetError | None) -> Result:
-    """Verify the surgery and report; raises BudgetError with the result when a target was missed."""
+def _verified(search: Search, found: Candidate) -> oracle.Verdict:
+    """Check the surgery; raises InternalError if it wasn't exact."""
     run = search.run
     few: list[int] = run.division.fit[:2].tolist()
     with run.timed("verify"):
         first = next(iter(run.samples.batches(few, 2)))
         verdict = oracle.check(run.coupling, found.plan, found.model, [first])
         oracle.demand(verdict)
+    return verdict
+
+
+def _finish(
+    search: Search, given: Model, found: Candidate, verdict: oracle.Verdict, failure: BudgetError | None
+) -> Result:
+    """Report; raises BudgetError with the result when a target was missed."""
+    run = search.run
     graph, after = run.coupling.graph, Graph.of(found.model, run.coupling.graph.dims)
     times: list[float | None] = [None, None]
     if run.options.measure_latency:
         with run.timed("latency"):
-            one = next(iter(run.samples.batches(few[:1], 1)))
+            one = next(iter(run.samples.batches(run.division.fit[:1].tolist(), 1)))
             times = [*evaluation.latencies([given, found.model], one, run.options.runtime)]
     before_size, after_size = evaluation.size(graph, None, times[0]), evaluation.size(after, None, times[1])
     ratios = {
@@ -133,7 +148,7 @@ def _finish(search: Search, given: Model, found: Candidate, failure: BudgetError
             lambda g: "" if g.name in found.plan.keep else why_left_out(run.coupling, g, run.options),
         ),
         seconds={k: round(v, 3) for k, v in run.seconds.items()},
-        warnings=list(run.warnings),
+        warnings=list(dict.fromkeys(run.warnings)),
     )
     _stamp(found.model.proto, report)
     result = Result(replace(found.model, path=given.path, data=given.data), report, found.plan)

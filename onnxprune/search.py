@@ -28,7 +28,7 @@ from onnxprune.graph import Array, Graph
 from onnxprune.plan import Plan, Weights
 from onnxprune.report import Fidelity, Target
 from onnxprune.rewrite import pruned
-from onnxprune.steps import Ranked, Run, allocate, cost_of, rank, reconstruct, what_stands_in_the_way
+from onnxprune.steps import Ranked, Run, allocate, cost_of, coupled, rank, reconstruct, refine, what_stands_in_the_way
 from onnxprune.walk import layers_in_order
 
 Ints = NDArray[np.int64]
@@ -80,13 +80,20 @@ class Search:
         found.run = replace(self.run, options=replace(self.run.options, **options))
         return found
 
+    def on(self, model: Model) -> Search:
+        """The same search on another model of the same inputs."""
+        graph = Graph.of(model, self.run.coupling.graph.dims)
+        return Search(replace(self.run, coupling=coupled(graph, self.run.options)))
+
     @cached_property
     def ranked(self) -> Ranked:
         """What widths are chosen by."""
         return rank(self.run)
 
     def candidate(self, keep: Mapping[str, Ints]) -> Candidate:
-        """Carry out a choice of channels."""
+        """Carry out a choice of channels, improved by swaps where that is asked for."""
+        if self.run.options.refine and keep:
+            keep = refine(self.run, self.ranked, keep)
         weights, errors = reconstruct(self.run, self.ranked, keep)
         return self.carried_out(Plan(dict(keep), weights, heads.names(self.run.coupling)), errors)
 
@@ -94,12 +101,15 @@ class Search:
         """The model that a plan makes, and how it answers."""
         with self.run.timed("rewrite"):
             model = pruned(self.run.coupling, plan)
+        return Candidate(plan, model, errors, *self.judged(model))
+
+    def judged(self, model: Model) -> tuple[Fidelity, float | None]:
+        """How well a model answers like the one that is pruned, and its accuracy where there are labels."""
         with self.run.timed("judge"):
             after = _answers(self.run, model)
             count = len(_judged(self.run)[1])
             fidelity = evaluation.fidelity(self.before, after, count, self.run.samples.origin)
-            accuracy = None if self.accuracy is None else _accuracy(self.run, model)
-        return Candidate(plan, model, errors, fidelity, accuracy)
+            return fidelity, None if self.accuracy is None else _accuracy(self.run, model)
 
     def loss(self, candidate: Candidate) -> float:
         """What `drop` counts."""

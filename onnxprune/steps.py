@@ -17,6 +17,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from onnxprune import calibration, evaluation, factorize, methods, oracle, selection
 from onnxprune.activity import Activity, collect_activity
@@ -42,6 +43,7 @@ from onnxprune.reconstruct import (
     taken_over,
     with_mean,
 )
+from onnxprune.refinement import swapped
 from onnxprune.report import Target
 from onnxprune.runtime import Runtime
 from onnxprune.statistics import Moments, collect
@@ -49,6 +51,7 @@ from onnxprune.takeover import NOBODY
 
 Ints = NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
+Retrain = str | Callable[[ModelProto], ModelProto]
 DEFAULT_STEP = 4  # onnxruntime's blocked convolutions want multiples of 4; other widths can be slower than before
 DEFAULT_DROP = 0.01
 SYNTHETIC_DROP = 0.001  # without real data nobody can tell what a loss means
@@ -64,6 +67,7 @@ class Options:
     allocate: str = "dp"
     reconstruct: str = "auto"
     granularity: str = "auto"
+    refine: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     round_to: int | None = None
@@ -74,6 +78,8 @@ class Options:
     runtime: Runtime = field(default_factory=Runtime)
     measure_latency: bool = True
     attention: str = "auto"
+    iterations: int = 1
+    retrain: Retrain | None = None  # a command with {in} and {out}, or a function of a ModelProto
     plan: Plan | None = None  # carried out as it is: nothing is chosen, and the options that choose don't matter
 
     def __post_init__(self) -> None:
@@ -90,6 +96,13 @@ class Options:
             raise UsageError(
                 "dims of heads have no stand-ins: with attention by rank reconstruct by ls, local or mean."
             )
+        if self.iterations < 1:
+            raise UsageError(f"{self.iterations} iterations can't be done: give at least 1.")
+        costs = self.targets and all(t.kind != "drop" for t in self.targets)
+        if self.iterations > 1 and (self.plan is not None or not costs):
+            raise UsageError("several iterations lead to a cost: give --target macs= or params=, no drop and no plan.")
+        if isinstance(self.retrain, str) and not ("{in}" in self.retrain and "{out}" in self.retrain):
+            raise UsageError("the retraining command must say {in} and {out}, the files it reads and writes.")
 
     @property
     def mode(self) -> str:
@@ -126,7 +139,8 @@ class Run:
         """Whether nothing is calibrated: there is no data, and neither criterion nor repair needs any."""
         own = self.method.takeover is not methods.emulated
         repaired = (self.mode == "none" or (self.mode == "unify" and own)) and not self.coupling.by_rank
-        return self.samples.origin == "synthetic" and self.method.needs == "weights" and repaired
+        alone = self.method.needs == "weights" and repaired and not self.options.refine
+        return self.samples.origin == "synthetic" and alone
 
     @cached_property
     def noise(self) -> Samples:
@@ -166,7 +180,7 @@ def prepare(
     else:
         judge = 0.2 if any(t.kind == "drop" for t in targets) else 0.1
     division = divide(found.count, options.seed, judge=judge, copies=copies)
-    run = Run(_coupled(graph, options), found, replace(options, targets=targets), labelled, division, progress)
+    run = Run(coupled(graph, options), found, replace(options, targets=targets), labelled, division, progress)
     if np.isin(division.judge, division.fit).any():
         run.warnings.append("too few samples to hold any back: the result is judged on samples that were fitted.")
     if found.origin == "synthetic" and run.blind:
@@ -178,7 +192,7 @@ def prepare(
     return run
 
 
-def _coupled(graph: Graph, options: Options) -> Coupling:
+def coupled(graph: Graph, options: Options) -> Coupling:
     """Coupled as the plan says; else by the option, of which auto turns heads where layers are refitted anyway."""
     if options.plan is not None:
         return restored(graph, options.plan.by_rank, options.granularity)
@@ -359,6 +373,27 @@ def allocate(run: Run, ranked: Ranked, kind: str, fraction: float, most: Sequenc
 def _narrowed(curve: Curve, most: int) -> Curve:
     """The part of a curve up to a width."""
     return Curve(curve.levels[curve.levels <= most], curve.errors[curve.levels <= most])
+
+
+def refine(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> dict[str, Ints]:
+    """The same numbers of channels after swaps that lower the least-squares error at the groups' readers."""
+    cut = [r.group for r in ranked.rankings if len(keep[r.group.name]) < r.group.channels]
+    groups = [group for group in cut if not group.heads]  # whose dims are ordered as they were turned
+    if not groups:
+        return dict(keep)
+    held = all(linear.key in ranked.moments for g in groups for linear in selection.readers(run.coupling, g))
+    portions = [groups] if held else list(_portions(run, groups))
+    better = dict(keep)
+    for portion in portions:
+        moments = ranked.moments if held else _moments(run, portion, len(portions))
+        with run.timed("refine") as progress:
+            for number, group in enumerate(portion):
+                evidence, _ = selection.gathered(run.coupling, group, moments, np.random.default_rng())
+                better[group.name] = swapped(
+                    evidence.problems, keep[group.name], damping=evidence.damping, cells=evidence.cells
+                )
+                progress(number + 1, len(portion))
+    return better
 
 
 def cost_of(run: Run, ranked: Ranked, kind: str) -> Bilinear:

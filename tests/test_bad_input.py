@@ -287,8 +287,6 @@ def test_usage(options: tuple[str, ...], says: str, out: Path) -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        ("--refine",),
-        ("--retrain", "train"),
         ("--recover", "distill"),
         ("--serialize", "auto"),
         ("--cache", "folder"),
@@ -299,6 +297,19 @@ def test_usage(options: tuple[str, ...], says: str, out: Path) -> None:
 )
 def test_options_that_are_not_there_yet_are_refused(option: tuple[str, ...], out: Path) -> None:
     fails(2, MLP, out, *option, says=option[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--retrain", "train"), "must say {in} and {out}"),
+        (("--iterations", "0"), "'--iterations'"),
+        (("--iterations", "2"), "give --target macs= or params="),
+        (("--iterations", "2", "--target", "macs=0.5", "--save-plan", "p.npz"), "a plan holds one step"),
+    ],
+)
+def test_steps_and_training_that_make_no_sense(options: tuple[str, ...], says: str, out: Path) -> None:
+    fails(2, MLP, out, *options, says=says)
 
 
 def test_arguments_that_are_missing(out: Path) -> None:

@@ -23,6 +23,7 @@ ORDER = [
     "cost",
     "elimination",
     "takeover",
+    "refinement",
     "plan",
     "report",
     "rewrite",
@@ -41,7 +42,7 @@ ORDER += [
     "evaluation",
     "data",
 ]
-ORDER += ["selection", "factorize", "steps", "search", "pipeline", "options", "tables", "cli"]
+ORDER += ["selection", "factorize", "steps", "search", "iteration", "pipeline", "options", "tables", "cli"]
 ALONE = {"onnxruntime": "runtime", "onnx_graphsurgeon": "graph", "torch": None, "tensorflow": None}
 FILES = [p for p in sorted(ROOT.rglob("*.py")) if p.name not in ("__init__.py", "__main__.py") or p.parent != ROOT]
 

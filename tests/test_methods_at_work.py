@@ -12,6 +12,7 @@ from onnxprune.data import samples_of
 from onnxprune.graph import Graph
 from onnxprune.methods import METHODS
 from onnxprune.reconstruct import MODES
+from onnxprune.refinement import _Reader
 from onnxprune.search import Search, parse_targets
 
 FAST = {"round_to": 1, "runtime": models.RUNTIME, "measure_latency": False, "allocate": "uniform"}
@@ -77,7 +78,7 @@ def test_scaled_copies_are_taken_over_without_loss(method, made, scaled):
     if method.startswith("nu"):
         keep = {r.group.name: r.kept(len(keep[r.group.name])) for r in found.ranked.rankings}
     feed = models.feeds(model, 30, 30, seed=5)[0]
-    before, after = models.values(model, feed)["y"], models.values(found.candidate(keep).model, feed)["y"]
+    before, after = models.values(model, feed)["y"], models.values(found.candidate(keep).model.proto, feed)["y"]
     np.testing.assert_allclose(after, before, atol=1e-4 * np.abs(before).max())
 
 
@@ -116,7 +117,7 @@ def test_batch_normalization_may_be_folded_or_not(method):
     for one in (model, folded):
         found = steps_of(one, method, reconstruct="none" if method == "apoz" else "auto")
         orders = [r.order.tolist() for r in found.ranked.rankings]
-        pruned = found.candidate(keep).model
+        pruned = found.candidate(keep).model.proto
         results.append((orders, models.values(pruned, feed)["y"]))
     assert results[0][0] == results[1][0]
     np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-3, atol=1e-4)
@@ -192,3 +193,38 @@ def test_apoz_removes_what_is_off_most_often():
     off = (value == 0).mean(0)
     order = found.ranked.rankings[0].order
     assert (np.diff(off[order]) <= 0).all()
+
+
+# ---- Swaps
+
+
+@pytest.mark.parametrize("name", ["mlp", "convs", "grouped", "dense"])
+@pytest.mark.parametrize("reconstruct", ["local", "ls"])
+def test_refined_choices_have_the_same_widths_and_fit_better(name, reconstruct):
+    """Whether moments are held (local) or collected once more (ls), the predicted error at the readers falls."""
+    found = steps_of(models.ALL[name](), "l1", reconstruct=reconstruct, refine=True)
+    half = {r.group.name: r.kept(int(r.levels[len(r.levels) // 2])) for r in found.ranked.rankings}
+    keep = steps.refine(found.run, found.ranked, half)
+    assert {n: len(k) for n, k in keep.items()} == {n: len(k) for n, k in half.items()}
+    moments = found.other(reconstruct="local").ranked.moments
+    errors = []
+    for one in (half, keep):
+        total = 0.0
+        for r in found.ranked.rankings:
+            evidence, _ = steps.selection.gathered(found.run.coupling, r.group, moments, np.random.default_rng(0))
+            total += sum(
+                _Reader(p, one[r.group.name], evidence.damping).error(one[r.group.name]) for p in evidence.problems
+            )
+        errors.append(total)
+    assert errors[1] < errors[0]
+    assert (
+        np.concatenate(list(found.candidate(half).plan.keep.values())).tolist()
+        == np.concatenate(list(keep.values())).tolist()
+    )
+
+
+def test_a_refined_run_meets_its_target():
+    result = prune(models.convs(), "reap", refine=True)
+    assert result.report.targets[0].reached
+    assert result.report.surgery_check["ok"]
+    assert "refine" in result.report.seconds

@@ -93,20 +93,20 @@ class Measurement:
         self.shared = (time.perf_counter() - start) / self.plain
 
     def rows(self, specs: Iterable[str], target: float) -> Iterator[Row]:
-        """For every NAME or NAME:RECONSTRUCT: MACs kept, accuracy, agreement, squared relative error, plain passes."""
+        """For every NAME or NAME:RECONSTRUCT (+: refined): MACs kept, accuracy, agreement, zerr, plain passes."""
         keep = self.first.kept(allocate(self.first.run, self.first.ranked, "macs", target))
         for spec in specs:
             yield {"spec": spec, **self.row(spec, {name: len(kept) for name, kept in keep.items()})}
 
     def row(self, spec: str, widths: dict[str, int]) -> Row:
         """One method at given widths."""
-        method, _, mode = spec.partition(":")
+        method, _, mode = spec.removesuffix("+").partition(":")
         start = time.perf_counter()
         if method not in self.searches:
             self.searches[method] = self.first.other(method=method, reconstruct="local")
         search = self.searches[method]
         keep = {r.group.name: r.kept(widths[r.group.name]) for r in search.ranked.rankings}
-        search.run.options = replace(search.run.options, reconstruct=mode or "auto")
+        search.run.options = replace(search.run.options, reconstruct=mode or "auto", refine=spec.endswith("+"))
         found = search.candidate(keep)
         seconds = time.perf_counter() - start
         judged, graph, base = self.setting.judged, self.setting.graph, self.first.before[0]
@@ -130,7 +130,7 @@ class Measurement:
 @click.option("--samples", default=1500, show_default=True, help="calibration images per draw")
 @click.option("--draws", default=3, show_default=True)
 @click.option("--target", "targets", type=float, multiple=True, default=(0.5,))
-@click.option("--method", "methods", multiple=True, default=("reap",), help="NAME or NAME:RECONSTRUCT")
+@click.option("--method", "methods", multiple=True, default=("reap",), help="NAME or NAME:RECONSTRUCT, + to refine")
 @click.option("--allocate", default="dp", show_default=True)
 @click.option("--round-to", default=1, show_default=True)
 @click.option("--threads", default=0)
@@ -139,7 +139,7 @@ def main(
     model: Path, data: Path, draws: int, targets: tuple[float, ...], methods: tuple[str, ...], **options: Any
 ) -> None:
     """Print one row per target, method and draw, and the mean over draws."""
-    setting = Setting.load(model, data, method=methods[0].partition(":")[0], **options)
+    setting = Setting.load(model, data, method=methods[0].removesuffix("+").partition(":")[0], **options)
     collected: dict[tuple[float, str], list[list[float]]] = {}
     click.echo("draw target method              MACs   accuracy agreement  zerr    x plain pass")
     for draw in range(draws):
