@@ -12,6 +12,7 @@ from onnxprune import oracle
 from onnxprune.coupling import couple
 from onnxprune.errors import DataError
 from onnxprune.graph import Graph
+from onnxprune.heads import attend
 from onnxprune.plan import Plan, Weights
 from onnxprune.rewrite import rewrite
 from onnxprune.runtime import Runtime
@@ -29,11 +30,11 @@ def valid(model: onnx.ModelProto) -> bool:
     return True
 
 
-def surgery(case: Case, **options) -> None:
-    """Prune a case at random, and check all that must hold of the result."""
+def surgery(case: Case, heads: str = "heads", **options) -> None:
+    """Prune a case at random, attention by whole heads or by their dims, and check all that must hold of the result."""
     model = case.model()
     before = model.SerializeToString()
-    coupling = couple(Graph(model))
+    coupling = attend(Graph(model), heads)
     plan = random_plan(coupling, **options)
     pruned = rewrite(coupling, plan)
     assert model.SerializeToString() == before, "the model was changed"

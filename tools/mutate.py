@@ -35,7 +35,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 SOURCES = [p for p in sorted(ROOT.glob("onnxprune/ops/*.py")) if p.name != "linear.py"]  # which knows no ids
 SOURCES += [ROOT / "onnxprune/coupling.py", ROOT / "onnxprune/ids.py"]
-TESTS = ["ids", "coupling", "ops", "attention", "recurrent", "rewrite", "oracle", "graph", "selection", "properties"]
+TESTS = ["ids", "coupling", "heads", "ops", "attention", "recurrent", "rewrite", "oracle", "graph", "selection"]
+TESTS += ["factorize", "properties"]
 
 REMOVED = {"tie", "freeze", "freeze_all", "measured", "partition"}
 LISTS = {"ties", "freezes", "dimensions", "parts"}  # what is appended to these is a tie or a freeze, too
