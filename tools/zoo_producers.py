@@ -135,7 +135,7 @@ def with_skl2onnx(name: str, path: Path) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(200, 12)).astype("float32"), rng.integers(0, 4, 200)
     kind = networks.MLPRegressor if name == "MLPRegressor" else networks.MLPClassifier
-    model = kind((32, 16), max_iter=30)
+    model = kind(hidden_layer_sizes=(32, 16), max_iter=30)
     if name == "pipeline":
         scaler = importlib.import_module("sklearn.preprocessing").StandardScaler()
         reduction = importlib.import_module("sklearn.decomposition").PCA(8)
