@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -55,7 +56,7 @@ def test_a_third_goes_by_the_whole_tool(stage):
     record = zoo_checks.STAGES[stage](MODELS[0])
     assert record["failures"] == []
     assert record["target"] - 0.1 < record["kept"] <= record["target"] < 0.9
-    assert record["stages"]["total"] <= record["seconds"]
+    assert {"calibrate", "select", "rewrite", "verify"} <= set(record["stages"])
 
 
 @pytest.mark.parametrize("stage", ["basic", "extended"])
@@ -95,9 +96,12 @@ def test_caffe2_models_get_weights(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_results_survive_a_crash(tmp_path):
+def test_results_survive_a_crash(tmp_path, monkeypatch):
     assert "died" in zoo.apart(partial(os._exit, 3), 20)["error"]
+    monkeypatch.setattr(zoo, "PATIENCE", 1)
     assert "seconds" in zoo.apart(partial(time.sleep, 30), 1)["error"]
+    monkeypatch.setattr(zoo, "PATIENCE", 60)
+    assert "seconds" in zoo.apart(partial(all, itertools.count(1)), 1)["error"]
     assert zoo.apart(lambda: {"x": 1}, 20) == {"x": 1}
     for number in (1, 2):
         zoo.append(tmp_path / "r.jsonl", {"x": "a", "y": np.float32(number)})

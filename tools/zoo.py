@@ -18,6 +18,8 @@ from __future__ import annotations
 import importlib
 import json
 import multiprocessing
+import resource
+import signal
 import traceback
 from collections.abc import Callable
 from fnmatch import fnmatch
@@ -33,7 +35,15 @@ from zoo_table import document
 
 Record = dict[str, Any]
 
-TIMEOUT = {"surgery": 300, "magnitude": 90, "reap": 90, "basic": 120, "extended": 120, "slim": 120}  # seconds
+TIMEOUT = {
+    "surgery": 300,
+    "magnitude": 90,
+    "reap": 90,
+    "basic": 120,
+    "extended": 120,
+    "slim": 120,
+}  # seconds of processor time
+PATIENCE = 30  # times longer than that a process may take on a busy machine
 EXPORTERS = {name: module for module in (zoo_torch, zoo_producers) for name in module.exporters()}
 
 FOLDER = click.argument("folder", type=click.Path(path_type=Path))
@@ -114,11 +124,15 @@ def wrong(record: Record) -> str:
 
 
 def apart(work: Callable[[], Record], timeout: int) -> Record:
-    """What `work` returns, run in a process of its own; a record with an error if it fails or takes too long."""
+    """What `work` returns, run in a process of its own; a record with an error if it fails or takes too long.
+
+    timeout: seconds of processor time, so that what else a machine does decides nothing.
+    """
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
 
     def task() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (timeout, timeout + 60))
         try:
             theirs.send(work())
         except BaseException as error:
@@ -128,10 +142,13 @@ def apart(work: Callable[[], Record], timeout: int) -> Record:
     process = context.Process(target=task)
     process.start()
     theirs.close()
+    late = {"error": f"took more than {timeout} seconds"}
     try:
-        record: Record = ours.recv() if ours.poll(timeout) else {"error": f"took more than {timeout} seconds"}
+        record: Record = ours.recv() if ours.poll(PATIENCE * timeout) else late
     except EOFError:
-        record = {"error": "the process died"}
+        process.join()
+        spent = process.exitcode == -signal.SIGXCPU
+        record = late if spent else {"error": "the process died"}
     process.kill()
     process.join()
     return record

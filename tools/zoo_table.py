@@ -32,8 +32,8 @@ For `surgery` a random third of each group's channels goes. `magnitude` and `rea
 - share: of the parameters, those that go when every group goes; in brackets without the groups that `prune` keeps
   whole, as residual streams.
 - left alone: layers whose output channels all stay, by reason.
-- seconds: to find the groups, and for all of `magnitude` and `reap`; `>` where that is the limit at which it is
-  stopped, `–` where it wasn't run.
+- seconds: of processor time, to find the groups, and for all of `magnitude` and `reap`; `>` where that is the limit
+  at which it is stopped, `–` where it wasn't run.
 - surgery: the largest difference between the pruned model and its full-size twin, relative to the value's size.
 - forms: whether the groups are the same after onnxruntime's basic and extended optimizations (b, e) and onnxslim (s),
   and for dynamo as by TorchScript (t): `=`, groups lost and won (channels × number, /cells), `!` for a failure.

@@ -16,7 +16,7 @@ Record = dict[str, Any]
 
 OPSET = 17
 EMBEDDED = 450  # million parameters; a file holds 2 GB at most, so the weights of larger models lie beside it
-OLD = ("resnet18", "mobilenet_v2", "densenet121", "squeezenet1_1", "googlenet", "vgg11", "shufflenet_v2_x0_5")
+OLD = ("resnet18", "mobilenet_v2", "densenet121")
 VIDEO = {"r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t", "swin3d_s", "swin3d_b", "mvit_v1_b", "mvit_v2_s"}
 SIDES = {"inception_v3": 107, "maxvit_t": 224, "raft_small": 128, "raft_large": 128, "s3d": 224, "alexnet": 224}
 
