@@ -149,7 +149,8 @@ def used(graph: Any) -> int:
 
 def anonymous(reason: str) -> str:
     """A reason without names and numbers of channels, so that layers share it."""
-    return re.sub(r"\b(all|its|the) \d+ ", r"\1 ", re.sub(r"'[^']*'", "…", reason)).replace("… is", "it is")
+    text = re.sub(r" \(?'[^']*'\)?", "", re.sub(r"^'[^']*'", "it", reason))
+    return re.sub(r"\b(all|its|the) \d+ ", r"\1 ", text)
 
 
 def accepted(before: onnx.ModelProto, after: onnx.ModelProto) -> str:
@@ -202,16 +203,17 @@ def runs(
 
 
 def redeclared(before: onnx.ModelProto, after: onnx.ModelProto) -> str:
-    """Whether inputs or outputs have other names, types or dimensions; empty if not."""
-    initializers = {t.name for t in before.graph.initializer}
+    """Whether the inputs that must be given or the outputs have other names, types or dimensions; empty if not."""
     for side in ("input", "output"):
-        old, new = (
-            [v.SerializeToString() for v in getattr(m.graph, side) if v.name not in initializers]
-            for m in (before, after)
-        )
-        if old != new:
+        if declared(before, side) != declared(after, side):
             return f"the {side}s are declared otherwise"
     return ""
+
+
+def declared(model: onnx.ModelProto, side: str) -> list[bytes]:
+    """Inputs or outputs as they are declared; an input with a default is an initializer."""
+    defaults = {t.name for t in model.graph.initializer} if side == "input" else set()
+    return [v.SerializeToString() for v in getattr(model.graph, side) if v.name not in defaults]
 
 
 def resized(model: onnx.ModelProto, feed: Record, batch: int) -> Record:
