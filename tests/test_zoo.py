@@ -116,7 +116,7 @@ def test_runs_go_on_where_they_stopped(tmp_path):
     assert first.output.startswith("m.onnx surgery: pass")
     assert CliRunner().invoke(zoo.main, ["run", str(tmp_path)]).output == ""
     assert CliRunner().invoke(zoo.main, ["table", str(tmp_path), str(tmp_path / "t.md")]).exit_code == 0
-    assert "**1 pass, 0 fail**" in (tmp_path / "t.md").read_text("utf-8")
+    assert ": **1 pass, 0 fail**" in (tmp_path / "t.md").read_text("utf-8")
 
 
 def test_the_table_says_what_failed():
@@ -124,8 +124,16 @@ def test_the_table_says_what_failed():
         {"file": f"l.{n}.{e}.onnx", "name": f"l/{n}", "exporter": e} for n in "ab" for e in ("torchscript", "dynamo")
     ]
     built[3]["error"] = "no\nway /x/y/z"
-    right = {"nodes": 3, "share": 0.5, "narrowed": 0.4, "signature": {"8": 2}, "reasons": [["…", 7]], "failures": []}
-    right |= {"inspect": 0.1, "seconds": 0.2, "difference": 0.0, "stage": "surgery"}
+    right = {
+        "nodes": 3,
+        "groups": 2,
+        "share": 0.5,
+        "narrowed": 0.4,
+        "signature": {"8": 2},
+        "reasons": [["…", 7]],
+        "failures": [],
+    }
+    right |= {"inspect": 0.1, "seconds": 0.2, "difference": 0.0, "stage": "surgery", "commit": "c0de"}
     results = [
         {"file": "l.a.torchscript.onnx"} | right,
         {"file": "l.a.torchscript.onnx"} | right | {"stage": "slim", "signature": {"8": 1, "4": 1}},
@@ -134,7 +142,7 @@ def test_the_table_says_what_failed():
         {"file": "l.b.torchscript.onnx"} | right | {"failures": ["nothing goes"]},
     ]
     text = zoo_table.document(built, results, zoo.TIMEOUT | {"reap": 9})
-    assert "3 models pruned: **2 pass, 1 fail**" in text
+    assert "3 models pruned (3 at c0de): **2 pass, 1 fail**" in text
     assert "- l: 2 architectures tried, 2 exported, 1 pass." in text
     assert "| l/a | torchscript | 3 | 2 | 50% (40%) | 7 × … | 0.1 / – / > 9 | 0e+00 | s −8×1 +4×1 | pass |" in text
     assert "| l/a | dynamo | 3 | 2 | 50% (40%) | 7 × … | 0.1 / – / – | 0e+00 | t = | pass |" in text

@@ -20,10 +20,11 @@ import json
 import multiprocessing
 import resource
 import signal
+import subprocess
 import traceback
 from collections.abc import Callable
 from fnmatch import fnmatch
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def run(
             if old and (again == "no" or (again == "failed" and not wrong(old))):
                 continue
             record = apart(partial(STAGES[stage], folder / origin["file"]), TIMEOUT[stage])
-            append(folder / "results.jsonl", {"file": origin["file"], "stage": stage} | record)
+            append(folder / "results.jsonl", {"file": origin["file"], "stage": stage, "commit": commit()} | record)
             click.echo(f"{origin['file']} {stage}: {wrong(record)[:400] or 'pass'} {record.get('seconds', 0):.1f} s")
 
 
@@ -118,6 +119,13 @@ def chosen(name: str, patterns: tuple[str, ...]) -> bool:
 def wrong(record: Record) -> str:
     """What is wrong with a result; empty if nothing."""
     return str(record.get("error") or "; ".join(record.get("failures", [])))
+
+
+@cache
+def commit() -> str:
+    """What is tested, as git calls it."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 # ---------------------------------------------------------------------------------------------- processes, files

@@ -75,6 +75,7 @@ def surgery(path: Path) -> Record:
         "narrowed": removable(coupling, narrowed(coupling)),
         "kept": left / max(whole, 1),
         "layers": len(weighted(coupling)),
+        "groups": len(coupling.groups),
         "signature": signature(coupling),
         "reasons": Counter(map(anonymous, coupling.left_alone.values())).most_common(),
         "inspect": found,

@@ -68,7 +68,7 @@ def row(origin: Record, results: Results, timeout: Mapping[str, int]) -> str:
         cells += [""] * 6
     else:
         seconds = [f"{r['inspect']:.1f}", *(duration(mine.get(m), timeout[m]) for m in METHODS)]
-        cells += [str(r["nodes"]), str(sum(r["signature"].values())), f"{r['share']:.0%} ({r['narrowed']:.0%})"]
+        cells += [str(r["nodes"]), str(r["groups"]), f"{r['share']:.0%} ({r['narrowed']:.0%})"]
         cells += [why(r["reasons"]), " / ".join(seconds), f"{r['difference']:.0e}"]
     cells += [forms(origin, results), "pass" if passes(mine) else "FAIL"]
     return "| " + " | ".join(cells) + " |"
@@ -145,7 +145,9 @@ def summary(built: list[Record], results: Results, timeout: Mapping[str, int]) -
     """Counts and times."""
     there = [r for r in built if r["file"] in results]
     good = sum(passes(results[r["file"]]) for r in there)
-    lines = [f"{len(there)} models pruned: **{good} pass, {len(there) - good} fail**.", ""]
+    versions = Counter(s["surgery"].get("commit", "") for s in results.values() if "surgery" in s)
+    at = ", ".join(f"{n} at {version or 'an unknown commit'}" for version, n in versions.most_common())
+    lines = [f"{len(there)} models pruned ({at}): **{good} pass, {len(there) - good} fail**.", ""]
     for library in sorted({r["name"].split("/")[0] for r in there}):
         lines.append(counts(library, [r for r in built if r["name"].startswith(library + "/")], results))
     lines += [times(there, results, stage, timeout) for stage in METHODS if any(stage in s for s in results.values())]
