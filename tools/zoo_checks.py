@@ -62,7 +62,11 @@ def surgery(path: Path) -> Record:
     sample = samples_of(graph, path, None, PLAIN, 2, 0, None)
     feed = next(iter(sample.batches([0, 1], 2)))
     verdict, points = oracle.check(coupling, plan, pruned, [feed]), oracle.comparable(graph)
-    failures = [unnamed(coupling), "" if removable(coupling) else "nothing goes"]
+    reasons = Counter(map(anonymous, coupling.left_alone.values())).most_common()
+    failures = [
+        unnamed(coupling),
+        "" if removable(coupling) else "nothing goes" + "".join(f": {r}" for r, _ in reasons[:1]),
+    ]
     if not verdict.ok:
         failures.append(f"surgery differs by {verdict.max_abs_diff:.1e} at '{verdict.where}'")
     if coupling.groups and not seen_by(coupling, points):
@@ -77,7 +81,7 @@ def surgery(path: Path) -> Record:
         "layers": len(weighted(coupling)),
         "groups": len(coupling.groups),
         "signature": signature(coupling),
-        "reasons": Counter(map(anonymous, coupling.left_alone.values())).most_common(),
+        "reasons": reasons,
         "inspect": found,
         "seconds": seconds,
         "difference": verdict.max_abs_diff,

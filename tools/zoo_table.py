@@ -67,7 +67,8 @@ def row(origin: Record, results: Results, timeout: Mapping[str, int]) -> str:
     if "error" in r:
         cells += [""] * 6
     else:
-        seconds = [f"{r['inspect']:.1f}", *(duration(mine.get(m), timeout[m]) for m in METHODS)]
+        found = f"{r['inspect']:.1f}" if "inspect" in r else "–"  # earlier results don't know it
+        seconds = [found, *(duration(mine.get(m), timeout[m]) for m in METHODS)]
         cells += [str(r["nodes"]), str(r["groups"]), f"{r['share']:.0%} ({r['narrowed']:.0%})"]
         cells += [why(r["reasons"]), " / ".join(seconds), f"{r['difference']:.0e}"]
     cells += [forms(origin, results), "pass" if passes(mine) else "FAIL"]
