@@ -147,7 +147,7 @@ def test_the_table_says_what_failed():
     assert "| l/a | torchscript | 3 | 2 | 50% (40%) | 7 × … | 0.1 / – / > 9 | 0e+00 | s −8×1 +4×1 | pass |" in text
     assert "| l/a | dynamo | 3 | 2 | 50% (40%) | 7 × … | 0.1 / – / – | 0e+00 | t = | pass |" in text
     assert "- l/b (torchscript), surgery: nothing goes" in text
-    assert "- no way …: l/b (dynamo)" in text
+    assert "## Exported otherwise\n\n- by dynamo, no way …: l/b\n" in text
     assert "- reap: 1 models, 0 pruned, 0 fail, 1 stopped after 9 s." in text
 
 

@@ -234,13 +234,22 @@ def failures(rows: list[Record], results: Results) -> list[str]:
 
 
 def absent(built: list[Record]) -> list[str]:
-    """What couldn't be exported, by cause."""
-    causes: dict[str, list[str]] = defaultdict(list)
-    for r in built:
-        if "error" in r:
-            cause = next((c for p, c in CAUSES.items() if re.search(p, r["error"])), clean(r["error"], 120))
-            causes[cause].append(f"{r['name']} ({r['exporter']})")
-    if not causes:
-        return []
-    lines = [f"- {cause}: {', '.join(sorted(names))}" for cause, names in sorted(causes.items())]
-    return ["", "## Not exported", "", *lines]
+    """What couldn't be exported: by any exporter, then by one of several; each by cause."""
+    there = {r["name"] for r in built if "error" not in r}
+    missing = [r for r in built if "error" in r]
+    lines = []
+    for title, mine in (
+        ("Not exported", [r for r in missing if r["name"] not in there]),
+        ("Exported otherwise", [r for r in missing if r["name"] in there]),
+    ):
+        causes: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for r in mine:
+            causes[cause(r["error"]), r["exporter"]].add(r["name"])
+        lines += ["", f"## {title}", ""] if mine else []
+        lines += [f"- by {by}, {what}: {', '.join(sorted(n))}" for (what, by), n in sorted(causes.items())]
+    return lines
+
+
+def cause(error: str) -> str:
+    """Why an export failed, in words."""
+    return next((c for p, c in CAUSES.items() if re.search(p, error)), clean(error, 120))
