@@ -209,6 +209,7 @@ LIKE_INPUT = {
     "QuickGelu",
     "GroupNormalization",
     "LayerNormalization",
+    "MeanVarianceNormalization",
     "SimplifiedLayerNormalization",
     "SkipLayerNormalization",
     "SkipSimplifiedLayerNormalization",

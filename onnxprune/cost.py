@@ -1,6 +1,6 @@
 """Parameters and MACs, counted and as exact functions of the groups' widths.
 
-MACs are multiplications of Conv, ConvTranspose, Gemm and MatMul (and of the matrices in RNN cells) at batch 1;
+MACs are multiplications of convolutions, Gemm, MatMul and Einsum (and of the matrices in RNN cells) at batch 1;
 parameters are the floating-point elements of initializers and Constant nodes. Both are sums of products of a number of
 input channels and a number of output channels, so pruning changes them bilinearly in the widths.
 """
@@ -18,8 +18,10 @@ from onnxprune.contrib import DOMAIN
 from onnxprune.coupling import Coupling, Group
 from onnxprune.graph import Graph, attributes, constant, key
 from onnxprune.ids import Ids
+from onnxprune.ops.einsum import products as einsum_products
 from onnxprune.ops.linear import floating
 from onnxprune.ops.recurrent import GATES, R, W
+from onnxprune.ops.registry import View
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
@@ -39,7 +41,7 @@ def macs(graph: Graph, index: int) -> int:
     node, shapes = graph.nodes[index], graph.shapes
     if any(name and name not in shapes for name in (*node.input, *node.output)):
         return 0
-    if node.op_type == "Conv":
+    if node.op_type in ("Conv", "DeformConv"):
         return prod(shapes[node.output[0]]) * prod(shapes[node.input[1]][1:])
     if node.op_type == "ConvTranspose":
         return prod(shapes[node.input[0]]) * prod(shapes[node.input[1]][1:])
@@ -48,6 +50,8 @@ def macs(graph: Graph, index: int) -> int:
         return prod(shapes[node.output[0]]) * depth
     if node.op_type == "MatMul":
         return prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
+    if node.op_type == "Einsum":
+        return einsum_products(View(graph, graph.probes[0], index))
     if node.op_type == "Attention" and node.domain == DOMAIN:  # of which the layer in front counts
         return prod(shapes[node.input[0]]) * shapes[node.input[1]][1]
     if node.op_type in GATES:
@@ -127,13 +131,9 @@ def parameters_of_widths(coupling: Coupling, groups: list[Group]) -> Bilinear:
     for (index, i), axes in notes.uses.items():
         tensors.setdefault(graph.nodes[index].input[i], {}).update(axes)
     for index, inputs in notes.readers.items():  # grouped convolutions: axis 1 holds one conv group's channels
-        name = graph.nodes[index].input[1]
-        known = tensors.get(name, {})
-        if len(known) == 1 and inputs is not None:
-            axis = 1 - next(iter(known))
-            share = graph.shapes[name][axis] / len(inputs)
-            rest = prod(graph.shapes[name]) / graph.shapes[name][axis] / graph.shapes[name][1 - axis]
-            terms.add(share * rest, inputs, known[1 - axis])
+        name, outputs = graph.nodes[index].input[1], notes.writers[index]
+        if len(tensors.get(name, {})) == 1:
+            terms.add(prod(graph.shapes[name]) / len(inputs) / len(outputs), inputs, outputs)
             tensors.pop(name)
     for name, axes in tensors.items():
         rest = prod(n for a, n in enumerate(graph.shapes[name]) if a not in axes)

@@ -4,6 +4,10 @@ Every activation carries ids (see `ids`), every operator says what its output's 
 (`ops`), and the connected components of all ties are the channels that can be removed. Components that touch the same
 tensors form a `Group`. Nothing in this file knows an operator by name. What no rule explains is frozen, with a reason.
 
+A matrix product may act on another axis than that of the channels. They pass through; but where they can't go anyway,
+the graph is walked once more, and the product makes channels of its own (the hidden units of a mixer of places).
+Likewise for copies: keys that all heads share can only go as a whole, so then the copies are the channels.
+
 Both probes of the graph are walked with the same ids of parameters, so a coupling has to hold for every size of the
 symbolic dimensions. One invariant is enforced afterwards: the ids of a value vary along one axis only. Otherwise a
 Reshape that splits channels (a shuffle, attention heads) couldn't be written for fewer of them.
@@ -28,13 +32,15 @@ from onnxprune.ids import Components, Ids, Ledger
 from onnxprune.ops import Visit, find
 from onnxprune.ops.linear import Linear, describe, loop, share
 from onnxprune.ops.registry import Notes, Parameter
+from onnxprune.ops.unfollowed import REASONS
 
 Ints = NDArray[np.int64]
 
 OLDEST = 7  # the opset since which operands broadcast from the right
 GRANULARITIES = ("auto", "tap", "channel")  # see `ops.linear`; auto: by taps, but by channels what is too wide for that
 UNEQUAL = "its channels can't be removed in equal number from each group of a grouped convolution"
-SINGLE = "without one of its channels a layer, a group of a grouped convolution or a part of a value would have none"
+SINGLE = "each of its channels is the only one of a layer, of a part of its output or of a convolution group"
+ONLY = "it makes only one channel"
 
 
 @dataclass(frozen=True)
@@ -195,9 +201,27 @@ def couple(graph: Graph, by_rank: Collection[int] = ()) -> Coupling:
     Raises ModelError for a model of a kind that can't be pruned.
     """
     _demand_prunable(graph)
+    apart: dict[int, str] = {}
+    while True:
+        ledger, walks = _walk(graph, frozenset(by_rank), apart)
+        components = _one_axis(ledger, walks)
+        while uneven := _uneven(ledger, walks[0], components):
+            for rows in uneven:
+                ledger.tie(rows, rows[:1], UNEQUAL)
+            components = _one_axis(ledger, walks)
+        stuck = {i: why for i, ids in walks[0].passing.items() if (why := components.why(ids))}
+        moved = [*walks[0].passing.items(), *walks[0].copied.items()]
+        stuck |= {i: SINGLE for i, ids in moved if components.one(ids)}
+        if not stuck:
+            return _groups(graph, ledger, walks[0], components)
+        apart |= stuck
+
+
+def _walk(graph: Graph, by_rank: frozenset[int], apart: dict[int, str]) -> tuple[Ledger, list[Notes]]:
+    """What the operators say of each probe's ids."""
     ledger, walks = Ledger(), []
     for probe in graph.probes:
-        notes = Notes(frozenset(by_rank))
+        notes = Notes(by_rank, apart=apart)
         for value in graph.inputs:
             if value.name in probe.shapes:
                 ids = ledger.fresh(("input", value.name), 1)
@@ -208,8 +232,7 @@ def couple(graph: Graph, by_rank: Collection[int] = ()) -> Coupling:
         for name in graph.outputs:
             ledger.freeze(notes.ids.get(name, np.zeros(0, np.int64)), f"'{name}' is an output of the model")
         walks.append(notes)
-    components = _one_axis(ledger, walks)
-    return _groups(graph, ledger, walks[0], components)
+    return ledger, walks
 
 
 def _demand_prunable(graph: Graph) -> None:
@@ -235,7 +258,9 @@ def _visit(v: Visit) -> None:
     known = find(v.node)
     missing = [name for name in (*v.node.input, *outputs) if name and name not in v.probe.shapes]
     if known is None:
-        v.freeze_all("has a body that isn't looked into" if any(subgraphs(v.node)) else contrib.unknown(v.node))
+        standard = v.node.domain in STANDARD and v.node.op_type in REASONS
+        unknown = REASONS[v.node.op_type] if standard else contrib.unknown(v.node)
+        v.freeze_all("has a body that isn't looked into" if any(subgraphs(v.node)) else unknown)
     elif missing:
         v.freeze_all(f"has a value of unknown shape ('{missing[0]}')")
     else:
@@ -244,11 +269,11 @@ def _visit(v: Visit) -> None:
             v.notes.bends += [(v.index, v.notes.ids[name]) for name in v.graph.reads(v.node) if name in v.notes.ids]
         for i, name in enumerate(v.node.input):
             if name in v.notes.ids and i not in v.seen:
-                v.freeze(v.notes.ids[name], f"uses '{name}' in a way that isn't followed")
+                purpose = f" for its '{v.purpose(i)}'" if v.purpose(i) else ""
+                v.freeze(v.notes.ids[name], f"takes '{name}'{purpose} as it is")
     for name in outputs:
         if name in v.probe.shapes and name not in v.notes.ids:
-            v.freeze_all(f"makes '{name}', in which channels aren't followed")
-            v.notes.ids[name] = np.zeros((1,) * len(v.probe.shapes[name]), np.int64)
+            v.freeze_all(f"makes '{name}', which has no part for each channel")
 
 
 def varying(labels: Ids) -> list[int]:
@@ -278,8 +303,17 @@ class _Port:
     loop: int | None = None
 
 
-def _groups(graph: Graph, ledger: Ledger, notes: Notes, components: Components) -> Coupling:
-    """Components that occur at the same ports, equally often, are the channels of one group."""
+@dataclass(frozen=True)
+class _Places:
+    """Where every component occurs; those that occur at the same ports, equally often, are channels of one group."""
+
+    ports: list[_Port]
+    places: dict[int, list[tuple[int, int]]]  # component -> (port, position)
+    alike: dict[tuple[int, ...], list[int]]  # ports -> components
+
+
+def _locate(notes: Notes, components: Components) -> _Places:
+    """All occurrences of what isn't frozen."""
     ports = [_Port(ids, parameter=p) for p, ids in notes.parameters.items()]
     ports += [_Port(ids, reader=index) for index, ids in notes.readers.items()]
     ports += [_Port(ids, loop=index) for index, own in notes.feedback.items() for _, ids in own.values()]
@@ -292,18 +326,30 @@ def _groups(graph: Graph, ledger: Ledger, notes: Notes, components: Components) 
     alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for component, where in places.items():
         alike[tuple(number for number, _ in where)].append(component)
+    return _Places(ports, places, alike)
+
+
+def _uneven(ledger: Ledger, notes: Notes, components: Components) -> list[Ids]:
+    """Partitions that channels of one group don't keep even, however they are labelled: their rows have to be tied."""
+    found = (_cells(ledger, components, channels)[1] for channels in _locate(notes, components).alike.values())
+    return [rows for rows in found if rows is not None]
+
+
+def _groups(graph: Graph, ledger: Ledger, notes: Notes, components: Components) -> Coupling:
+    """The groups of what can go."""
+    located = _locate(notes, components)
     groups, names = [], set[str]()
     streams = _streams(ledger, notes)
-    for signature, channels in alike.items():
-        cells = _cells(ledger, components, channels)
-        if isinstance(cells, str):
-            components.frozen.update(dict.fromkeys(channels, cells))
+    for signature, channels in located.alike.items():
+        cells, _ = _cells(ledger, components, channels)
+        if np.bincount(cells)[0] == 1:
+            components.frozen.update(dict.fromkeys(channels, SINGLE))
             continue
         index = {
-            number: np.asarray([[p for m, p in places[c] if m == number] for c in channels], np.int64)
+            number: np.asarray([[p for m, p in located.places[c] if m == number] for c in channels], np.int64)
             for number in sorted(set(signature))
         }
-        at = [(ports[number], places) for number, places in index.items()]
+        at = [(located.ports[number], places) for number, places in index.items()]
         group = _group(graph, notes, components, channels, at, cells, streams)
         if group is not None:
             groups.append(replace(group, name=fresh(group.name, names)))
@@ -344,8 +390,8 @@ def _group(
     return Group(name, np.asarray(channels, np.int64), members, writers, reads, loops, cells, len(made) > 1 and summed)
 
 
-def _cells(ledger: Ledger, components: Components, channels: list[int]) -> Ints | str:
-    """Labels of the channels whose counts must stay equal; why none can go if they don't divide that way."""
+def _cells(ledger: Ledger, components: Components, channels: list[int]) -> tuple[Ints, Ids | None]:
+    """Labels between which the numbers of channels must stay equal; and a partition that no labels keep even."""
     lookup = {component: i for i, component in enumerate(channels)}
     labels = np.zeros(len(channels), np.int64)
     for rows in ledger.partitions.values():
@@ -356,13 +402,12 @@ def _cells(ledger: Ledger, components: Components, channels: list[int]) -> Ints 
                     counts[lookup[component], row] += 1
         if (counts == counts[:, :1]).all():
             continue
-        if (np.count_nonzero(counts, axis=1) != 1).any() or not (counts.sum(0) == counts.sum(0)[0]).all():
-            return UNEQUAL
-        labels = labels * len(rows) + counts.argmax(1)
-    _, labels, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    if not (sizes == sizes[0]).all():
-        return UNEQUAL
-    return labels if sizes[0] > 1 else SINGLE
+        apart = np.count_nonzero(counts, axis=1) == 1
+        _, finer, sizes = np.unique(labels * len(rows) + counts.argmax(1), return_inverse=True, return_counts=True)
+        if not apart.all() or not (counts.sum(0) == counts.sum(0)[0]).all() or not (sizes == sizes[0]).all():
+            return labels, rows
+        labels = finer
+    return labels, None
 
 
 def _left_alone(graph: Graph, notes: Notes, components: Components, groups: list[Group]) -> dict[int, str]:
@@ -374,7 +419,8 @@ def _left_alone(graph: Graph, notes: Notes, components: Components, groups: list
             found = components.of(notes.writers[index]).tolist()
             if prunable.isdisjoint(found):
                 known = (components.frozen[c] for c in found if c in components.frozen)
-                reasons[index] = next(known, "no other layer reads its channels")
+                reason = next(known, "no other layer reads its channels")
+                reasons[index] = ONLY if reason == SINGLE and len(found) == 1 else reason
         elif index in notes.refused and _has_weights(graph, node):
             reasons[index] = notes.refused[index]
     return reasons

@@ -84,6 +84,16 @@ class Components:
         labels = self.of(ids)
         return np.where(np.isin(labels, list(self.frozen)), -1, labels)
 
+    def one(self, ids: Ids) -> bool:
+        """Whether these can go, but only all at once."""
+        labels = np.unique(self.free(ids))
+        return len(labels) == 1 and int(labels[0]) >= 0
+
+    def why(self, ids: Ids) -> str:
+        """Why all of these stay; empty if any of them can go."""
+        reasons = [self.frozen.get(int(component), "") for component in np.unique(self.of(ids[ids != 0]))]
+        return reasons[0] if reasons and all(reasons) else ""
+
 
 @dataclass
 class Ledger:

@@ -91,6 +91,8 @@ def demand(verdict: Verdict) -> None:
 
 def _kept(value: Array, name: str, mask: Mask) -> Array:
     """A value of the twin without the channels that are gone."""
+    if name not in mask.coupling.notes.ids:
+        return value
     for axis in range(value.ndim):
         flags = mask(name, axis)
         value = value if flags.all() else value.compress(flags, axis)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
+from ml_dtypes import bfloat16
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 
@@ -989,6 +990,54 @@ case("attention_of_many_queries", "float[N,4,6] x, float[N,1,4,2] angles", "floa
     o = Reshape(o1, join)
     y = MatMul(o, wo)
 """, wq=(6, 6), wk=(6, 2), wv=(6, 2), heads=[0, 4, 3, 2], one=[0, 4, 1, 2], join=[0, 4, 6], wo=(6, 3))  # fmt: skip
+
+case("attention_of_one_key_expanded", "float[N,4,6] x", "float[N,4,3] y", """
+    q_ = MatMul(x, wq)
+    k_ = MatMul(x, wk)
+    v_ = MatMul(x, wv)
+    q1 = Reshape(q_, heads)
+    q = Transpose<perm=[0,2,1,3]>(q1)
+    k1 = Reshape(k_, one)
+    k0 = Transpose<perm=[0,2,1,3]>(k1)
+    ku = Unsqueeze(k0, two)
+    ke = Expand(ku, copies)
+    k = Reshape(ke, merged)
+    v1 = Reshape(v_, one)
+    v0 = Transpose<perm=[0,2,1,3]>(v1)
+    vu = Unsqueeze(v0, two)
+    ve = Expand(vu, copies)
+    v = Reshape(ve, merged)
+    kt = Transpose<perm=[0,1,3,2]>(k)
+    l = MatMul(q, kt)
+    p = Softmax<axis=-1>(l)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    o = Reshape(o1, join)
+    y = MatMul(o, wo)
+""", wq=(6, 6), wk=(6, 2), wv=(6, 2), heads=[0, 4, 3, 2], one=[0, 4, 1, 2], join=[0, 4, 6], wo=(6, 3),
+    two=[2], copies=[1, 1, 3, 1, 1], merged=[0, 3, 4, 2])  # fmt: skip
+
+case("attention_of_one_key_tiled", "float[N,4,6] x", "float[N,4,3] y", """
+    q_ = MatMul(x, wq)
+    k_ = MatMul(x, wk)
+    v_ = MatMul(x, wv)
+    q1 = Reshape(q_, heads)
+    q = Transpose<perm=[0,2,1,3]>(q1)
+    k1 = Reshape(k_, one)
+    k0 = Transpose<perm=[0,2,1,3]>(k1)
+    k = Tile(k0, copies)
+    v1 = Reshape(v_, one)
+    v0 = Transpose<perm=[0,2,1,3]>(v1)
+    v = Tile(v0, copies)
+    kt = Transpose<perm=[0,1,3,2]>(k)
+    l = MatMul(q, kt)
+    p = Softmax<axis=-1>(l)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    o = Reshape(o1, join)
+    y = MatMul(o, wo)
+""", wq=(6, 6), wk=(6, 2), wv=(6, 2), heads=[0, 4, 3, 2], one=[0, 4, 1, 2], join=[0, 4, 6], wo=(6, 3),
+    copies=[1, 3, 1, 1])  # fmt: skip
 
 case("attention_of_normalized_queries", "float[N,4,6] x", "float[N,4,3] y", """
     qkv0 = MatMul(x, w)
@@ -2186,6 +2235,483 @@ case("batchnorm_of_elements", "float[N,3,8,8] x", "float[N,2,8,8] y", """
     n = BatchNormalization<spatial=0>(a, k, k, k, k)
     y = Conv(n, w2)
 """, w1=(6, 3, 1, 1), k=(6, 8, 8), w2=(2, 6, 1, 1), opset=7, ir=3, runs=False)  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------ blocks of networks
+
+case("bottleneck", X, "float[N,3] y", """
+    s = Conv<pads=[1,1,1,1]>(x, ws)
+    a = Conv(s, w1)
+    r = Relu(a)
+    b = Conv<pads=[1,1,1,1], strides=[2,2]>(r, w2)
+    q = Relu(b)
+    c = Conv(q, w3)
+    d = Conv<strides=[2,2]>(s, w4)
+    add = Add(c, d)
+    e = Relu(add)
+    g = GlobalAveragePool(e)
+    f = Flatten(g)
+    y = Gemm<transB=1>(f, w5)
+""", ws=(6, 3, 3, 3), w1=(4, 6, 1, 1), w2=(4, 4, 3, 3), w3=(8, 4, 1, 1), w4=(8, 6, 1, 1), w5=(3, 8))  # fmt: skip
+
+case("c2f", X, "float[N,3,8,8] y", """
+    s = Conv(x, ws)
+    u, v = Split<axis=1>(s, halves)
+    a = Conv<pads=[1,1,1,1]>(v, w1)
+    b = Conv<pads=[1,1,1,1]>(a, w2)
+    c = Add(v, b)
+    d = Conv<pads=[1,1,1,1]>(c, w3)
+    e = Conv<pads=[1,1,1,1]>(d, w4)
+    f = Add(c, e)
+    g = Concat<axis=1>(u, v, c, f)
+    y = Conv(g, w5)
+""", ws=(8, 3, 1, 1), halves=[4, 4], w1=(5, 4, 3, 3), w2=(4, 5, 3, 3), w3=(6, 4, 3, 3), w4=(4, 6, 3, 3),
+    w5=(3, 16, 1, 1))  # fmt: skip
+
+case("elan", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(x, w2)
+    c = Conv<pads=[1,1,1,1]>(b, w3)
+    d = Conv<pads=[1,1,1,1]>(c, w4)
+    e = Concat<axis=1>(a, b, c, d)
+    f = Conv(e, w5)
+    p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(f)
+    u = Resize<mode="nearest">(p, "", scales)
+    g = Concat<axis=1>(u, f)
+    y = Conv(g, w6)
+""", w1=(4, 3, 1, 1), w2=(4, 3, 1, 1), w3=(5, 4, 3, 3), w4=(6, 5, 3, 3), w5=(7, 19, 1, 1),
+    scales=np.asarray([1, 1, 2, 2], np.float32), w6=(3, 14, 1, 1))  # fmt: skip
+
+case("sppf", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    b = MaxPool<kernel_shape=[5,5], pads=[2,2,2,2]>(a)
+    c = MaxPool<kernel_shape=[5,5], pads=[2,2,2,2]>(b)
+    d = Concat<axis=1>(a, b, c)
+    y = Conv(d, w2)
+""", w1=(6, 3, 1, 1), w2=(3, 18, 1, 1))  # fmt: skip
+
+case("detect", X, "float[N,4,64] box, float[N,3,64] score", """
+    a = Conv<pads=[1,1,1,1]>(x, w1)
+    b = Conv(a, w2)
+    c = Conv<pads=[1,1,1,1]>(x, w3)
+    d = Conv(c, w4)
+    e = Concat<axis=1>(b, d)
+    f = Reshape(e, flat)
+    g, h = Split<axis=1>(f, parts)
+    i = Reshape(g, bins)
+    j = Transpose<perm=[0,2,1,3]>(i)
+    k = Softmax<axis=1>(j)
+    l = Conv(k, expectation)
+    box = Reshape(l, boxes)
+    score = Sigmoid(h)
+""", w1=(6, 3, 3, 3), w2=(16, 6, 1, 1), w3=(5, 3, 3, 3), w4=(3, 5, 1, 1), flat=[0, 19, -1], parts=[16, 3],
+    bins=[0, 4, 4, 64], expectation=np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1), boxes=[0, 4, 64])  # fmt: skip
+
+case("coordinate_attention", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    h = ReduceMean<axes=[3]>(a)
+    w0 = ReduceMean<axes=[2]>(a)
+    w = Transpose<perm=[0,1,3,2]>(w0)
+    c = Concat<axis=2>(h, w)
+    d = Conv(c, w2)
+    e = HardSwish(d)
+    f, g0 = Split<axis=2>(e, halves)
+    g = Transpose<perm=[0,1,3,2]>(g0)
+    i = Conv(f, w3)
+    j = Conv(g, w4)
+    k = Sigmoid(i)
+    l = Sigmoid(j)
+    m = Mul(a, l)
+    n = Mul(m, k)
+    y = Conv(n, w5)
+""", w1=(8, 3, 1, 1), w2=(4, 8, 1, 1), halves=[8, 8], w3=(8, 4, 1, 1), w4=(8, 4, 1, 1), w5=(3, 8, 1, 1))  # fmt: skip
+
+case("efficient_channel_attention", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    g = GlobalAveragePool(a)
+    s = Squeeze(g, last)
+    t = Transpose<perm=[0,2,1]>(s)
+    c = Conv<pads=[1,1]>(t, wc)
+    u = Transpose<perm=[0,2,1]>(c)
+    v = Unsqueeze(u, last)
+    w = Sigmoid(v)
+    m = Mul(a, w)
+    b = Conv(m, w2)
+    y = Conv(b, w3)
+""", w1=(8, 3, 1, 1), last=[3], wc=(1, 1, 3), w2=(5, 8, 1, 1), w3=(3, 5, 1, 1))  # fmt: skip
+
+case("shortcut_of_every_other_channel", X, "float[N,3,8,8] y", """
+    s = Conv<pads=[1,1,1,1]>(x, ws)
+    a = Conv<pads=[1,1,1,1]>(s, w1)
+    r = Relu(a)
+    b = Conv<pads=[1,1,1,1]>(r, w2)
+    c = Slice(s, start, end, one)
+    d = Pad(c, amounts)
+    add = Add(b, d)
+    y = Conv(add, w3)
+""", ws=(6, 3, 3, 3), w1=(5, 6, 3, 3), w2=(8, 5, 3, 3), start=[1], end=[5], one=[1],
+    amounts=[0, 1, 0, 0, 0, 3, 0, 0], w3=(3, 8, 1, 1))  # fmt: skip
+
+case("shuffles_that_do_not_nest", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    b = Reshape(a, by_two)
+    c = Transpose<perm=[0,2,1,3,4]>(b)
+    d = Reshape(c, join)
+    e = Reshape(d, by_three)
+    f = Transpose<perm=[0,2,1,3,4]>(e)
+    g = Reshape(f, join)
+    y = Conv(g, w2)
+""", w1=(12, 3, 1, 1), by_two=[0, 2, 6, 8, 8], by_three=[0, 3, 4, 8, 8], join=[0, 12, 8, 8],
+    w2=(3, 12, 1, 1))  # fmt: skip
+
+case("mixer", "float[N,4,6] x", "float[N,4,3] y", """
+    s = MatMul(x, ws)
+    n = LayerNormalization(s, g, h)
+    t = Transpose<perm=[0,2,1]>(n)
+    a = MatMul(t, w1)
+    b = Add(a, b1)
+    c = Relu(b)
+    d = MatMul(c, w2)
+    u = Transpose<perm=[0,2,1]>(d)
+    add = Add(s, u)
+    m = LayerNormalization(add, g, h)
+    e = MatMul(m, w3)
+    f = Relu(e)
+    i = MatMul(f, w4)
+    add2 = Add(add, i)
+    y = MatMul(add2, w5)
+""", ws=(6, 6), g=(6,), h=(6,), w1=(4, 7), b1=(7,), w2=(7, 4), w3=(6, 8), w4=(8, 6), w5=(6, 3))  # fmt: skip
+
+case("mixer_without_normalization", "float[N,4,6] x", "float[N,4,3] y", """
+    s = MatMul(x, ws)
+    m = Mul(s, scale)
+    t = Transpose<perm=[0,2,1]>(m)
+    d = MatMul(t, w1)
+    u = Transpose<perm=[0,2,1]>(d)
+    add = Add(s, u)
+    y = MatMul(add, w2)
+""", ws=(6, 8), scale=(8,), w1=(4, 4), w2=(8, 3))  # fmt: skip
+
+case("gate_over_places", "float[N,4,6] x", "float[N,4,3] y", """
+    a = MatMul(x, w1)
+    u, v = Split<axis=-1>(a, halves)
+    n = LayerNormalization(v, g, h)
+    t = Transpose<perm=[0,2,1]>(n)
+    p = MatMul(t, wp)
+    q = Transpose<perm=[0,2,1]>(p)
+    m = Mul(u, q)
+    y = MatMul(m, w2)
+""", w1=(6, 10), halves=[5, 5], g=(5,), h=(5,), wp=(4, 4), w2=(5, 3))  # fmt: skip
+
+case("global_response_normalization", "float[N,4,4,6] x", "float[N,4,4,3] y", """
+    a = MatMul(x, w1)
+    r = Relu(a)
+    n = ReduceL2<axes=[1,2]>(r)
+    m = ReduceMean<axes=[-1]>(n)
+    d = Div(n, m)
+    z = Mul(r, d)
+    y = MatMul(z, w2)
+""", w1=(6, 8), w2=(8, 3))  # fmt: skip
+
+case("class_token_of_a_batch", "float[N,3,4,4] x", "float[N,3] y", """
+    p = Conv<strides=[2,2]>(x, wp)
+    f = Reshape(p, flat)
+    t = Transpose<perm=[0,2,1]>(f)
+    size = Shape(t)
+    n = Slice(size, zero, one)
+    many = Concat<axis=0>(n, token_shape)
+    c = Expand(token, many)
+    z = Concat<axis=1>(c, t)
+    e = Add(z, position)
+    a = MatMul(e, w1)
+    r = Relu(a)
+    b = MatMul(r, w2)
+    s = Add(e, b)
+    h = Slice(s, zero, one, one)
+    q = Squeeze(h, one)
+    y = Gemm(q, w3)
+""", wp=(6, 3, 2, 2), flat=[0, 6, 4], zero=[0], one=[1], token_shape=[1, 6], token=(1, 1, 6), position=(1, 5, 6),
+    w1=(6, 8), w2=(8, 6), w3=(6, 3))  # fmt: skip
+
+case("class_token", "float[1,3,4,4] x", "float[1,3] y", """
+    p = Conv<strides=[2,2]>(x, wp)
+    f = Reshape(p, flat)
+    t = Transpose<perm=[0,2,1]>(f)
+    c = Expand(token, many)
+    z = Concat<axis=1>(c, t)
+    e = Add(z, position)
+    a = MatMul(e, w1)
+    r = Relu(a)
+    b = MatMul(r, w2)
+    s = Add(e, b)
+    h = Slice(s, zero, one, one)
+    q = Squeeze(h, one)
+    y = Gemm(q, w3)
+""", wp=(6, 3, 2, 2), flat=[0, 6, 4], many=[1, 1, 6], zero=[0], one=[1], token=(1, 1, 6), position=(1, 5, 6),
+    w1=(6, 8), w2=(8, 6), w3=(6, 3))  # fmt: skip
+
+case("encoder_of_decomposed_norms", "float[N,4,6] x", "float[N,4,3] y", """
+    s = MatMul(x, ws)
+    m = ReduceMean<axes=[-1]>(s)
+    d = Sub(s, m)
+    p = Pow(d, two)
+    v = ReduceMean<axes=[-1]>(p)
+    e = Add(v, small)
+    r = Sqrt(e)
+    n0 = Div(d, r)
+    n1 = Mul(n0, gamma)
+    n = Add(n1, beta)
+    qkv0 = MatMul(n, w)
+    qkv1 = Reshape(qkv0, heads)
+    qkv = Transpose<perm=[2,0,3,1,4]>(qkv1)
+    q = Gather<axis=0>(qkv, at0)
+    k0 = Gather<axis=0>(qkv, at1)
+    k = Transpose<perm=[0,1,3,2]>(k0)
+    u = Gather<axis=0>(qkv, at2)
+    l = MatMul(q, k)
+    a = Softmax<axis=-1>(l)
+    o0 = MatMul(a, u)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    o = Reshape(o1, join)
+    z = MatMul(o, wo)
+    add = Add(s, z)
+    f = MatMul(add, w1)
+    g = Relu(f)
+    h = MatMul(g, w2)
+    add2 = Add(add, h)
+    y = MatMul(add2, wy)
+""", ws=(6, 6), two=scalar(2), small=scalar(1e-5), gamma=(6,), beta=(6,), w=(6, 18), heads=[0, 4, 3, 3, 2],
+    at0=np.asarray(0), at1=np.asarray(1), at2=np.asarray(2), join=[0, 4, 6], wo=(6, 6), w1=(6, 8), w2=(8, 6),
+    wy=(6, 3))  # fmt: skip
+
+case("bfloat16", "bfloat16[N,6] x", "bfloat16[N,3] y", """
+    a = Gemm<transB=1>(x, w1, b1)
+    r = Relu(a)
+    y = Gemm<transB=1>(r, w2)
+""", w1=np.ones((8, 6), bfloat16), b1=np.ones(8, bfloat16), w2=np.ones((3, 8), bfloat16), runs=False)  # fmt: skip
+
+case("loop_body", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    c = Conv(a, w3)
+    l = Loop(times, yes, c) <body = g (int64 i, bool go, float[N,4,8,8] s)
+        => (bool go_on, float[N,4,8,8] t) { go_on = Identity(go)  t = Add(s, b) }>
+    d = Conv(l, w4)
+    e = Conv(a, w5)
+    y = Add(d, e)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), w3=(4, 6, 1, 1), times=np.asarray(2), yes=np.asarray(True),
+    w4=(2, 4, 1, 1), w5=(2, 6, 1, 1))  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------ Einsum
+
+case("einsum_as_a_layer", "float[N,4,6] x", "float[N,4,3] y", """
+    a = Einsum<equation="bsd,de->bse">(x, w1)
+    r = Relu(a)
+    b = Einsum<equation="b s d, e d -> b s e">(r, w2)
+    c = Add(b, b2)
+    d = Einsum<equation="...c,cd">(c, w3)
+    e = Einsum<equation="ed,bsd->bes">(w4, d)
+    f = Einsum<equation="bes->bse">(e)
+    y = MatMul(f, w5)
+""", w1=(6, 8), w2=(7, 8), b2=(7,), w3=(7, 5), w4=(9, 5), w5=(9, 3))  # fmt: skip
+
+case("einsum_attention", "float[N,4,6] x", "float[N,4,3] y", """
+    q0 = Einsum<equation="abc,cde->abde">(x, wq)
+    q = Add(q0, bq)
+    k = Einsum<equation="abc,cde->abde">(x, wk)
+    v = Einsum<equation="abc,cde->abde">(x, wv)
+    l = Einsum<equation="aecd,abcd->acbe">(k, q)
+    p = Softmax<axis=-1>(l)
+    o = Einsum<equation="acbe,aecd->abcd">(p, v)
+    z = Einsum<equation="abcd,cde->abe">(o, wo)
+    r = Relu(z)
+    y = MatMul(r, wy)
+""", wq=(6, 3, 2), bq=(3, 2), wk=(6, 3, 2), wv=(6, 3, 4), wo=(3, 4, 5), wy=(5, 3))  # fmt: skip
+
+case("einsum_of_split_heads", "float[N,4,6] x", "float[N,4,3] y", """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    v0 = MatMul(x, wv)
+    q1 = Reshape(q0, heads)
+    k = Reshape(k0, heads)
+    v = Reshape(v0, heads)
+    q = Einsum<equation="bshd,hde->bshe">(q1, turn)
+    l = Einsum<equation="bqhd,bkhd->bhqk">(q, k)
+    p = Softmax<axis=-1>(l)
+    o0 = Einsum<equation="bhqk,bkhd->bqhd">(p, v)
+    o = Reshape(o0, join)
+    y = MatMul(o, wo)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 3, 2], turn=(3, 2, 2), join=[0, 4, 6], wo=(6, 3))  # fmt: skip
+
+case("einsum_of_one_head", "float[N,4,6] x", "float[N,4,3] y, float[N] s", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    l = Einsum<equation="bqd,bkd->bqk">(q, k)
+    o = Einsum<equation="bqk,bkd->bqd">(l, v)
+    y = MatMul(o, wo)
+    a = MatMul(x, wa)
+    t = Einsum<equation="bsd->b">(a)
+    c = MatMul(x, wc)
+    e = Einsum<equation="bsd,bsd,bsd->b">(c, c, c)
+    f = Einsum<equation="bsc,sz->bzc">(v, wt)
+    g = ReduceSum<keepdims=0>(f, axes)
+    i = ReduceSum<keepdims=0>(g, axis1)
+    j = Add(t, e)
+    s = Add(i, j)
+""", wq=(6, 5), wk=(6, 5), wv=(6, 7), wo=(7, 3), wa=(6, 5), wc=(6, 5), wt=(4, 3), axes=[1],
+    axis1=[1])  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------ further operators
+
+case("sampled_in_space", X, "float[N,3,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(x, w2)
+    t = Transpose<perm=[0,2,3,1]>(b)
+    g = Tanh(t)
+    s = GridSample(a, g)
+    y = Conv(s, w3)
+""", w1=(6, 3, 1, 1), w2=(2, 3, 1, 1), w3=(3, 6, 1, 1))  # fmt: skip
+
+case("regions", "float[1,3,8,8] x", "float[2,3,2,2] y", """
+    a = Conv(x, w1)
+    b = RoiAlign<output_height=2, output_width=2>(a, boxes, image)
+    c = Conv(b, w2)
+    d = MaxRoiPool<pooled_shape=[2,2]>(c, rois)
+    y = Conv(d, w3)
+""", w1=(6, 3, 1, 1), boxes=np.asarray([[0, 0, 4, 4], [1, 1, 7, 7]], np.float32), image=[0, 0], w2=(5, 6, 1, 1),
+    rois=np.asarray([[0, 0, 0, 1, 1], [1, 0, 0, 1, 1]], np.float32), w3=(3, 5, 1, 1))  # fmt: skip
+
+case("spatial_transformer", "float[1,3,8,8] x", "float[1,3,8,8] y", """
+    a = Conv(x, w1)
+    g = GlobalAveragePool(x)
+    f = Flatten(g)
+    h = Gemm(f, wh)
+    r = Relu(h)
+    t0 = Gemm(r, wt)
+    t = Reshape(t0, matrix)
+    size = Shape(a)
+    p = AffineGrid(t, size)
+    s = GridSample(a, p)
+    y = Conv(s, w2)
+""", w1=(6, 3, 1, 1), wh=(3, 5), wt=(5, 6), matrix=[1, 2, 3], w2=(3, 6, 1, 1), opset=20, ir=9)  # fmt: skip
+
+case("columns_into_an_image", X, "float[N,3,8,8] y", """
+    a = Conv<strides=[2,2]>(x, w1)
+    f = Reshape(a, flat)
+    i = Col2Im<strides=[2,2]>(f, image, block)
+    y = Conv(i, w2)
+""", w1=(20, 3, 1, 1), flat=[0, 20, 16], image=[8, 8], block=[2, 2], w2=(3, 5, 1, 1), opset=18)  # fmt: skip
+
+case("cropped", X, "float[N,2,6,10] y", """
+    a = Conv(x, w1)
+    c = CenterCropPad<axes=[2,3]>(a, space)
+    b = Conv(c, w2)
+    d = CenterCropPad<axes=[1]>(b, five)
+    y = Conv(d, w3)
+""", w1=(6, 3, 1, 1), space=[6, 10], w2=(4, 6, 1, 1), five=[5], w3=(2, 5, 1, 1), opset=18)  # fmt: skip
+
+case("normalized_by_norms", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = LpNormalization<axis=3>(a)
+    c = MeanVarianceNormalization(b)
+    d = Conv(c, w2)
+    e = LpNormalization<axis=1>(d)
+    f = Conv(e, w3)
+    g = MeanVarianceNormalization<axes=[1,2,3]>(f)
+    h = LpPool<kernel_shape=[3,3], pads=[1,1,1,1]>(g)
+    y = Conv(h, w4)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), w3=(5, 4, 1, 1), w4=(2, 5, 1, 1))  # fmt: skip
+
+case("sums_of_places", "float[4,6,5] x, int64[1] k", "float[4,2,5] y", """
+    a = MatMul(w1, x)
+    b = CumSum(a, two)
+    c = Trilu(b)
+    d = MatMul(w2, b)
+    e = CumSum<reverse=1>(d, one)
+    f = Relu(e)
+    g = MatMul(w3, f)
+    h = CumSum(g, k)
+    i = MatMul(w4, c)
+    j = Add(h, i)
+    y = MatMul(w5, j)
+""", w1=(8, 6), two=np.asarray(2), w2=(7, 8), one=np.asarray(1), w3=(5, 7), w4=(5, 8), w5=(2, 5),
+    runs=False)  # fmt: skip
+
+case("reversed_in_time", "float[4,2,6] x", "float[4,2,3] y", """
+    a = MatMul(x, w1)
+    b = ReverseSequence<time_axis=0, batch_axis=1>(a, lengths)
+    c = MatMul(b, w2)
+    t = Transpose<perm=[2,1,0]>(c)
+    d = ReverseSequence<time_axis=0, batch_axis=1>(t, lengths)
+    u = Transpose<perm=[2,1,0]>(d)
+    e = Relu(u)
+    y = MatMul(e, w3)
+""", w1=(6, 8), lengths=[3, 2], w2=(8, 5), w3=(5, 3))  # fmt: skip
+
+case("places_left_out", X, "float[N,4,M,8] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    y = Compress<axis=2>(b, some)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), some=np.arange(8) % 2 == 0)  # fmt: skip
+
+case("largest_along_an_axis", X, "float[N,2,8] y", """
+    a = Conv(x, w1)
+    i = ArgMax<axis=3, keepdims=0>(a)
+    c = Cast<to=1>(i)
+    r = ReduceMax<axes=[3], keepdims=0>(a)
+    s = Add(c, r)
+    y = Conv(s, w2)
+""", w1=(6, 3, 1, 1), w2=(2, 6, 1))  # fmt: skip
+
+case("shifted_bits", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    r = Relu(a)
+    u = Cast<to=2>(r)
+    s = BitShift<direction="LEFT">(u, one)
+    c = Cast<to=1>(s)
+    y = Conv(c, w2)
+""", w1=(6, 3, 1, 1), one=np.asarray([1], np.uint8), w2=(2, 6, 1, 1))  # fmt: skip
+
+case("deformed", "float[1,3,8,8] x", "float[1,2,8,8] y", """
+    a = Conv(x, w1)
+    o = Conv<pads=[1,1,1,1]>(x, wo)
+    m0 = Conv<pads=[1,1,1,1]>(x, wm)
+    m = Sigmoid(m0)
+    d = DeformConv<pads=[1,1,1,1]>(a, wd, o, bd, m)
+    e = DeformConv<group=2, offset_group=2>(d, we, z)
+    y = Conv(e, w2)
+""", w1=(6, 3, 1, 1), wo=(18, 3, 3, 3), wm=(9, 3, 3, 3), wd=(8, 6, 3, 3), bd=(8,), we=(6, 4, 1, 1),
+    z=np.zeros((1, 4, 8, 8), np.float32), w2=(2, 6, 1, 1), opset=22, ir=10)  # fmt: skip
+
+case("rotary_heads", "float[1,4,6] x", "float[1,4,3] y", """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    v = MatMul(x, wv)
+    q = RotaryEmbedding<num_heads=3>(q0, cos, sin, at)
+    k1 = Reshape(k0, heads)
+    k2 = Transpose<perm=[0,2,1,3]>(k1)
+    k3 = RotaryEmbedding(k2, cos, sin, at)
+    k4 = Transpose<perm=[0,2,1,3]>(k3)
+    k = Reshape(k4, join)
+    a = Attention<q_num_heads=3, kv_num_heads=3>(q, k, v)
+    y = MatMul(a, wo)
+""", wq=(6, 12), wk=(6, 12), wv=(6, 6), heads=[0, 4, 3, 4], join=[0, 4, 12], cos=(4, 2), sin=(4, 2),
+    at=np.asarray([[0, 1, 2, 3]]), wo=(6, 3), opset=23, ir=10)  # fmt: skip
+
+case("cache_of_keys", "float[1,3,2,4] x", "float[1,5,2,4] y", """
+    a = Conv(x, w1)
+    b = Conv(x, w2)
+    c = TensorScatter<axis=2>(a, b, at)
+    y = Conv(c, w3)
+""", w1=(6, 3, 1, 1), w2=(6, 3, 1, 1), w3=(5, 6, 1, 1), at=[0], opset=24, ir=10)  # fmt: skip
+
+case("indexed_elements", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    g = GatherND(b, at)
+    r = Reshape(g, back)
+    y = Conv(r, w3)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), at=[[0]], back=[-1, 4, 8, 8], w3=(2, 4, 1, 1), runs=False)  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------ dynamic, odd, empty
 

@@ -244,6 +244,45 @@ BLOCKS = [
     rows("$y = com.microsoft.FusedMatMul<alpha=0.5, transB=1>($x, $k)", gives="o", since=17, k="o c"),
     rows("$t = Transpose<perm=[0,2,1]>($x); $y = com.microsoft.TransposeMatMul<transA=1>($t, $k)", gives="o", since=17,
          k="c o"),
+    # products with named axes
+    *(rows(f'$y = Einsum<equation="{equation}">($x, $k)', gives="o", k=k)
+      for equation, k in [("bsc,co->bso", "c o"), ("...c,oc->...o", "o c")]),
+    rows('$q = Einsum<equation="bsc,chd->bshd">($x, $kq); $k = Einsum<equation="bsc,chd->bshd">($x, $kk); '
+         '$l = Einsum<equation="bqhd,bkhd->bhqk">($q, $k); $p = Softmax($l); $y = Einsum<equation='
+         '"bhqk,bkhd,hdo->bqo">($p, $k, $ko)', gives="o", since=13, kq="c 3 2", kk="c 3 2", ko="3 2 o"),
+    rows('$q = Einsum<equation="bsc,chd->bshd">($x, $kq); $k = Einsum<equation="bsc,chd->bshd">($x, $kk); '
+         '$l = Einsum<equation="bqhd,bkhd->bhqk">($q, $k); $p = Softmax($l); $v = Einsum<equation='
+         '"bhqk,bkhd->bqhd">($p, $k); $y = Einsum<equation="bqhd,hdo->bqo">($v, $ko)', gives="o", since=13,
+         kq="c 3 2", kk="c 3 2", ko="3 2 o"),
+    block('$s = Einsum<equation="bchw->bcw">($x); $t = Einsum<equation="bcw,c->bcw">($s, $k); '
+          "$u = Unsqueeze($t, $a); $y = Mul($u, $x)", since=13, k="c", a=[2]),
+    # norms, running sums, triangles, places in space
+    *(block(f"$y = LpNormalization<axis={axis}>($x)") for axis in (3, 1)),
+    *(block(f"$y = MeanVarianceNormalization<axes={axes}>($x)", since=9) for axes in ("[0,2,3]", "[1,2,3]")),
+    *(block("$y = CumSum($x, $a)", since=11, a=np.asarray(axis)) for axis in (2, 1)),
+    block("$y = Trilu($x)", since=14),
+    rows("$y = Trilu($x)", since=14),
+    block('$r = Sigmoid($x); $s = Mul($r, $hundred); $t = Cast<to=2>($s); $u = BitShift<direction="RIGHT">($t, $one); '
+          "$y = Cast<to=1>($u)", since=11, hundred=np.float32(100), one=np.asarray([1], np.uint8)),
+    block("$k = Conv($x, $w); $f = Reshape($k, $flat); $m = Col2Im<strides=[1,1], pads=[1,1,0,0]>($f, $image, $two); "
+          "$y = Relu($m)", "o", since=18, w="4o c 1 1", flat=[0, "4o", SIZE**2], image=[SIZE, SIZE], two=[2, 2]),
+    block("$k = Conv($x, $w); $t = Transpose<perm=[0,2,3,1]>($k); $u = Tanh($t); $y = GridSample($x, $u)", since=16,
+          w="2 c 1 1"),
+    block("$t = AffineGrid($theta, $size); $n = Shape<start=0, end=1>($x); $m = Concat<axis=0>($n, $rest); "
+          "$g = Expand($t, $m); $y = GridSample($x, $g)", since=20, theta="1 2 3", size=[1, "c", SIZE, SIZE],
+          rest=[SIZE, SIZE, 2]),
+    *(block(f"$y = CenterCropPad<axes=[{axis}]>($x, $n)", since=18, n=["c" if axis == 1 else SIZE])
+      for axis in (1, 2)),
+    block("$t = Gather<axis=0>($x, $zero); $s = Transpose<perm=[1,2,0]>($t); $r = ReverseSequence<batch_axis=1, "
+          "time_axis=0>($s, $n); $u = Transpose<perm=[2,0,1]>($r); $y = Add($x, $u)", zero=np.asarray(0), since=10,
+          n=[1, 2, 3, 4]),
+    block("$r = Relu($x); $y = TensorScatter<axis=2>($x, $r)", since=24),
+    block("$t = Gather<axis=0>($x, $zero); $u = RoiAlign<output_height=4, output_width=4>($t, $rois, $image); "
+          "$y = Add($x, $u)", since=16, until=21, zero=[0], rois=np.float32([[0, 0, 2, 3]]), image=[0]),
+    block("$t = Gather<axis=0>($x, $zero); $u = MaxRoiPool<pooled_shape=[4,4]>($t, $rois); $y = Add($x, $u)", until=21,
+          zero=[0], rois=np.float32([[0, 0, 0, 2, 3]])),
+    block("$f = Conv<pads=[1,1,1,1]>($x, $w); $y = DeformConv<pads=[1,1,1,1]>($x, $k, $f, $b)", "o", since=19,
+          w="18 c 3 3", k="o c 3 3", b="o"),
     # recurrent layers over space
     *(rows(f"$t = Transpose<perm=[1,0,2]>($x); $u = {op}<hidden_size=$o>($t, $w, $r, $b); $q = Squeeze($u, $one); "
            "$y = Transpose<perm=[1,0,2]>($q)", gives="o", since=14,

@@ -3,11 +3,13 @@
 import numpy as np
 import onnx
 import pytest
+from cases import CASES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
 from onnxprune.cost import macs, macs_of_widths, parameters, parameters_of_widths, total_macs
+from onnxprune.coupling import couple
 from onnxprune.graph import Graph
 from onnxprune.plan import Plan
 from onnxprune.rewrite import rewrite
@@ -137,6 +139,24 @@ def test_wider_never_costs_less(name):
     for cost in (macs_of_widths(coupling, groups), parameters_of_widths(coupling, groups)):
         for part in (cost.scale, cost.ins, cost.in_fixed, cost.outs, cost.out_fixed):
             assert (part >= 0).all()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("conv_transpose_grouped", "grouped_after_concat", "grouped_twice_out_of_step", "einsum_as_a_layer"),
+        *("einsum_attention", "einsum_of_split_heads", "mixer_without_normalization", "deformed"),
+        *("attention_of_one_key_expanded",),
+    ],
+)
+def test_layers_of_other_forms_are_counted_as_written(name):
+    coupling = couple(Graph(CASES[name].model()))
+    groups = list(coupling.groups)
+    firsts = {g.name: np.unique(g.cells, return_index=True)[1] for g in groups}
+    keep = {name: np.sort(first) for name, first in firsts.items()}
+    widths, pruned = np.array([len(keep[g.name]) for g in groups]), Graph(rewrite(coupling, Plan(keep)))
+    assert macs_of_widths(coupling, groups).total(widths) == pytest.approx(total_macs(pruned))
+    assert parameters_of_widths(coupling, groups).total(widths) == pytest.approx(parameters(pruned))
 
 
 def test_without_groups_the_cost_is_constant():

@@ -10,8 +10,8 @@ constants by `parameter`, and set the ids of its outputs. What it forgets is saf
 and an output that it doesn't set keep all channels. Then add a case to the tests, and read its golden listing.
 """
 
-from onnxprune.ops import attention, elementwise, fused, layers, movement, recurrent, reductions
+from onnxprune.ops import attention, einsum, elementwise, fused, layers, movement, recurrent, reductions
 from onnxprune.ops.registry import RULES, Cut, Rule, View, Visit, find
 
 __all__ = ["RULES", "Cut", "Rule", "View", "Visit", "find"]
-__all__ += ["attention", "elementwise", "fused", "layers", "movement", "recurrent", "reductions"]
+__all__ += ["attention", "einsum", "elementwise", "fused", "layers", "movement", "recurrent", "reductions"]

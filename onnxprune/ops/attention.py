@@ -18,6 +18,8 @@ from onnxprune.ops.registry import Bools, Cut, Product, Visit, always, rule
 
 MIXED = "multiplies them by channels of another layer"
 WHOLE = "multiplies heads whose dims something before it treats one by one"
+SEVERAL = "multiplies several heads by them"
+ONE_HEAD = f"{MIXED}, and there is only one head"
 
 
 def multiply(v: Visit, a: Ids, b: Ids) -> Ids:
@@ -25,7 +27,7 @@ def multiply(v: Visit, a: Ids, b: Ids) -> Ids:
     rank = max(a.ndim, b.ndim)
     if min(a.ndim, b.ndim) < 2:
         v.freeze_all("multiplies by a vector that is computed")
-        return np.zeros((1,) * len(v.out_shape()), np.int64)
+        return v.staying("multiplies by a vector that is computed")
     a, b = (x.reshape((1,) * (rank - x.ndim) + x.shape) for x in (a, b))
     v.notes.heads.add(v.index)
     if v.by_rank:
@@ -39,11 +41,10 @@ def _by_heads(v: Visit, a: Ids, b: Ids, heads: list[int]) -> Ids:
     units = []
     for i, ids in enumerate((a, b)):
         if all(_length(v.shape(i), axis - a.ndim) == 1 for axis in heads):
-            v.freeze(ids, "multiplies several heads by them")
+            v.freeze(ids, SEVERAL)
         else:
             units.append(v.unite(ids, (-2, -1)))
-    v.tie(units[0], units[-1])
-    return np.where(units[0] == 0, units[-1], units[0])
+    return v.united(units)
 
 
 def _length(shape: Shape, axis: int) -> int:
@@ -55,8 +56,8 @@ def _one_matrix(v: Visit, a: Ids, b: Ids) -> Ids:
     passing = [x for x, own, other in ((a, -2, -1), (b, -1, -2)) if x.shape[own] > 1 and x.shape[other] == 1]
     for ids in (a, b):
         if len(passing) != 1 or ids is not passing[0]:
-            v.freeze(ids, f"{MIXED}, and there is only one head")
-    return passing[0] if len(passing) == 1 else np.zeros((1,) * a.ndim, np.int64)
+            v.freeze(ids, ONE_HEAD)
+    return passing[0] if len(passing) == 1 else v.staying(ONE_HEAD, a.ndim)
 
 
 # ---------------------------------------------------------------------------------------------- dims of heads
@@ -160,14 +161,14 @@ def _dims(v: Visit, i: int, count: str) -> Ids:
 def _heads(v: Visit, i: int, count: str) -> Ids:
     """One id per head of input i, which is [N, heads, S, D], or [N, S, heads * D] and an attribute counts them."""
     if len(v.shape(i)) == 4:
-        return v.channels(i, 1)
+        return v.channels(i, 1, SEVERAL)
     return v.unite(v.channels(i, 2).reshape(v.attr(count), -1), [1]).ravel()
 
 
 def share(v: Visit, queries: Ids, keys: Ids, values: Ids) -> None:
     """Heads of keys and values go with all heads of queries that share them; one that all share stays."""
     if len(keys) == 1 < len(queries):
-        v.freeze(np.concatenate([keys, values]), "multiplies several heads by them")
+        v.freeze(np.concatenate([keys, values]), SEVERAL)
     else:
         v.tie(queries.reshape(len(keys), -1), keys[:, None])
         v.tie(keys, values)

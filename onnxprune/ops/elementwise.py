@@ -197,7 +197,7 @@ def scales(v: Visit) -> bool:
 
 
 @rule("Sum", "Max", "Min", "Mean", "Pow", "Mod", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
-@rule("And", "Or", "Xor", "PRelu", "BitwiseAnd", "BitwiseOr", "BitwiseXor")
+@rule("And", "Or", "Xor", "PRelu", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitShift", "SwiGLU")
 @rule("Mul", affine=mul_affine, commutes=scales)
 @rule("Div", affine=div_affine, commutes=scales)
 def elementwise(v: Visit) -> None:
@@ -251,22 +251,27 @@ def combine(v: Visit) -> Ids:
     inner = _within_heads(v, varies, ids, lengths)
     ids = {i: v.unite(one, inner) for i, one in ids.items()}
     varies = [a for a in varies if a not in inner]
-    whole = {}
+    if crossed(ids):
+        v.freeze_all("combines channels along one axis with channels along another")
+        return v.staying("combines channels along one axis with channels along another")
+    whole = []
     for i in active:
         if varies and all(lengths[i][a] == 1 for a in varies):
             v.freeze(ids[i], "repeats it over several channels")
         else:
-            whole[i] = ids[i]
-    for i, j in combinations(whole, 2):
-        v.tie(whole[i], whole[j])
-    result = np.zeros((1,) * len(shape), np.int64)
-    for one in whole.values():
-        result = np.where(result == 0, one, result)
+            whole.append(ids[i])
+    result = v.united(whole or [np.zeros((1,) * len(shape), np.int64)])
     for i in set(operands) - set(active):
         for axis in varies:
             if lengths[i][axis] > 1:
                 result = _tie_constant(v, i, axis, result)
     return result
+
+
+def crossed(ids: dict[int, Ids]) -> bool:
+    """Whether the channels of two operands vary, but along no axis in common."""
+    axes = [{a for a, n in enumerate(one.shape) if n > 1} for one in ids.values()]
+    return any(a and b and not a & b for a, b in combinations(axes, 2))
 
 
 def _aligned(shape: Shape, rank: int) -> Shape:

@@ -71,7 +71,8 @@ def shrink_conv(cut: Cut) -> None:
         return
     weight = cut.graph.array(cut.node.input[1])
     split = weight.reshape(groups, -1, *weight.shape[1:])
-    kept = zip(split, outputs.reshape(groups, -1), inputs.reshape(groups, -1), strict=True)
+    first, second = (inputs, outputs) if cut.node.op_type == "ConvTranspose" else (outputs, inputs)
+    kept = zip(split, first.reshape(groups, -1), second.reshape(groups, -1), strict=True)
     cut.set_input(1, np.concatenate([block[rows][:, columns] for block, rows, columns in kept]), "cut")
 
 
@@ -94,32 +95,60 @@ def weights_fixed(v: Visit, i: int = 1) -> bool:
 @rule("Conv", "ConvTranspose", linear=conv_linear, shrink=shrink_conv, commutes=in_one_group)
 def conv(v: Visit) -> None:
     """Contracts the channels of its input group by group, makes those of its output; depthwise filters pass through."""
-    if not weights_fixed(v):
+    if not weights_fixed(v) or (pointwise(v) and passes(v, v.ids(0), 1, 1)):
         return
-    transposed = v.node.op_type == "ConvTranspose"
-    groups = v.attr("group", 1)
-    read, write = (0, 1) if transposed else (1, 0)
     x = v.channels(0, 1)
-    inputs, outputs = len(x) // groups, v.out_shape()[1] // groups
-    if groups == 1:
-        y = v.parameter(1, write, "writer")
-        v.tie(v.contracted(0, 1), v.parameter(1, read, "reader"))
-    elif inputs == 1 and (not transposed or outputs == 1):
-        y = v.parameter(1, 0, "parameter")
-        v.tie(y.reshape(groups, -1), x[:, None])
-    elif transposed:
-        v.freeze(x, "is a transposed convolution in groups, which isn't cut")
-        y = v.ledger.fresh(("output", v.index), groups * outputs)
-        v.freeze(y, "is a transposed convolution in groups, which isn't cut")
-    else:
-        y = v.parameter(1, 0, "writer")
-        v.ledger.partition((v.index, "in"), x.reshape(groups, inputs))
-        v.ledger.partition((v.index, "out"), y.reshape(groups, outputs))
-        v.contracted(0, 1)
+    y = filters(v, x, v.node.op_type == "ConvTranspose")
     v.notes.writers[v.index] = y
     if v.has(2):
         bias(v, 2, y)
     v.set_channels(y)
+
+
+def pointwise(v: Visit) -> bool:
+    """Whether a convolution treats every place in space by itself, and in the same way."""
+    kernel = v.shape(1)[2:]
+    plain = all(set(v.attr(name, [value])) == {value} for name, value in (("strides", 1), ("pads", 0)))
+    return plain and set(kernel) == {1} and v.attr("group", 1) == 1 and not v.has(2)
+
+
+@rule("DeformConv", shrink=shrink_conv)
+def deform_conv(v: Visit) -> None:
+    """As a convolution; the offsets of its kernel and their mask stay. Each set of offsets is one of equal parts."""
+    if not weights_fixed(v):
+        return
+    x, parts = v.channels(0, 1), v.attr("offset_group", 1)
+    if parts > 1:
+        v.ledger.partition((v.index, "offsets"), x.reshape(parts, -1))
+    y = v.notes.writers[v.index] = filters(v, x)
+    if v.has(3):
+        bias(v, 3, y)
+    v.set_channels(y)
+
+
+def filters(v: Visit, x: Ids, transposed: bool = False) -> Ids:
+    """The channels that a convolution makes of x, from its weight [out, in / groups, ...] or [in, out / groups, ...].
+
+    A depthwise filter goes with its channel. Groups of several channels keep equal numbers of inputs and of outputs;
+    the second axis of their weight holds other channels in each group, so only the first one's are named.
+    """
+    groups = v.attr("group", 1)
+    inputs, outputs = len(x) // groups, v.out_shape()[1] // groups
+    if groups > 1 and inputs == 1:
+        y = v.parameter(1, 0)
+        v.tie(y.reshape(groups, -1), x[:, None])
+        return np.repeat(y, outputs) if transposed else y
+    x = v.contracted(0, 1)
+    if transposed or groups == 1:
+        v.tie(x, v.parameter(1, 0 if transposed else 1, "reader"))
+    if not transposed or groups == 1:
+        y = v.parameter(1, 1 if transposed else 0, "writer")
+    else:
+        y = v.ledger.fresh(("output", v.index), groups * outputs)
+    if groups > 1:
+        v.ledger.partition((v.index, "in"), x.reshape(groups, inputs))
+        v.ledger.partition((v.index, "out"), y.reshape(groups, outputs))
+    return y
 
 
 def bias(v: Visit, i: int, channels: Ids, axis: int = -1) -> None:
@@ -173,18 +202,40 @@ def gemm(v: Visit) -> None:
     weight, read, write, axis = operands(v)
     if not weights_fixed(v, weight):
         return
-    if v.ids(1 - weight).shape[1 - axis] > 1:
-        v.freeze(v.ids(1 - weight), f"keeps the {'columns' if axis == 0 else 'rows'} of its input apart")
-    product(v, v.contracted(1 - weight, axis), read, write, weight)
-    if v.has(2):
+    product(v, read, write, axis, weight)
+    if v.has(2) and v.index in v.notes.writers:
         bias(v, 2, v.notes.writers[v.index], weight - 2)
+    elif v.has(2):
+        v.freeze(v.ids(1 - weight), "adds its bias across them")
 
 
-def product(v: Visit, x: Ids, read: int, write: int, weight: int = 1) -> None:
-    """The common part of Gemm and MatMul with a constant matrix, which is input 1 (the right one) or 0."""
-    v.tie(x, v.parameter(weight, read, "reader"))
+def product(v: Visit, read: int, write: int, axis: int, weight: int = 1) -> None:
+    """Gemm or MatMul by a constant matrix, input `weight`, that contracts `axis` of the other input."""
+    out = len(v.out_shape()) - 2 + weight
+    if passes(v, v.ids(1 - weight), axis, out):
+        return
+    v.tie(v.contracted(1 - weight, axis), v.parameter(weight, read, "reader"))
     y = v.notes.writers[v.index] = v.parameter(weight, write, "writer")
-    v.set_channels(y, axis=len(v.out_shape()) - 2 + weight)
+    v.set_channels(y, axis=out)
+
+
+def passes(v: Visit, ids: Ids, axis: int, out: int) -> bool:
+    """Whether channels vary along other axes than the one that a layer contracts, and so pass through it.
+
+    The layer then mixes places, or what belongs to one head of attention, and makes no channels along `out`. Where none
+    of those that would pass can go anyway, it does.
+    """
+    if all(n == 1 for a, n in enumerate(ids.shape) if a != axis):
+        return False
+    if v.index in v.notes.apart:
+        v.ledger.freeze(ids, v.notes.apart[v.index])
+        return False
+    rank = len(v.out_shape())
+    v.notes.refused[v.index] = f"{v} works along another axis than that of the channels, which pass through"
+    v.notes.passing[v.index] = v.unite(ids, [axis])
+    moved = np.moveaxis(v.notes.passing[v.index], axis, out - rank)
+    v.set(moved.reshape((1,) * (rank - ids.ndim) + moved.shape))
+    return True
 
 
 def matmul_linear(graph: Graph, index: int) -> Linear | None:
@@ -225,11 +276,9 @@ def matmul(v: Visit) -> None:
     if len(shape) < 2 or np.prod(shape[:-2]) != 1 or ids.ndim < 2:
         v.freeze_all("multiplies by a stack of matrices or a vector")
         return
-    axis, rows, columns = ids.ndim - 2 + weight, len(shape) - 2, len(shape) - 1
-    if any(n > 1 for a, n in enumerate(ids.shape) if a != axis):
-        v.freeze(ids, f"keeps the {'rows' if weight else 'columns'} of its input apart")
+    rows, columns = len(shape) - 2, len(shape) - 1
     read, write = (rows, columns) if weight else (columns, rows)
-    product(v, v.contracted(x, axis), read, write, weight)
+    product(v, read, write, ids.ndim - 2 + weight, weight)
 
 
 # ---------------------------------------------------------------------------------------------- normalizations

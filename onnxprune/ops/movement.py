@@ -88,19 +88,35 @@ def shrink_expand(cut: Cut) -> None:
     if stated is None:
         old = cut.graph.probes[0].values[cut.node.input[1]].tolist()
         stated = [n if n == 1 else after for n, after in zip(old, cut.kept(name)[-len(old) :], strict=True)]
+    stated = [n if n == 1 else after for n, after in zip(stated, cut.kept(name)[-len(stated) :], strict=True)]
     cut.set_input(1, np.asarray(stated, np.int64), "kept")
 
 
 @rule("Expand", shrink=shrink_expand, commutes=always)
 def expand(v: Visit) -> None:
-    """Repeats along axes of length 1, which is fine as long as no channel axis is made."""
+    """Repeats along axes of length 1."""
     rank, stated = len(v.out_shape()), v.shape(1)[0]
+    if v.static(0):
+        repeat_constant(v)
+        return
     ids = v.ids(0).reshape((1,) * (rank - v.ids(0).ndim) + v.ids(0).shape)
     if v.fixed(1) or repeats(v) is not None:
         v.accept(1)
+        if makes_copies(v, ids):
+            return
     elif not v.follows(1, ids, range(rank - stated, rank)):
         run_time(v, ids, 1)
     v.set(ids)
+
+
+def repeat_constant(v: Visit) -> None:
+    """A constant vector that is repeated (the class token of every image) makes channels along its axis."""
+    shape, axes = v.shape(0), [axis for axis, n in enumerate(v.shape(0)) if n > 1]
+    if not v.fixed(1) and repeats(v) is None:
+        v.set(v.staying("repeats it to a size that is known only at run time"))
+    elif len(axes) == 1:
+        v.accept(1)
+        v.set_channels(v.parameter(0, axes[0]), axes[0] - len(shape) + len(v.out_shape()))
 
 
 def run_time(v: Visit, ids: Ids, *inputs: int) -> None:
@@ -109,13 +125,41 @@ def run_time(v: Visit, ids: Ids, *inputs: int) -> None:
         v.freeze(one, "brings them to a size that is known only at run time")
 
 
-@rule("Tile", commutes=always)
+def makes_copies(v: Visit, ids: Ids) -> bool:
+    """Whether the copies along an axis that had length 1 are channels, which can go one by one.
+
+    They are where it turned out that what is copied can only go as a whole, as keys that all heads share.
+    """
+    before = (1,) * (len(v.out_shape()) - len(v.shape(0))) + tuple(v.shape(0))
+    made = [axis for axis, (a, b) in enumerate(zip(before, v.out_shape(), strict=True)) if a == 1 < b]
+    if len(made) != 1 or ids.size == 1:
+        return False
+    if v.index not in v.notes.apart:
+        v.notes.copied[v.index] = ids
+        return False
+    v.freeze(ids, "repeats them, one copy for each of several channels")
+    v.set_channels(v.ledger.fresh(("copies", v.index), v.out_shape()[made[0]]), made[0])
+    return True
+
+
+def shrink_tile(cut: Cut) -> None:
+    """As many copies as are kept."""
+    x, y, stated = cut.node.input[0], key(cut.node), cut.view.value(1)
+    if stated is not None and cut.kept(y) != cut.shape(y):
+        axes = zip(cut.shape(x), cut.shape(y), cut.kept(y), stated.tolist(), strict=True)
+        copies = [after if n == 1 and after < before else r for n, before, after, r in axes]
+        cut.set_input(1, np.asarray(copies, np.int64), "kept")
+
+
+@rule("Tile", shrink=shrink_tile, commutes=always)
 def tile(v: Visit) -> None:
     """Repeats whole values; channels stay where their own axis is repeated."""
     ids, repeats = v.ids(0), v.value(1)
+    if v.fixed(1) and makes_copies(v, ids):
+        return
     if repeats is None or any(n > 1 and r != 1 for n, r in zip(ids.shape, repeats, strict=True)):
         v.freeze(ids, STAYS)
-        ids = np.zeros((1,) * ids.ndim, np.int64)
+        ids = v.staying(STAYS)
     v.set(ids)
 
 
@@ -126,6 +170,14 @@ def depth_to_space(v: Visit) -> None:
     blocks = ids.reshape(owned, -1).T if v.attr("mode", "DCR") == "DCR" else ids.reshape(-1, owned)
     v.tie(blocks, blocks[:, :1])
     v.set_channels(np.ascontiguousarray(blocks[:, 0]))
+
+
+@rule("Col2Im")
+def col2im(v: Visit) -> None:
+    """One channel of the image owns as many rows of the input as a block has elements."""
+    ids = v.channels(0, 1).reshape(v.out_shape()[1], -1)
+    v.tie(ids, ids[:, :1])
+    v.set_channels(np.ascontiguousarray(ids[:, 0]))
 
 
 @rule("SpaceToDepth")
@@ -142,25 +194,24 @@ def space_to_depth(v: Visit) -> None:
 def concat(v: Visit) -> None:
     """Puts values side by side."""
     axis = v.attr("axis", 1) % len(v.out_shape())
-    parts = [_part(v, i, axis) for i in range(len(v.node.input))]
+    active = [v.ids(i) for i in range(len(v.node.input)) if not v.static(i)]
+    varying = [a for a in range(len(v.out_shape())) if any(ids.shape[a] > 1 for ids in active)]
+    parts = [v.ids(i) if not v.static(i) else _constant(v, i, varying) for i in range(len(v.node.input))]
+    if varying and axis not in varying:
+        v.set(v.united(parts))
+        return
+    parts = [widen(part, v.shape(i), [axis]) for i, part in enumerate(parts)]
     common = np.broadcast_shapes(*(tuple(n for a, n in enumerate(p.shape) if a != axis) for p in parts))
     parts = [np.broadcast_to(p, (*common[:axis], p.shape[axis], *common[axis:])) for p in parts]
     v.set(np.concatenate(parts, axis))
 
 
-def _part(v: Visit, i: int, axis: int) -> Ids:
-    """Ids of one operand, real length along the axis; a constant has ids of its own where the others' channels vary."""
-    if not v.static(i):
-        return widen(v.ids(i), v.shape(i), [axis])
-    ids = np.zeros((1,) * len(v.shape(i)), np.int64)
-    others = [v.ids(j).shape for j in range(len(v.node.input)) if not v.static(j)]
-    varying = [a for a in range(ids.ndim) if a != axis and any(s[a] > 1 for s in others)]
-    if len(varying) == 1 and v.shape(i)[varying[0]] > 1:
-        a = varying[0]
-        first = next(v.ids(j) for j in range(len(v.node.input)) if not v.static(j) and v.ids(j).shape[a] > 1)
-        ids = v.parameter(i, a).reshape([-1 if b == a else 1 for b in range(ids.ndim)])
-        v.tie(v.vector(first, v.shape(i), a), v.parameter(i, a))
-    return widen(ids, v.shape(i), [axis])
+def _constant(v: Visit, i: int, varying: list[int]) -> Ids:
+    """A constant that is put beside channels has ids of its own along the axis on which these vary, if it is one."""
+    floats = v.graph.array(v.name(i)).dtype.kind not in "iu"
+    if len(varying) != 1 or not floats:
+        return np.zeros((1,) * len(v.shape(i)), np.int64)
+    return v.parameter(i, varying[0]).reshape([-1 if a == varying[0] else 1 for a in range(len(v.shape(i)))])
 
 
 def shrink_split(cut: Cut) -> None:
@@ -232,8 +283,7 @@ def cut_out(v: Visit) -> None:
     """Takes a part; a channel axis only in steps of one and at known places."""
     ids, terms = v.ids(0), slice_terms(v)
     if terms is None:
-        v.freeze(ids, "cuts them at places that are known only at run time")
-        v.set(np.zeros((1,) * len(v.out_shape()), np.int64))
+        v.freeze_all("cuts them at places that are known only at run time")
         return
     whole = ids
     for axis, start, end, step in terms:
@@ -281,7 +331,7 @@ def look_up(v: Visit) -> None:
     columns = [a for a, n in enumerate(shape) if a != axis and n > 1]
     v.freeze(v.ids(1), "looks its values up in a table")
     if len(columns) != 1 or v.node.input[0] == v.name(1):
-        v.set(np.zeros((1,) * len(v.out_shape()), np.int64))
+        v.set(v.staying("looks its values up in a table"))
         return
     place = columns[0] if columns[0] < axis else columns[0] + len(v.shape(1)) - 1
     v.set_channels(v.parameter(0, columns[0]), place)
@@ -367,12 +417,51 @@ def resize(v: Visit) -> None:
     ids = v.ids(0)
     if any(n > 1 and a != b for n, a, b in zip(ids.shape, v.shape(0), v.out_shape(), strict=True)):
         v.freeze(ids, STAYS)
-        ids = np.zeros((1,) * ids.ndim, np.int64)
+        ids = v.staying(STAYS)
     elif v.fixed(3):
         v.accept(3)
     elif not v.follows(3, ids, v.attr("axes", range(ids.ndim))):
         run_time(v, ids, 3)
     v.set(ids)
+
+
+# ---------------------------------------------------------------------------------------------- places in space
+
+
+@rule("GridSample", "RoiAlign", "MaxRoiPool")
+def sample(v: Visit) -> None:
+    """Reads places of space that other inputs name, which stay; channel by channel."""
+    v.set_channels(v.channels(0, 1))
+
+
+@rule("AffineGrid")
+def affine_grid(v: Visit) -> None:
+    """Makes places of space; of the size that it is given, the number of channels doesn't count."""
+    v.freeze(v.ids(0), "computes places in space of them")
+    v.accept(1)
+    v.set(v.staying("computes places in space"))
+
+
+@rule("CenterCropPad")
+def center(v: Visit) -> None:
+    """Cuts or pads both ends of some axes; channels stay along these."""
+    ids = v.ids(0)
+    axes = {axis % ids.ndim for axis in v.attr("axes", range(ids.ndim))}
+    v.set(v.gather(ids, axes, STAYS))
+
+
+@rule("ReverseSequence")
+def reverse(v: Visit) -> None:
+    """Reverses the first elements along one axis, a number of its own for each place along another."""
+    v.set(v.gather(v.ids(0), {v.attr("batch_axis", 1), v.attr("time_axis", 0)}, "reverses their order"))
+
+
+@rule("TensorScatter")
+def write_cache(v: Visit) -> None:
+    """Writes new places along one axis of a cache."""
+    axis = v.attr("axis", -2) % len(v.shape(0))
+    past, update = (v.gather(v.ids(i), {axis}, "writes them at other places") for i in (0, 1))
+    v.set(v.united([past, update]))
 
 
 # ---------------------------------------------------------------------------------------------- sizes
@@ -412,5 +501,7 @@ def size_of(v: Visit) -> None:
 )
 def made(v: Visit) -> None:
     """Makes a value from sizes: it has no channels, and sizes that are channels stay."""
-    v.freeze_all("makes a value of this size")
-    v.set(np.zeros((1,) * len(v.out_shape()), np.int64))
+    if any(v.ids(i).any() for i in range(len(v.node.input))):
+        v.freeze_all("makes a value of this size")
+    else:
+        v.set(np.zeros((1,) * len(v.out_shape()), np.int64))

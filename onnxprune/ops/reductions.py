@@ -45,8 +45,38 @@ def softmax(v: Visit) -> None:
     v.set(mix(v, {axis} if v.graph.opset >= 13 else set(range(axis, rank))))
 
 
+@rule("LpNormalization")
+def lp_normalization(v: Visit) -> None:
+    """Divides by the norm along one axis."""
+    v.set(mix(v, {v.attr("axis", -1) % len(v.shape(0))}))
+
+
+@rule("MeanVarianceNormalization")
+def mean_variance(v: Visit) -> None:
+    """Normalizes over the batch and space, or over the axes that it names."""
+    v.set(mix(v, {axis % len(v.shape(0)) for axis in v.attr("axes", [0, 2, 3])}))
+
+
+@rule("CumSum", "CumProd")
+def accumulate(v: Visit) -> None:
+    """Every element along one axis takes in those before it."""
+    axis = v.value(1)
+    if axis is None or not v.fixed(1):
+        v.freeze_all("accumulates along an axis that is known only at run time")
+    else:
+        v.set(mix(v, {int(axis.ravel()[0]) % len(v.shape(0))}))
+
+
+@rule("Trilu")
+def triangle(v: Visit) -> None:
+    """Zeroes the elements on one side of a diagonal of the last two axes."""
+    rank = len(v.shape(0))
+    v.set(v.gather(v.ids(0), {rank - 2, rank - 1}, "zeroes a triangle of them"))
+
+
 @rule("ArgMax", "ArgMin")
 def argmax(v: Visit) -> None:
-    """Says which channel is largest: none may go."""
-    v.freeze_all("compares them all")
-    v.set(np.zeros((1,) * len(v.out_shape()), np.int64))
+    """Says where the largest element along an axis is, for each place along the others."""
+    axis = v.attr("axis", 0) % len(v.shape(0))
+    ids = v.gather(v.ids(0), {axis}, "compares them all")
+    v.set(ids.reshape([n for a, n in enumerate(ids.shape) if a != axis or v.attr("keepdims", 1)]))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
+from onnx.defs import SchemaError, get_schema
 
 from onnxprune.graph import STANDARD, Array, Graph, Probe, Shape, attributes, key
 from onnxprune.ids import Ids, Ledger, narrow, widen
@@ -64,6 +65,9 @@ class Notes:
     heads: set[int] = field(default_factory=set)  # node indices of products of activations
     products: list[Product] = field(default_factory=list)  # those of `by_rank`
     bends: list[tuple[int, Ids]] = field(default_factory=list)  # (node index, ids) that are treated one by one there
+    passing: dict[int, Ids] = field(default_factory=dict)  # node index -> channels that pass through a matrix product
+    copied: dict[int, Ids] = field(default_factory=dict)  # node index -> channels that are repeated along another axis
+    apart: dict[int, str] = field(default_factory=dict)  # node index -> why none that pass through a product can go
 
     def made(self, ids: Ids) -> bool:
         """Whether a layer makes any of these channels."""
@@ -146,9 +150,9 @@ class Visit(View):
         varying = [axis for axis, n in enumerate(ids.shape) if n > 1 and axis in stated]
         return all(self.ledger.counts(int(stated[axis]), ids) for axis in varying)
 
-    def channels(self, i: int, axis: int) -> Ids:
+    def channels(self, i: int, axis: int, why: str = "mixes neighbouring channels") -> Ids:
         """Ids of input i along one axis, as a vector; what varies along other axes too is tied there."""
-        return self.vector(self.ids(i), self.shape(i), axis)
+        return self.vector(self.ids(i), self.shape(i), axis, why)
 
     def contracted(self, i: int, axis: int) -> Ids:
         """Ids of input i along an axis over which the node sums: it is noted as a reader of these channels."""
@@ -156,8 +160,10 @@ class Visit(View):
         self.notes.places[self.index] = i
         return ids
 
-    def vector(self, ids: Ids, shape: Shape, axis: int) -> Ids:
-        """The ids along `axis`, real length, tied across all other axes."""
+    def vector(self, ids: Ids, shape: Shape, axis: int, why: str = "mixes neighbouring channels") -> Ids:
+        """The ids along `axis`, real length, tied across all other axes; channels that only vary along those stay."""
+        if ids.shape[axis] == 1 and any(n > 1 for n in ids.shape):
+            self.freeze(ids, why)
         return self.unite(widen(ids, shape, [axis]), set(range(ids.ndim)) - {axis}).ravel()
 
     def unite(self, ids: Ids, axes: Iterable[int]) -> Ids:
@@ -176,8 +182,22 @@ class Visit(View):
         varying = {axis for axis, n in enumerate(ids.shape) if n > 1}
         if varying and varying <= axes:
             self.freeze(ids, why)
-            return np.zeros((1,) * ids.ndim, np.int64)
+            return self.staying(why, ids.ndim)
         return self.unite(ids, axes)
+
+    def united(self, parts: Sequence[Ids]) -> Ids:
+        """The ids of several values at once, which are tied at equal places."""
+        result = parts[0]
+        for part in parts[1:]:
+            self.tie(result, part)
+            result = np.where(result == 0, part, result)
+        return result
+
+    def staying(self, why: str, rank: int | None = None) -> Ids:
+        """Ids of a result (of output 0 when no rank is given) of which everything stays, and what it is joined with."""
+        one = self.ledger.fresh(("staying", self.index), 1)
+        self.freeze(one, why)
+        return one.reshape((1,) * (len(self.out_shape()) if rank is None else rank))
 
     def parameter(self, i: int, axis: int, role: str = "parameter") -> Ids:
         """Ids of an axis of the constant input i."""
@@ -206,7 +226,7 @@ class Visit(View):
 
     def tie(self, a: Ids, b: Ids) -> None:
         """Channels that stay or go together."""
-        self.ledger.tie(a, b, f"{self} combines them with values that aren't channels of a layer")
+        self.ledger.tie(a, b, f"{self} combines them with values that don't belong to channels of a layer")
 
     def freeze(self, ids: Ids, why: str) -> None:
         """Channels that must stay; `why` completes the sentence "Conv 'x' ..."."""
@@ -218,11 +238,22 @@ class Visit(View):
         return self.index in self.notes.by_rank
 
     def freeze_all(self, why: str) -> None:
-        """All channels that reach this node stay, and its outputs carry none."""
+        """All channels that reach this node stay, and so does all that its outputs are joined with."""
         self.notes.refused.setdefault(self.index, f"{self} {why}")
         for name in self.graph.reads(self.node):
             if name in self.notes.ids:
                 self.freeze(self.notes.ids[name], why)
+        for k, name in enumerate(self.node.output):
+            if name in self.probe.shapes:
+                self.set(self.staying(why, len(self.out_shape(k))), k)
+
+    def purpose(self, i: int) -> str:
+        """What input i is called in the definition of the operator; empty when that isn't known."""
+        try:
+            formal = get_schema(self.node.op_type, self.graph.opset, "" if self.node.domain in STANDARD else "?").inputs
+        except SchemaError:
+            return ""
+        return formal[i].name if i < len(formal) else ""
 
 
 @dataclass
