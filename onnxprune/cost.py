@@ -131,8 +131,9 @@ def parameters_of_widths(coupling: Coupling, groups: list[Group]) -> Bilinear:
     for (index, i), axes in notes.uses.items():
         tensors.setdefault(graph.nodes[index].input[i], {}).update(axes)
     for index, inputs in notes.readers.items():  # grouped convolutions: axis 1 holds one conv group's channels
-        name, outputs = graph.nodes[index].input[1], notes.writers[index]
+        name = graph.nodes[index].input[1]
         if len(tensors.get(name, {})) == 1:
+            outputs = notes.writers[index]
             terms.add(prod(graph.shapes[name]) / len(inputs) / len(outputs), inputs, outputs)
             tensors.pop(name)
     for name, axes in tensors.items():
