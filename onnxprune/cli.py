@@ -30,7 +30,7 @@ from onnxprune import search, steps, tables
 from onnxprune.calibration import LABELS, Preprocessing
 from onnxprune.errors import BudgetError, DataError, ModelError, OnnxPruneError, OutputError, UsageError
 from onnxprune.files import Model, beside, load, on_disk
-from onnxprune.methods import METHODS
+from onnxprune.methods import catalogue
 from onnxprune.options import COMPARE, HEADS, IN, JSON, PATH, PRUNE, SHAPES, VERBOSE, Sectioned, write_sections
 from onnxprune.plan import Plan
 from onnxprune.report import Report
@@ -183,7 +183,7 @@ def prune(source: Path, out: Path | None, **given: Any) -> None:
     """Prune IN and write the result to OUT, which has the same inputs and outputs."""
     plan = _prepared(source, out, given)
     named = ("method", "allocate", "reconstruct", "granularity", "attention", "refine", "iterations", "retrain")
-    choices = {name: given[name] for name in (*named, "include", "exclude")}
+    choices = {name: given[name] for name in (*named, "threshold", "include", "exclude")}
     limits = {name: given[name] for name in ("round_to", "min_channels", "batch", "max_memory", "seed")}
     failure = None
     with _working(bars=not given["quiet"]) as progress:
@@ -290,9 +290,9 @@ def list_methods(as_json: bool) -> None:
     """List every method: what it does, and the paper it comes from."""
     if as_json:
         fields = ("name", "summary", "needs", "reconstruct", "paper")
-        _show_json({"methods": [{name: getattr(m, name) for name in fields} for m in METHODS.values()]})
+        _show_json({"methods": [{name: getattr(m, name) for name in fields} for m in catalogue()]})
     else:
-        _show(tables.catalogue(METHODS.values()))
+        _show(tables.catalogue(catalogue()))
 
 
 # ---------------------------------------------------------------------------------------------- before a run
@@ -441,7 +441,8 @@ def _show_report(report: Report, source: Path, out: Path | None, given: Mapping[
     how = ", ".join(dict.fromkeys((report.method, report.allocate, report.reconstruct)))
     _show("", tables.outcome(report, f"{source.name} → {out or '(dry run: nothing was written)'}   [{how}]"))
     if given["verbose"]:
-        _show(tables.widths(report.groups), tables.untouched(report.left_alone))
+        shown = [tables.depth(report.blocks)] if report.blocks else []
+        _show(*shown, tables.widths(report.groups), tables.untouched(report.left_alone))
     _show("Go further: " + "; ".join(_hints(report, source, given)) + ".")
 
 

@@ -122,15 +122,31 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Block:
+    """A part that can be taken out: what reads `output` then reads `shortcut`, a value of the same shape.
+
+    nodes: what nothing needs any more then, in the order of the file; reads: the values that these take from outside.
+    """
+
+    output: str
+    shortcut: str
+    nodes: tuple[int, ...]
+    reads: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Graph:
     """A read-only index over a ModelProto, which is never changed. `probes` holds two assignments of sizes.
 
-    `arrays` are the contents of initializers that the message only declares (see `files`).
+    `arrays` are the contents of initializers that the message only declares (see `files`). A graph made by taking
+    blocks out of another one knows that (`full`) and them, by their output, which an Identity makes now (`removed`).
     """
 
     model: ModelProto
     dims: Mapping[str, Sequence[int]] = field(default_factory=dict)
     arrays: Mapping[str, Array] = field(default_factory=dict)
+    full: Graph | None = None
+    removed: Mapping[str, Block] = field(default_factory=dict)
 
     @staticmethod
     def of(model: Model, dims: Mapping[str, Sequence[int]] | None = None) -> Graph:
@@ -140,6 +156,17 @@ class Graph:
     def resized(self, dims: Mapping[str, Sequence[int]]) -> Graph:
         """The same graph at other sizes of its symbolic dimensions."""
         return Graph(self.model, dims, self.arrays)
+
+    @property
+    def original(self) -> Graph:
+        """The graph before any block was taken out."""
+        return self.full or self
+
+    def past(self, name: str) -> str:
+        """The value that is read in the place of `name` where removed blocks are passed by."""
+        while name in self.removed:
+            name = self.removed[name].shortcut
+        return name
 
     @cached_property
     def nodes(self) -> list[NodeProto]:

@@ -15,7 +15,7 @@ import click
 from onnxprune.allocation import ALLOCATORS
 from onnxprune.coupling import GRANULARITIES
 from onnxprune.heads import ATTENTION
-from onnxprune.methods import METHODS
+from onnxprune.methods import catalogue
 from onnxprune.reconstruct import MODES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,6 +33,7 @@ SECTIONS = {
         "refine",
         "iterations",
         "retrain",
+        "threshold",
         "plan",
     ),
     "Which layers": ("include", "exclude", "round-to", "min-channels"),
@@ -179,9 +180,9 @@ PRUNE = _options(
     ),
     click.option(
         "--method",
-        type=click.Choice(list(METHODS), case_sensitive=False),
+        type=click.Choice([m.name for m in catalogue()], case_sensitive=False),
         default="reap",
-        help="Which channels go first; see `onnxprune methods`.",
+        help="Which channels (or blocks) go first; see `onnxprune methods`.",
     ),
     click.option(
         "--allocate",
@@ -223,6 +224,13 @@ PRUNE = _options(
         metavar="COMMAND",
         help="Your own training, run after every step: a command with {in} and {out} in it, the .onnx files that it "
         "reads and writes.",
+    ),
+    click.option(
+        "--threshold",
+        metavar="GAIN",
+        type=click.FloatRange(0, 1),
+        help="Of shallow: blocks go that add less than this to the share of right answers (with --eval), or to the "
+        "share of the answers' variance that their features explain. Without a target, all of them.",
     ),
     click.option("--plan", metavar="FILE", type=PATH, help="Carry out a saved plan instead of choosing one."),
     click.option("--save-plan", metavar="FILE", type=PATH, help="Write the plan, to be carried out again with --plan."),

@@ -55,7 +55,8 @@ class Verdict:
 
 def check(coupling: Coupling, plan: Plan, pruned: Model | ModelProto, feeds: Iterable[Mapping[str, Array]]) -> Verdict:
     """Compare a pruned model with the twin of the original on some inputs."""
-    points = comparable(coupling.graph)
+    outputs = coupling.graph.outputs
+    points = {n if n in outputs else coupling.graph.past(n): t for n, t in comparable(coupling.graph).items()}
     if not points:
         return Verdict(0.0, True, "")
     mask = coupling.mask(plan.keep)

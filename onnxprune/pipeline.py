@@ -22,8 +22,10 @@ from onnx import ModelProto, ValueInfoProto
 from threadpoolctl import threadpool_limits
 
 from onnxprune import __version__, evaluation, files, oracle
+from onnxprune.blocks import without
 from onnxprune.calibration import PLAIN, Preprocessing
 from onnxprune.data import labelled_of, samples_of
+from onnxprune.depth import Shallowing
 from onnxprune.errors import BudgetError, DataError, UsageError
 from onnxprune.files import Model
 from onnxprune.graph import Graph
@@ -92,7 +94,8 @@ def prune(
     found = samples_of(graph, given.path, calibration, preprocessing, samples, chosen.seed, input_shapes)
     labelled = labelled_of(eval, graph, preprocessing) if eval is not None else None
     with threadpool_limits(1, user_api="blas"):
-        search = Search(prepare(graph, found, chosen, labelled, progress, copies=2 if preprocessing.mirror else 1))
+        run = prepare(graph, found, chosen, labelled, progress, copies=2 if preprocessing.mirror else 1)
+        search = Shallowing(run) if chosen.by_blocks and chosen.plan is None else Search(run)
         if chosen.iterations > 1 or chosen.retrain is not None:
             return _finish(search, given, *iterate(search, _verified))
         best, failure = search.best()
@@ -105,7 +108,7 @@ def _verified(search: Search, found: Candidate) -> oracle.Verdict:
     few: list[int] = run.division.fit[:2].tolist()
     with run.timed("verify"):
         first = next(iter(run.samples.batches(few, 2)))
-        verdict = oracle.check(run.coupling, found.plan, found.model, [first])
+        verdict = oracle.check(found.coupling, found.plan, found.model, [first])
         oracle.demand(verdict)
     return verdict
 
@@ -115,7 +118,8 @@ def _finish(
 ) -> Result:
     """Report; raises BudgetError with the result when a target was missed."""
     run = search.run
-    graph, after = run.coupling.graph, Graph.of(found.model, run.coupling.graph.dims)
+    graph = run.coupling.graph.original
+    after = Graph.of(found.model, graph.dims)
     times: list[float | None] = [None, None]
     if run.options.measure_latency:
         with run.timed("latency"):
@@ -142,10 +146,11 @@ def _finish(
         fidelity=found.fidelity,
         accuracy=None if found.accuracy is None else {"before": search.accuracy or 0.0, "after": found.accuracy},
         surgery_check={"max_abs_diff": verdict.max_abs_diff, "ok": verdict.ok},
-        groups=group_reports(run.coupling, found.plan, found.errors),
+        groups=group_reports(found.coupling, found.plan, found.errors),
+        blocks=search.blocks(found.coupling),
         left_alone=left_alone(
-            run.coupling,
-            lambda g: "" if g.name in found.plan.keep else why_left_out(run.coupling, g, run.options),
+            found.coupling,
+            lambda g: "" if g.name in found.plan.keep else why_left_out(found.coupling, g, run.options),
         ),
         seconds={k: round(v, 3) for k, v in run.seconds.items()},
         warnings=list(dict.fromkeys(run.warnings)),
@@ -153,7 +158,7 @@ def _finish(
     _stamp(found.model.proto, report)
     result = Result(replace(found.model, path=given.path, data=given.data), report, found.plan)
     if failure is not None:
-        failure.result = result if found.plan.keep else None
+        failure.result = result if found.plan.keep or found.plan.removed else None
         raise failure
     return result
 
@@ -197,7 +202,7 @@ def _declared(value: ValueInfoProto) -> list[Any]:
 def apply(model: ModelProto | str | Path, plan: Plan) -> ModelProto:
     """Carry out a saved plan on the model it was made for. Raises DataError if it doesn't fit."""
     graph = Graph.of(files.read(model))
-    return rewrite(restored(graph, plan.by_rank), plan)
+    return rewrite(restored(without(graph, plan.removed), plan.by_rank), plan)
 
 
 def compare(

@@ -1,4 +1,4 @@
-"""What is to be done to a model: channels kept per group, and new weights for layers.
+"""What is to be done to a model: channels kept per group, new weights for layers, and blocks removed.
 
 A plan can be saved and applied again."""
 
@@ -34,16 +34,19 @@ class Weights:
 class Plan:
     """keep: group -> numbers of the channels that stay, ascending. weights: layer (its node's key) -> new weights.
 
-    by_rank: keys of the products of activations whose channels are dims of heads.
+    by_rank: keys of the products of activations whose channels are dims of heads. removed: what the blocks make that
+    are taken out; groups and layers are those of the graph without them.
     """
 
     keep: Mapping[str, Ints] = field(default_factory=dict)
     weights: Mapping[str, Weights] = field(default_factory=dict)
     by_rank: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
 
     def save(self, path: str | Path) -> None:
         """Write the plan as an .npz of arrays; nothing in it is pickled."""
-        names = {"keep": list(self.keep), "weights": list(self.weights), "by_rank": list(self.by_rank)}
+        names = {"keep": list(self.keep), "weights": list(self.weights)}
+        names |= {"by_rank": list(self.by_rank), "removed": list(self.removed)}
         arrays: dict[str, NDArray[Any]] = {f"keep{i}": kept for i, kept in enumerate(self.keep.values())}
         for i, new in enumerate(self.weights.values()):
             arrays |= {f"matrix{i}": new.matrix, f"offset{i}": new.offset}
@@ -59,7 +62,7 @@ class Plan:
                 keep = {name: file[f"keep{i}"] for i, name in enumerate(names["keep"])}
                 pairs = ((file[f"matrix{i}"], file[f"offset{i}"]) for i in range(len(names["weights"])))
                 weights = {n: Weights(*pair) for n, pair in zip(names["weights"], pairs, strict=True)}
-                return Plan(keep, weights, tuple(names.get("by_rank", ())))
+                return Plan(keep, weights, tuple(names.get("by_rank", ())), tuple(names.get("removed", ())))
         except FileNotFoundError:
             raise DataError(f"{path} does not exist: give a plan written by --save-plan.") from None
         except Exception as error:  # a zip file can be damaged in many ways

@@ -280,6 +280,7 @@ def front_to_back(
 
     A layer of which only the shortcut has drifted gets new weights if that helps on samples that weren't fitted.
     `parts` are the samples to fit and the samples to choose dampings by; `loops` is what `refit_loops` gave.
+    Targets are those of the original with all its blocks, of which the coupling's graph may lack some.
     Layers amid `turned` attention heads are given twice: as they make turned outputs of the original's inputs, and as
     they make them of turned ones.
     """
@@ -294,12 +295,12 @@ def front_to_back(
 
     mask, refits, turned = coupling.mask(keep), dict(loops or {}), turned or {}
     layers = layers_in_order(coupling)
-    with Walk(coupling, feeds(), runtime, max_memory, mask) as walk:
+    with Walk(coupling, feeds(), runtime, max_memory, mask, full=True) as walk:
         for name, loop in refits.items():
             walk.renew(coupling.layers[name], loop.weights)
         for number, linear in enumerate(layers):
             flags, (before, linear) = mask.inputs(linear), turned.get(linear.index, (linear, linear))
-            if not flags.all() or walk.renewed or linear.index in turned:
+            if not flags.all() or walk.renewed or walk.blocks or linear.index in turned:
                 walk.advance(linear.index)
                 needed, found = not flags.all() or linear.input in walk.drifted, None
                 if linear.refittable and (needed or (_shortcut(walk, linear) and linear.shared is None)):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from onnxprune.cost import macs_of_widths, parameters_of_widths
+from onnxprune.cost import FLOATS, macs, macs_of_widths, parameters_of_widths
 from onnxprune.coupling import Coupling, Group
+from onnxprune.graph import Block, key
 from onnxprune.plan import Plan
 
 
@@ -67,6 +69,18 @@ class GroupReport:
 
 
 @dataclass(frozen=True)
+class BlockReport:
+    """A part that can be removed whole: its layers, what they cost, and what it adds to the answer (None: unknown)."""
+
+    name: str
+    layers: list[str]
+    removed: bool
+    gain: float | None
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything a user may want to know of a run."""
 
@@ -83,6 +97,7 @@ class Report:
     left_alone: list[dict[str, str]]
     seconds: dict[str, float]
     warnings: list[str] = field(default_factory=list)
+    blocks: list[BlockReport] = field(default_factory=list)
 
     def json(self) -> dict[str, Any]:
         """The report as plain data, as `--json` prints it."""
@@ -141,6 +156,19 @@ def group_reports(coupling: Coupling, plan: Plan, errors: Mapping[str, float]) -
             )
         )
     return reports
+
+
+def block_report(coupling: Coupling, block: Block, *, removed: bool, gain: float | None = None) -> BlockReport:
+    """A block as it is in the original, named like its last node."""
+    graph = coupling.graph.original
+    nodes = [graph.nodes[i] for i in block.nodes]
+    layers = {i: graph.nodes[i].name or key(graph.nodes[i]) for i in block.nodes if macs(graph, i)}
+    tensors = {name for node in nodes for name in node.input if name in graph.initializers}
+    owned = [name for name in tensors if set(block.nodes).issuperset(graph.consumers[name])]
+    params = sum(prod(graph.shapes[name]) for name in owned if graph.types[name] in FLOATS)
+    cost = sum(macs(graph, i) for i in layers)
+    name = graph.nodes[graph.producer[block.output]].name or block.output
+    return BlockReport(name, list(layers.values()), removed, gain, cost, params)
 
 
 def left_alone(coupling: Coupling, why_whole: Callable[[Group], str]) -> list[dict[str, str]]:

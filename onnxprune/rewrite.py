@@ -2,7 +2,8 @@
 
 `rewrite` cuts: it is pure, and touches only what the plan names. `twin` gives the model that must behave the same
 without a single channel having been cut: new weights are zero at removed inputs, and every layer that reads removed
-channels gets them multiplied by zero. Comparing the two (see `oracle`) separates an error of surgery from the
+channels gets them multiplied by zero; what a removed block makes is its shortcut and zero times what it made. Comparing
+the two (see `oracle`) separates an error of surgery from the
 approximation that pruning is.
 """
 
@@ -21,7 +22,7 @@ from onnxprune import files
 from onnxprune.coupling import Coupling, Mask
 from onnxprune.errors import DataError
 from onnxprune.files import Model
-from onnxprune.graph import Array, Graph, fresh, names
+from onnxprune.graph import Array, Graph, fresh, key, names
 from onnxprune.ids import narrow
 from onnxprune.ops import Cut, View, find
 from onnxprune.ops.linear import Linear
@@ -36,7 +37,7 @@ class _Draft:
     def __init__(self, coupling: Coupling, plan: Plan) -> None:
         self.coupling, self.graph = coupling, coupling.graph
         self.mask: Mask = coupling.mask(plan.keep)
-        self.taken = names(self.graph.model.graph, self.graph.nodes)
+        self.taken = names(self.graph.original.model.graph, self.graph.original.nodes)
         self.added: list[TensorProto] = []
         self.replaced: dict[str, Array] = {}
         self.arrays: dict[str, Array] = {}
@@ -78,19 +79,20 @@ class _Draft:
 
     def build(self, nodes: Iterable[NodeProto]) -> Model:
         """The model with these nodes: constants that nothing reads any more go, all else is as it was."""
-        old = self.graph.model
+        original = self.graph.original
+        old = original.model
         model = files.without(old, ("graph",))
         model.graph.CopyFrom(files.without(old.graph, ("node", "initializer", "value_info")))
-        live = _live(list(nodes), self.graph)
+        live = _live(list(nodes), original)
         model.graph.node.extend(live)
-        used = {name for node in live for name in self.graph.reads(node)} | set(self.graph.outputs)
+        used = {name for node in live for name in original.reads(node)} | set(original.outputs)
         for tensor in old.graph.initializer:
             if tensor.name in self.replaced:
                 model.graph.initializer.append(self.tensor(self.replaced[tensor.name], tensor.name))
-            elif tensor.name in used or tensor.name not in self.graph.consumers:
+            elif tensor.name in used or tensor.name not in original.consumers:
                 model.graph.initializer.append(tensor)
         model.graph.initializer.extend(tensor for tensor in self.added if tensor.name in used)
-        _fit_inputs(model, set(self.graph.initializers))
+        _fit_inputs(model, set(original.initializers))
         beside = [t.name for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
         arrays = {**self.graph.arrays, **self.arrays}
         return Model(model, {name: arrays[name] for name in beside if name in arrays})
@@ -105,7 +107,7 @@ def pruned(coupling: Coupling, plan: Plan) -> Model:
     """The pruned model. An empty plan gives an equal model. Raises DataError if the plan names what isn't there."""
     validate(coupling, plan)
     draft = _Draft(coupling, plan)
-    if not plan.weights and draft.mask.flags.all():
+    if not plan.weights and draft.mask.flags.all() and not draft.graph.removed:
         return Model(_copy(coupling.graph.model), coupling.graph.arrays)
     cuts = _cuts(draft)
     nodes: list[NodeProto] = []
@@ -114,8 +116,18 @@ def pruned(coupling: Coupling, plan: Plan) -> Model:
             continue
         node, *behind = _renew(draft, index, _shrink(draft, index, node), cut=True)
         nodes += [_cut_inputs(draft, index, node, cuts), *behind]
-    model = draft.build(nodes)
+    model = draft.build(_passing_by(draft.graph, node) for node in nodes)
     return replace(model, proto=annotate(model.proto, {v.name for v in draft.graph.model.graph.value_info}))
+
+
+def _passing_by(graph: Graph, node: NodeProto) -> NodeProto:
+    """The node reading shortcuts in the place of what removed blocks made."""
+    names = [graph.past(name) for name in node.input]
+    if names == list(node.input):
+        return node
+    node = _copy(node)
+    node.input[:] = names
+    return node
 
 
 def twin(coupling: Coupling, plan: Plan) -> ModelProto:
@@ -127,10 +139,14 @@ def silenced(coupling: Coupling, plan: Plan) -> Model:
     """The original at full size with the plan's weights, removed channels silenced where they are read."""
     draft = _Draft(coupling, plan)
     nodes: list[NodeProto] = []
-    for index, node in enumerate(draft.graph.nodes):
+    place = {key(node): index for index, node in enumerate(draft.graph.nodes)}
+    for node in draft.graph.original.nodes:
+        index = place.get(key(node), -1)
         if index in draft.dropped:
             continue
-        if index in draft.coupling.notes.readers:
+        if key(node) in draft.graph.removed:
+            nodes += _undone(draft, node)
+        elif index in draft.coupling.notes.readers:
             flags = draft.mask.of(draft.coupling.notes.readers[index])
             node = without_feedback(draft.mask, index, draft.constant)
             layer = _renew(draft, index, node, cut=False)
@@ -140,8 +156,20 @@ def silenced(coupling: Coupling, plan: Plan) -> Model:
     return draft.build(nodes)
 
 
+def _undone(draft: _Draft, node: NodeProto) -> list[NodeProto]:
+    """The last node of a removed block, and nodes that put the shortcut in the place of what it makes."""
+    output = node.output[0]
+    node = _copy(node)
+    node.output[0], nothing = fresh(f"{output}_whole", draft.taken), fresh(f"{output}_nothing", draft.taken)
+    zero = np.zeros((), helper.tensor_dtype_to_np_dtype(draft.graph.types[output]))
+    times = helper.make_node("Mul", [node.output[0], draft.constant(zero, f"{output}_zero")], [nothing])
+    return [node, times, helper.make_node("Add", [nothing, draft.graph.removed[output].shortcut], [output])]
+
+
 def validate(coupling: Coupling, plan: Plan) -> None:
     """Check that a plan fits a model; DataError names the first thing that doesn't."""
+    if set(plan.removed) != set(coupling.graph.removed):
+        raise DataError("the plan removes other blocks than those that the graph is coupled without.")
     for name, kept in plan.keep.items():
         group = coupling.by_name.get(name)
         if group is None:

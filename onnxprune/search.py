@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from onnxprune import evaluation, heads
 from onnxprune.calibration import Samples
 from onnxprune.cost import parameters, total_macs
+from onnxprune.coupling import Coupling
 from onnxprune.errors import BudgetError, UsageError
 from onnxprune.files import Model
 from onnxprune.files import save as save_model
 from onnxprune.graph import Array, Graph
 from onnxprune.plan import Plan, Weights
-from onnxprune.report import Fidelity, Target
+from onnxprune.report import BlockReport, Fidelity, Target, block_report
 from onnxprune.rewrite import pruned
 from onnxprune.steps import Ranked, Run, allocate, cost_of, coupled, rank, reconstruct, refine, what_stands_in_the_way
 from onnxprune.walk import layers_in_order
@@ -39,8 +40,9 @@ TRIES = 8  # allocations until what is written costs what was asked for
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan, the model it makes, the errors of the refitted layers, and how well it answers."""
+    """A plan, what it refers to, the model it makes, the errors of the refitted layers, and how well it answers."""
 
+    coupling: Coupling
     plan: Plan
     model: Model
     errors: dict[str, float]
@@ -70,7 +72,8 @@ class Search:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        original = Model(run.coupling.graph.model, run.coupling.graph.arrays)
+        graph = run.coupling.graph.original
+        original = Model(graph.model, graph.arrays)
         self.before, self.accuracy = _answers(run, original), _accuracy(run, original)
 
     def other(self, **options: Any) -> Search:
@@ -95,13 +98,15 @@ class Search:
         if self.run.options.refine and keep:
             keep = refine(self.run, self.ranked, keep)
         weights, errors = reconstruct(self.run, self.ranked, keep)
-        return self.carried_out(Plan(dict(keep), weights, heads.names(self.run.coupling)), errors)
+        coupling = self.run.coupling
+        plan = Plan(dict(keep), weights, heads.names(coupling), tuple(coupling.graph.removed))
+        return self.carried_out(plan, errors)
 
     def carried_out(self, plan: Plan, errors: dict[str, float]) -> Candidate:
         """The model that a plan makes, and how it answers."""
         with self.run.timed("rewrite"):
             model = pruned(self.run.coupling, plan)
-        return Candidate(plan, model, errors, *self.judged(model))
+        return Candidate(self.run.coupling, plan, model, errors, *self.judged(model))
 
     def judged(self, model: Model) -> tuple[Fidelity, float | None]:
         """How well a model answers like the one that is pruned, and its accuracy where there are labels."""
@@ -196,18 +201,24 @@ class Search:
         """What is left of a cost, counted on the model that would be written."""
         mask, coupling = self.run.coupling.mask(keep), self.run.coupling
         weights, drifted, turned = dict[str, Weights](), False, self.ranked.turned(coupling, keep)
+        bridges = [coupling.graph.producer[name] for name in coupling.graph.removed]
         loops = [linear for linear in coupling.layers.values() if linear.loops]
         for linear in [*layers_in_order(coupling), *loops] if self.run.mode != "none" else []:
             flags = mask.inputs(linear)
-            drifted = drifted or not flags.all() or linear.index in turned
+            drifted = drifted or not flags.all() or linear.index in turned or any(b < linear.index for b in bridges)
             if not flags.all() or (drifted and self.run.mode == "ls" and not linear.loops):
                 nothing = np.broadcast_to(np.zeros(()), linear.matrix.shape)  # takes no memory
                 weights[linear.key] = Weights(nothing, np.ones_like(linear.offset))  # with a bias
         for one in turned.values():
             weights.setdefault(one.after.key, Weights(one.after.matrix, one.after.offset))
-        model = Graph.of(pruned(coupling, Plan(dict(keep), weights)), coupling.graph.dims)
+        plan = Plan(dict(keep), weights, removed=tuple(coupling.graph.removed))
+        model = Graph.of(pruned(coupling, plan), coupling.graph.dims)
         count = total_macs if kind == "macs" else parameters
-        return count(model) / max(count(coupling.graph), 1)
+        return count(model) / max(count(coupling.graph.original), 1)
+
+    def blocks(self, coupling: Coupling) -> list[BlockReport]:
+        """What is to be said of the blocks that this search knows of."""
+        return [block_report(coupling, block, removed=True) for block in coupling.graph.removed.values()]
 
     def bisect(self, allowed: float, failure: BudgetError | None) -> tuple[Candidate, BudgetError | None]:
         """The fewest MACs whose loss is at most `allowed`."""

@@ -22,6 +22,7 @@ from onnx import ModelProto
 from onnxprune import calibration, evaluation, factorize, methods, oracle, selection
 from onnxprune.activity import Activity, collect_activity
 from onnxprune.allocation import ALLOCATORS, Bilinear, Curve
+from onnxprune.blocks import without
 from onnxprune.calibration import Samples
 from onnxprune.cost import macs_of_widths, parameters_of_widths
 from onnxprune.coupling import GRANULARITIES, Coupling, Group
@@ -80,6 +81,7 @@ class Options:
     attention: str = "auto"
     iterations: int = 1
     retrain: Retrain | None = None  # a command with {in} and {out}, or a function of a ModelProto
+    threshold: float | None = None  # of a method for blocks: what adds less than this goes
     plan: Plan | None = None  # carried out as it is: nothing is chosen, and the options that choose don't matter
 
     def __post_init__(self) -> None:
@@ -103,11 +105,24 @@ class Options:
             raise UsageError("several iterations lead to a cost: give --target macs= or params=, no drop and no plan.")
         if isinstance(self.retrain, str) and not ("{in}" in self.retrain and "{out}" in self.retrain):
             raise UsageError("the retraining command must say {in} and {out}, the files it reads and writes.")
+        if self.by_blocks and self.mode not in ("ls", "none"):
+            raise UsageError(f"method {self.method} removes whole blocks: reconstruct by ls, or none.")
+        if self.by_blocks and (self.iterations > 1 or self.retrain is not None or self.refine):
+            raise UsageError(
+                f"method {self.method} removes whole blocks, in one step: no iterations, retrain or refine."
+            )
+        if self.threshold is not None and not self.by_blocks:
+            raise UsageError(f"a threshold is for methods that remove whole blocks, and {self.method} isn't one.")
 
     @property
     def mode(self) -> str:
         """How layers are reconstructed: as asked for, or as the method's paper does."""
         return methods.find(self.method).reconstruct if self.reconstruct == "auto" else self.reconstruct
+
+    @property
+    def by_blocks(self) -> bool:
+        """Whether whole blocks go, not channels."""
+        return isinstance(methods.find(self.method), methods.BlockMethod)
 
 
 @dataclass
@@ -126,17 +141,21 @@ class Run:
 
     def feeds(self, indices: Ints) -> Iterable[Mapping[str, Array]]:
         """The samples in batches, read when they are asked for."""
-        source = self.noise if self.method.needs == "noise" else self.samples
+        source = self.noise if methods.find(self.options.method).needs == "noise" else self.samples
         return source.batches(indices.tolist(), self.options.batch)
 
     @property
     def method(self) -> methods.Method:
-        """The criterion that was asked for."""
-        return methods.find(self.options.method)
+        """The criterion for channels that was asked for."""
+        found = methods.find(self.options.method)
+        assert isinstance(found, methods.Method)
+        return found
 
     @property
     def blind(self) -> bool:
         """Whether nothing is calibrated: there is no data, and neither criterion nor repair needs any."""
+        if self.options.by_blocks:
+            return False
         own = self.method.takeover is not methods.emulated
         repaired = (self.mode == "none" or (self.mode == "unify" and own)) and not self.coupling.by_rank
         alone = self.method.needs == "weights" and repaired and not self.options.refine
@@ -173,7 +192,7 @@ def prepare(
     """Couple the graph and divide the samples, of which `copies` neighbours belong together (mirror images)."""
     graph = graph.resized({**shapes_of(found), **graph.dims})
     targets = options.targets
-    if not targets and options.plan is None:
+    if not targets and options.plan is None and options.threshold is None:
         targets = (Target("drop", DEFAULT_DROP if found.origin == "given" else SYNTHETIC_DROP),)
     if labelled is not None and labelled.samples is not None:
         judge = 0.0  # the labelled samples judge
@@ -195,8 +214,8 @@ def prepare(
 def coupled(graph: Graph, options: Options) -> Coupling:
     """Coupled as the plan says; else by the option, of which auto turns heads where layers are refitted anyway."""
     if options.plan is not None:
-        return restored(graph, options.plan.by_rank, options.granularity)
-    fits = options.mode in ("local", "ls")
+        return restored(without(graph, options.plan.removed), options.plan.by_rank, options.granularity)
+    fits = options.mode in ("local", "ls") and not options.by_blocks
     attention = "heads" if options.attention == "auto" and not fits else options.attention
     return attend(graph, attention, options.granularity)
 

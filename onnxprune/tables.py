@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich import box, filesize
 from rich.table import Table
 
-from onnxprune.methods import NEEDS, Method
-from onnxprune.report import Comparison, Fidelity, GroupReport, Inspection, Report, Size
+from onnxprune.methods import NEEDS, Criterion
+from onnxprune.report import BlockReport, Comparison, Fidelity, GroupReport, Inspection, Report, Size
 
 NAME = 40  # characters of a name that a table shows; both ends of a long one tell the most
 WHOLE = 10_000
@@ -32,6 +32,9 @@ def outcome(report: Report, title: str) -> Table:
     check = report.surgery_check
     note = f"largest difference to what was expected: {check['max_abs_diff']:.1g}"
     table.add_row("surgery check", "", "ok" if check["ok"] else "FAILED", "", note)
+    if gone := [block for block in report.blocks if block.removed]:
+        names = _names([block.name for block in gone], NAME)
+        table.add_row("blocks", str(len(report.blocks)), str(len(report.blocks) - len(gone)), "", f"without {names}")
     for target in report.targets:
         table.add_row(f"target {target.kind}={target.value:g}", "", "reached" if target.reached else "missed", "", "")
     return table
@@ -50,6 +53,15 @@ def widths(groups: Iterable[GroupReport]) -> Table:
     for g in groups:
         error = DASH if g.error is None else f"{g.error:.3g}"
         table.add_row(short(g.name), str(g.channels), str(g.kept), error, _kind(g))
+    return table
+
+
+def depth(blocks: Iterable[BlockReport]) -> Table:
+    """Blocks that can be removed: what they add to the answer, and whether they are gone."""
+    table = _table("block", "gain", "MACs", "params", "")
+    for b in blocks:
+        gain = DASH if b.gain is None else f"{b.gain:.4f}"
+        table.add_row(short(b.name), gain, f"{b.macs:,}", f"{b.params:,}", "removed" if b.removed else "")
     return table
 
 
@@ -94,7 +106,7 @@ def summary(found: Inspection) -> Table:
     return table
 
 
-def catalogue(methods: Iterable[Method]) -> Table:
+def catalogue(methods: Iterable[Criterion]) -> Table:
     """All methods: what they do, what they need, what they repair by default, where they come from."""
     table = _table("method", "what it does", "needs", "--reconstruct auto is", "paper")
     for column in table.columns[1:]:

@@ -6,6 +6,9 @@ only the values that are alive at the cut are kept, for all samples and both net
 temporary folder when they outgrow the memory granted. The pruned network keeps its full size here (removed channels
 have zero weights where they are read), so both run the same nodes, and what hasn't drifted apart is stored once.
 
+The pruned network may lack blocks of the original (see `blocks`): the value that such a block makes is its shortcut
+there.
+
 Nodes run by depth, counted in layers, not in the order of the file: what a layer doesn't depend on is done before it,
 so that a shortcut is known when the last layer of its branch is refitted.
 """
@@ -22,7 +25,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 from onnxprune import files
 from onnxprune.coupling import Coupling, Mask
 from onnxprune.files import Model
-from onnxprune.graph import Array, fresh
+from onnxprune.graph import Array, Block, fresh, key
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
 from onnxprune.rewrite import renewed_nodes, with_weights, without_feedback
@@ -35,7 +38,7 @@ class Walk:
     """Carries values of both networks for all batches; `original[b]` and `pruned[b]` hold what is alive in batch b.
 
     `pruned[b]` holds only values that differ from the original's; `value` looks in both. Recurrent layers lose the
-    feedback of the channels that `mask` removes.
+    feedback of the channels that `mask` removes. With `full`, the original has the blocks that the graph lacks.
     """
 
     def __init__(
@@ -45,8 +48,12 @@ class Walk:
         runtime: Runtime,
         max_memory: float = 2e9,
         mask: Mask | None = None,
+        *,
+        full: bool = False,
     ) -> None:
         self.coupling, self.graph, self.runtime = coupling, coupling.graph, runtime
+        removed = self.graph.removed if full else {}
+        self.blocks = {self.graph.producer[name]: block for name, block in removed.items()}
         self.mask = mask or coupling.mask({})
         self.schedule = by_depth(coupling)
         self.place = {index: position for position, index in enumerate(self.schedule)}
@@ -96,7 +103,7 @@ class Walk:
         outputs = [name for i in nodes for name in self.graph.nodes[i].output if name]
         needed = [name for name in outputs if self._alive(name) or name in beside - self.drifted]
         if needed:
-            self._run(_segment(self, nodes, needed), self.original, needed)
+            self._run(_segment(self, nodes, needed, blocks=self.blocks), self.original, needed)
         if wanted:
             self._run(_segment(self, own, wanted, self.renewed, self.mask), self.pruned, wanted)
         for batch in (*self.original, *self.pruned):
@@ -112,7 +119,8 @@ class Walk:
         own, made = list[int](), list[str]()
         for i in nodes:
             drifted = any(name in self.drifted for name in self.graph.reads(self.graph.nodes[i]))
-            if (drifted or i in self.renewed or self.mask.feeds_back(i)) and i not in self.skipped:
+            changed = i in self.renewed or i in self.blocks or self.mask.feeds_back(i)
+            if (drifted or changed) and i not in self.skipped:
                 own.append(i)
                 behind = [layer.output for layer in self.renewed.get(i, []) if layer.tail]
                 outputs = behind or self.graph.nodes[i].output
@@ -167,7 +175,8 @@ class Walk:
     def _last_use(self) -> dict[str, int]:
         last: dict[str, int] = {}
         for position, index in enumerate(self.schedule):
-            for name in self.graph.reads(self.graph.nodes[index]):
+            block = self.blocks.get(index)
+            for name in (*self.graph.reads(self.graph.nodes[index]), *(block.reads if block else ())):
                 last[name] = position
         return last | dict.fromkeys(self.graph.outputs, len(self.schedule))
 
@@ -187,7 +196,9 @@ def by_depth(coupling: Coupling) -> list[int]:
     for index, node in enumerate(graph.nodes):
         if all(name in graph.static for name in node.output if name):
             continue
-        level = max((depth.get(name, 0) for name in graph.reads(node)), default=0) + (index in layers)
+        block = graph.removed.get(key(node))
+        reads = [*graph.reads(node), *(block.reads if block else ())]
+        level = max((depth.get(name, 0) for name in reads), default=0) + (index in layers)
         depth.update((name, level) for name in node.output)
         order.append((level, index not in layers, index))
     return [index for *_, index in sorted(order)]
@@ -199,9 +210,14 @@ def _segment(
     outputs: Sequence[str],
     replaced: Mapping[int, Sequence[Linear]] | None = None,
     mask: Mask | None = None,
+    blocks: Mapping[int, Block] | None = None,
 ) -> Session:
-    """A session for some nodes: what they read from before them is input, constants are built in."""
+    """A session for some nodes: what they read from before them is input, constants are built in.
+
+    In the place of a node of `blocks` stands the whole block.
+    """
     graph, model = walk.graph, ModelProto()
+    original = graph.original
     arrays = dict(graph.arrays)
     model.ir_version = max(graph.model.ir_version, 4)
     model.opset_import.extend(graph.model.opset_import)
@@ -225,6 +241,9 @@ def _segment(
 
     for i in nodes:
         node = graph.nodes[i]
+        if blocks and i in blocks:
+            made += [original.nodes[k] for k in blocks[i].nodes]
+            continue
         if mask is not None and mask.feeds_back(i):
             node = without_feedback(mask, i, lambda value, hint: constant("", value, hint))
         if replaced and i in replaced:
@@ -236,10 +255,10 @@ def _segment(
     read = dict.fromkeys(name for node in made for name in graph.reads(node) if name not in produced)
     have = {t.name for t in model.graph.initializer}
     for name in read:
-        if name in graph.initializers:
-            model.graph.initializer.append(graph.initializers[name])
-        elif name in graph.static:
-            add(name, graph.array(name))
+        if name in original.initializers:
+            model.graph.initializer.append(original.initializers[name])
+        elif name in original.static:
+            add(name, original.array(name))
         elif name not in have:
             model.graph.input.append(_info(walk, name))
     model.graph.output.extend(_info(walk, name) for name in outputs)

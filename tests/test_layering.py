@@ -21,6 +21,7 @@ ORDER = [
     "heads",
     "allocation",
     "cost",
+    "blocks",
     "elimination",
     "takeover",
     "refinement",
@@ -41,8 +42,9 @@ ORDER += [
     "methods",
     "evaluation",
     "data",
+    "diagnosis",
 ]
-ORDER += ["selection", "factorize", "steps", "search", "iteration", "pipeline", "options", "tables", "cli"]
+ORDER += ["selection", "factorize", "steps", "search", "depth", "iteration", "pipeline", "options", "tables", "cli"]
 ALONE = {"onnxruntime": "runtime", "onnx_graphsurgeon": "graph", "torch": None, "tensorflow": None}
 FILES = [p for p in sorted(ROOT.rglob("*.py")) if p.name not in ("__init__.py", "__main__.py") or p.parent != ROOT]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from onnxprune.cli import main
-from onnxprune.methods import METHODS, NEEDS
+from onnxprune.methods import NEEDS, catalogue
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -36,7 +36,7 @@ def options() -> str:
 
 def methods() -> str:
     """The registry of methods."""
-    rows = [(f"`{m.name}`", m.summary, NEEDS[m.needs], f"`{m.reconstruct}`", m.paper) for m in METHODS.values()]
+    rows = [(f"`{m.name}`", m.summary, NEEDS[m.needs], f"`{m.reconstruct}`", m.paper) for m in catalogue()]
     return _table(("method", "what it does", "needs", "`--reconstruct auto`", "paper"), rows)
 
 

@@ -1,8 +1,8 @@
-"""The criteria that say which channels go first: one file each, found by themselves.
+"""The criteria that say what goes first: one file each, found by themselves.
 
 A method is a function from numbers to an order of removal. It sees matrices, never the graph: `Evidence` holds what is
-known of one group. `@method` registers it with what the command line, the README and the common tests need to know, and
-with what has to be measured for it.
+known of one group of channels, `Features` what is known of whole blocks. `@method` and `@block_method` register it with
+what the command line, the README and the common tests need to know, and with what has to be measured for it.
 """
 
 from __future__ import annotations
@@ -64,23 +64,54 @@ def emulated(evidence: Evidence, kept: Ints, *, affine: bool = True) -> Takeover
     return closest(evidence.problems, evidence.means, kept, affine=affine)
 
 
-@dataclass(frozen=True)
-class Method:
-    """A criterion: order(evidence) gives all channels but the last of each cell, in order of removal.
-
-    takeover(evidence, kept) says who takes over with `--reconstruct unify`; `needs` is one of NEEDS.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """What is said of every method; `needs` is one of NEEDS."""
 
     name: str
-    order: Order
     reconstruct: str  # what the method's paper does afterwards
     summary: str
     paper: str
     needs: str = "data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Criterion):
+    """A criterion for channels: order(evidence) gives all but the last of each cell, in order of removal.
+
+    takeover(evidence, kept) says who takes over with `--reconstruct unify`.
+    """
+
+    order: Order
     takeover: TakingOver = emulated
 
 
+@dataclass(frozen=True)
+class Features:
+    """What is known of blocks: what each reads and what it makes, averaged over all places, [samples, channels] each.
+
+    targets [samples, k]: what is to be told from them: the answers of the network, or one column per class, in which
+    a 1 marks the `labelled` one.
+    """
+
+    before: Sequence[Float]
+    after: Sequence[Float]
+    targets: Float
+    labelled: bool
+
+
+Gains = Callable[[Features], Float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockMethod(Criterion):
+    """A criterion for whole blocks: gains(features) says what each adds; those that add least go first."""
+
+    gains: Gains
+
+
 METHODS: dict[str, Method] = {}
+BLOCK_METHODS: dict[str, BlockMethod] = {}
 
 
 def method(
@@ -89,10 +120,28 @@ def method(
     """Register a function as a method."""
 
     def register(order: Order) -> Order:
-        METHODS[name] = Method(name, order, reconstruct, summary, paper, needs, takeover)
+        METHODS[name] = Method(
+            name=name, reconstruct=reconstruct, summary=summary, paper=paper, needs=needs, order=order,
+            takeover=takeover,
+        )  # fmt: skip
         return order
 
     return register
+
+
+def block_method(name: str, *, reconstruct: str, summary: str, paper: str) -> Callable[[Gains], Gains]:
+    """Register a function as a method for whole blocks."""
+
+    def register(gains: Gains) -> Gains:
+        BLOCK_METHODS[name] = BlockMethod(name=name, reconstruct=reconstruct, summary=summary, paper=paper, gains=gains)
+        return gains
+
+    return register
+
+
+def catalogue() -> list[Criterion]:
+    """All methods, those for channels first."""
+    return [*METHODS.values(), *BLOCK_METHODS.values()]
 
 
 def by_score(scores: Float, cells: Ints) -> Ints:
@@ -115,11 +164,12 @@ def over_readers(evidence: Evidence, score: Callable[[Problem, Float], Float]) -
     return total
 
 
-def find(name: str) -> Method:
+def find(name: str) -> Method | BlockMethod:
     """A method by name; UsageError names those there are."""
-    if name not in METHODS:
-        raise UsageError(f"there is no method '{name}'; choose one of: {', '.join(METHODS)}.")
-    return METHODS[name]
+    found = METHODS.get(name) or BLOCK_METHODS.get(name)
+    if found is None:
+        raise UsageError(f"there is no method '{name}'; choose one of: {', '.join((*METHODS, *BLOCK_METHODS))}.")
+    return found
 
 
 for _module in sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)])):
