@@ -1,0 +1,111 @@
+"""Depth against width, on real data: accuracy kept with whole blocks removed, with channels removed, and with both.
+
+    python tools/depth.py MODEL DATA.npz --mean ... --std ... --blocks 1.0 --blocks 0.8 --target 0.8 --target 0.5
+
+DATA and the other options are those of `accuracy.py`. For every share of MACs in `--blocks` (1.0: none go), blocks are
+removed by `shallow` down to it, and then channels by `reap` down to each `--target` below it. Orders and error curves
+of channels are those of the original; all layers are refitted together. With `--labels` the probes get the calibration
+images' own labels (`y_train`), never those that the result is judged by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from accuracy import Setting, line, numbers, pixels
+from threadpoolctl import threadpool_limits
+
+from onnxprune.blocks import find
+from onnxprune.calibration import load
+from onnxprune.cost import total_macs
+from onnxprune.coupling import Coupling
+from onnxprune.data import inputs_of
+from onnxprune.depth import Shallowing
+from onnxprune.evaluation import Labelled, answers
+from onnxprune.graph import Graph
+from onnxprune.search import Candidate, Search, parse_targets
+from onnxprune.steps import Ranked, prepare
+
+
+def transferred(ranked: Ranked, coupling: Coupling) -> Ranked:
+    """What is known of the groups that a graph still has without some residual branches."""
+    pairs = [
+        (replace(r, group=coupling.by_name[r.group.name]), curve)
+        for r, curve in zip(ranked.rankings, ranked.curves, strict=True)
+        if r.group.name in coupling.by_name
+    ]
+    return Ranked([r for r, _ in pairs], [curve for _, curve in pairs], {})
+
+
+def stages(graph: Graph, removed: Sequence[str]) -> str:
+    """How many blocks are left of those whose values are of the same shape: "6 of 8, 8 of 8"."""
+    kept: dict[tuple[int, ...], list[bool]] = {}
+    for block in find(graph):
+        kept.setdefault(graph.shapes[block.output], []).append(block.output not in removed)
+    return ", ".join(f"{sum(flags)} of {len(flags)}" for flags in kept.values())
+
+
+@click.command(help=__doc__.splitlines()[0] if __doc__ else None)
+@click.argument("model", type=Path)
+@click.argument("data", type=Path)
+@click.option("--mean", type=numbers, default="0.5")
+@click.option("--std", type=numbers, default="0.5")
+@click.option("--samples", default=1500, show_default=True, help="calibration images")
+@click.option("--draw", default=0, show_default=True)
+@click.option("--blocks", "depths", type=float, multiple=True, default=(1.0, 0.8))
+@click.option("--target", "targets", type=float, multiple=True, default=(0.5,))
+@click.option("--labels", is_flag=True, help="probes towards the labels of the calibration images, not the answers")
+@click.option("--round-to", default=1, show_default=True)
+@click.option("--threads", default=0)
+@click.option("--batch", default=100)
+def main(
+    model: Path, data: Path, samples: int, draw: int, depths: tuple[float, ...], targets: tuple[float, ...], *,
+    labels: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Print the blocks' gains, and one row per share of blocks and target."""
+    setting = Setting.load(model, data, samples=samples, **options)
+    chosen = np.random.default_rng(draw).choice(len(setting.training), samples, replace=False)
+    images = pixels(setting.training[chosen], setting.graph, setting.preprocessing)
+    calibration = load(images, inputs_of(setting.graph))
+    known = Labelled(calibration, np.load(data)["y_train"].ravel()[chosen])
+    wide = replace(setting.options, method="reap", targets=parse_targets(["macs=1"]), seed=draw)
+    with threadpool_limits(1, user_api="blas"):
+        width = Search(prepare(setting.graph, calibration, wide, setting.judged))
+        depth = Shallowing(
+            replace(width.run, options=replace(wide, method="shallow"), labelled=known if labels else None)
+        )
+        graph = width.run.coupling.graph
+        gains = sorted(depth.gains.items(), key=lambda pair: graph.producer[pair[0]])
+        click.echo(f"gains, in hundredths: {' '.join(f'{100 * gain:.1f}' for _, gain in gains)}")
+        click.echo("  MACs  blocks/channels      MACs   accuracy agreement  zerr   blocks left by shape")
+        for share in depths:
+            gone = depth.fewest([("macs", share)]) if share < 1 else []
+            for target in [share, *(t for t in targets if t < share)]:
+                if target < 1:
+                    search = depth.after(gone)
+                    search.ranked = transferred(width.ranked, search.run.coupling)
+                    found = search.candidate(search.within([("macs", target)]) if target < share else {})
+                    label = f"{share:g} {'+ widths' if target < share else ''}"
+                    click.echo(f"{line(target, label, judged(setting, width, found))}  {stages(graph, gone)}")
+
+
+def judged(setting: Setting, original: Search, found: Candidate) -> list[float]:
+    """MACs kept, accuracy, agreement and squared relative error, on the images to judge by."""
+    samples, right = setting.judged.samples, setting.judged.labels
+    assert samples is not None
+    assert right is not None
+    z = answers(found.model, samples, range(len(right)), setting.options.runtime, 250)[0]
+    base = original.before[0]
+    macs = total_macs(Graph.of(found.model, setting.graph.dims)) / total_macs(setting.graph)
+    same = float((z.argmax(1) == base.argmax(1)).mean())
+    zerr = float(np.square(z - base).sum() / np.square(base).sum())
+    return [macs, float((z.argmax(1) == right).mean()), same, zerr]
+
+
+if __name__ == "__main__":
+    main()
