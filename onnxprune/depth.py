@@ -7,6 +7,7 @@ went. The channels of the blocks that stay all stay.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
@@ -86,10 +87,7 @@ class Shallowing(Search):
     def fewest(self, limits: Sequence[tuple[str, float]], order: Sequence[str] | None = None) -> list[str]:
         """As few blocks, those of least gain first, as bring all costs down to their limits; else all of them."""
         order = list(self.gains if order is None else order)
-        count = 0
-        while count < len(order) and not self._within(order[:count], limits):
-            count += 1
-        return order[:count]
+        return order[: bisect_left(range(len(order)), True, key=lambda count: self._within(order[:count], limits))]
 
     def _within(self, outputs: Sequence[str], limits: Sequence[tuple[str, float]]) -> bool:
         if not limits:
