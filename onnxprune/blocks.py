@@ -22,9 +22,10 @@ from collections.abc import Collection, Iterable
 from onnx import NodeProto, helper
 
 from onnxprune import files
+from onnxprune.bodies import subgraphs
 from onnxprune.cost import FLOATS, macs
 from onnxprune.errors import DataError
-from onnxprune.graph import Block, Graph, subgraphs
+from onnxprune.graph import Block, Graph
 from onnxprune.ops.elementwise import UNARY, bounds
 
 SILENT = {"Identity", "Dropout"}

@@ -7,7 +7,7 @@ model. A Gemm with a shortcut in the place of its bias is one of them. A node in
 here stays what it is, an unknown operator.
 
 Operators that stand for more than that (attention, normalizations with a shortcut) stay one node, because nothing
-merges them again; `infer` says what they make.
+merges them again; `infer` says what they make. It does so, too, for what `ai.onnx.ml` puts in front of a network.
 """
 
 from __future__ import annotations
@@ -215,6 +215,8 @@ LIKE_INPUT = {
     "SkipSimplifiedLayerNormalization",
     "RotaryEmbedding",
 }  # the first output is like the first input
+CLASSIC = "ai.onnx.ml"
+CLASSIC_LIKE_INPUT = {"Scaler": True, "Normalizer": True, "Imputer": False, "Binarizer": False}  # whether to float32
 
 
 def _attention(node: NodeProto, shapes: list[Shape]) -> dict[int, Shape]:
@@ -274,6 +276,12 @@ def infer(node: NodeProto, types: Types) -> dict[str, TypeProto]:
         first = types[node.input[0]]
         summed = {node.output[3]: first} if node.op_type.startswith("Skip") and len(node.output) > 3 else {}
         return {node.output[0]: first} | summed
+    if node.domain == CLASSIC and node.op_type in CLASSIC_LIKE_INPUT:
+        made_of = TypeProto()
+        made_of.CopyFrom(types[node.input[0]])
+        if CLASSIC_LIKE_INPUT[node.op_type]:
+            made_of.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        return {node.output[0]: made_of}
     if node.domain != DOMAIN or node.op_type not in MADE:
         return {}
     known = [types[name].tensor_type if name else None for name in node.input]

@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from onnxprune import contrib
+from onnxprune.bodies import subgraphs
 from onnxprune.errors import ModelError
-from onnxprune.graph import QUANTIZED, STANDARD, Graph, fresh, key, subgraphs
+from onnxprune.graph import QUANTIZED, STANDARD, Graph, fresh, key
 from onnxprune.ids import Components, Ids, Ledger
 from onnxprune.ops import Visit, find
 from onnxprune.ops.linear import Linear, describe, loop, share
-from onnxprune.ops.registry import Notes, Parameter
+from onnxprune.ops.registry import Notes, Parameter, Rule
 from onnxprune.ops.unfollowed import REASONS
 
 Ints = NDArray[np.int64]
@@ -111,10 +112,13 @@ class Coupling:
     _loops: dict[int, Linear | None] = field(default_factory=dict)
 
     def linear(self, index: int) -> Linear | None:
-        """A node as a linear layer, if it is one."""
+        """A node as a linear layer, if it is one that can be fitted: its rows are told by the sizes of the inputs."""
         if index not in self._linears:
             found = describe(self.graph, index)
-            self._linears[index] = found if found is None else self._at_granularity(found)
+            if found is not None and found.input not in self.graph.uncounted:
+                self._linears[index] = self._at_granularity(found)
+            else:
+                self._linears[index] = None
         return self._linears[index]
 
     def _at_granularity(self, linear: Linear) -> Linear:
@@ -236,12 +240,19 @@ def _walk(graph: Graph, by_rank: frozenset[int], apart: dict[int, str]) -> tuple
 
 
 def _demand_prunable(graph: Graph) -> None:
-    """Refuse a quantized model, whose scales pruning would make meaningless, and operators as they were before 2017."""
+    """Refuse quantized models, whose scales pruning would make meaningless, and operators of uncertain meaning."""
     quantized = next((n for n in graph.nodes if n.op_type in QUANTIZED), None)
     if quantized is not None:
         raise ModelError(
             f"the model is quantized ({quantized.op_type} '{quantized.name or key(quantized)}'); "
             "prune the floating-point model, then quantize the result."
+        )
+    own = {f.name for f in graph.model.functions if f.domain in STANDARD}
+    renamed = next((n.op_type for n in graph.nodes if n.domain in STANDARD and n.op_type in own), None)
+    if renamed is not None:
+        raise ModelError(
+            f"the model has a function of its own that is called like the standard operator {renamed}, and runtimes "
+            "don't agree which one is meant; give the function another name."
         )
     if any(o.domain in STANDARD and o.version < OLDEST for o in graph.model.opset_import):
         raise ModelError(
@@ -256,15 +267,16 @@ def _visit(v: Visit) -> None:
     if not outputs:
         return
     known = find(v.node)
-    missing = [name for name in (*v.node.input, *outputs) if name and name not in v.probe.shapes]
+    unread = {name for name in v.node.output[1:] if name not in v.graph.consumers and name not in v.graph.outputs}
+    needed = [name for name in (*v.node.input, *outputs) if name and name not in unread]
+    missing = [name for name in needed if name not in v.probe.shapes]
     if known is None:
         standard = v.node.domain in STANDARD and v.node.op_type in REASONS
         unknown = REASONS[v.node.op_type] if standard else contrib.unknown(v.node)
         v.freeze_all("has a body that isn't looked into" if any(subgraphs(v.node)) else unknown)
     elif missing:
         v.freeze_all(f"has a value of unknown shape ('{missing[0]}')")
-    else:
-        known.couple(v)
+    elif _fits(v, known):
         if not known.commutes(v):
             v.notes.bends += [(v.index, v.notes.ids[name]) for name in v.graph.reads(v.node) if name in v.notes.ids]
         for i, name in enumerate(v.node.input):
@@ -274,6 +286,22 @@ def _visit(v: Visit) -> None:
     for name in outputs:
         if name in v.probe.shapes and name not in v.notes.ids:
             v.freeze_all(f"makes '{name}', which has no part for each channel")
+
+
+def _fits(v: Visit, known: Rule) -> bool:
+    """Apply a node's rule. False if sizes that data decide don't fit the others: then the node keeps all it touches."""
+    try:
+        known.couple(v)
+    except ValueError:
+        if v.graph.uncounted.isdisjoint(v.node.input):
+            raise
+        for notes in (v.notes.readers, v.notes.places, v.notes.writers, v.notes.feedback):
+            notes.pop(v.index, None)
+        for use in [use for use in v.notes.uses if use[0] == v.index]:
+            del v.notes.uses[use]
+        v.freeze_all("has a size that data decide, and that doesn't fit its weights")
+        return False
+    return True
 
 
 def varying(labels: Ids) -> list[int]:

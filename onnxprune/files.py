@@ -8,6 +8,8 @@ saving streams tensors from one file to the other. So a model of any size takes 
 symbolic link is refused. (A model may itself be a link, as in a download cache; then the folder of the real file
 counts as its own, too.)
 
+*A model's own functions are inlined.* Exporters write modules as functions, and nothing could be pruned inside.
+
 *What is written appears whole or not at all:* temporary files, flushed to the disk, then renamed; what they replace is
 put back if anything goes wrong meanwhile. A file that is replaced while it is mapped stays readable under its mapping.
 """
@@ -26,7 +28,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
 
 from onnxprune.errors import ModelError, OutputError
 
@@ -35,6 +37,7 @@ LARGE = 1 << 20  # bytes from which a tensor is kept beside the message
 BIG = 1 << 30  # bytes from which a model is handled in parts; protobuf's own limit is twice that
 EXTERNAL = 1 << 10  # bytes from which a tensor moves to the data file when there is one
 ALIGNMENT = 64
+RESERVED = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")  # domains whose operators runtimes know by themselves
 PACKED = {
     TensorProto.STRING,
     TensorProto.UNDEFINED,
@@ -75,7 +78,7 @@ def load(path: str | Path) -> Model:
             _declare(tensor)
         else:
             _embed(tensor, file, offset, count)
-    return Model(proto, arrays, path, tuple(data))
+    return Model(inlined(proto), arrays, path, tuple(data))
 
 
 def whole(model: ModelProto) -> Model:
@@ -86,7 +89,7 @@ def whole(model: ModelProto) -> Model:
             f"the model was loaded without its external data ('{missing}'); pass its path, or load it with the data."
         )
     if size(Model(model)) < BIG:
-        return Model(model)
+        return Model(inlined(model))
     proto = _shallow(model)
     arrays = {}
     for tensor in model.graph.initializer:
@@ -98,7 +101,18 @@ def whole(model: ModelProto) -> Model:
             arrays[tensor.name] = numpy_helper.to_array(tensor)
         else:
             new.CopyFrom(tensor)
-    return Model(proto, arrays)
+    return Model(inlined(proto), arrays)
+
+
+def inlined(model: ModelProto) -> ModelProto:
+    """The model with calls of its own functions replaced by their nodes, as runtimes do when they load it.
+
+    Functions in the place of operators that runtimes know stay, and so do those for another opset than the model's.
+    """
+    versions = {o.domain: o.version for o in model.opset_import}
+    fits = [f for f in model.functions if all(versions.get(o.domain) == o.version for o in f.opset_import)]
+    own = [(f.domain, f.name) for f in fits if f.domain not in RESERVED]
+    return inliner.inline_selected_functions(model, own, False) if own else model
 
 
 def read(model: ModelProto | str | Path) -> Model:

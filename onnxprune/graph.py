@@ -8,11 +8,15 @@ Two decisions live here.
 dimensions (batch 1, then batch 2 and the others changed too). Everything that depends on shapes must hold for
 both, and whatever differs between them is known to be dynamic. Small integer values (shape arithmetic) are evaluated
 on the way, so `Shape -> Gather -> Concat -> Reshape` is as clear as a constant.
+
+*Sizes that data decide* (how many boxes a detector finds) are treated like symbolic dimensions: each probe puts a
+size of its own in their place. What is computed from such a size by more than moving and adding stays unknown, because
+a comparison could come out alike for both. Sizes that don't fit together then are unknown, too, and no error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,11 +24,12 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.shape_inference import infer_node_outputs
 
 from onnxprune import contrib
+from onnxprune.bodies import chosen, inner_names, outer_names, subgraphs
 from onnxprune.errors import ModelError
 from onnxprune.files import Model
 
@@ -45,6 +50,12 @@ NOT_FUNCTIONS = RANDOM | {
     "SplitToSequence",
     "Optional",
 }  # their output isn't a tensor that is a function of tensors alone: never folded
+SIZED_BY_DATA = {"NonZero", "Unique", "Compress", "TopK", "NonMaxSuppression", "Range", "If", "Loop"}
+FAITHFUL = {
+    *("Shape", "Size", "Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Flatten", "Expand"),
+    *("Gather", "Slice", "Concat", "Split", "Add", "Sub", "Mul", "Neg"),
+}  # what they make of different sizes is different where it depends on them
+PLACEHOLDERS = (60, 84)  # sizes that data decide, per probe: what often divides such a size divides them
 QUANTIZED = {
     "QuantizeLinear",
     "DequantizeLinear",
@@ -66,40 +77,32 @@ def key(node: NodeProto) -> str:
     return next((name for name in node.output if name), node.name)
 
 
-def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    """The bodies of If, Loop and Scan."""
-    for a in node.attribute:
-        if a.type == AttributeProto.GRAPH:
-            yield a.g
-        elif a.type == AttributeProto.GRAPHS:
-            yield from a.graphs
-
-
-def outer_names(body: GraphProto) -> set[str]:
-    """Names that a body reads from the graphs around it."""
-    used = {name for node in body.node for name in node.input if name} | {o.name for o in body.output}
-    for node in body.node:
-        for inner in subgraphs(node):
-            used |= outer_names(inner)
-    own = {name for node in body.node for name in node.output}
-    return used - own - {i.name for i in body.input} - {t.name for t in body.initializer}
+def foreseeable(node: NodeProto, known: Container[str]) -> bool:
+    """Whether what a node makes is a function of constants alone."""
+    standard = node.domain in STANDARD and node.op_type not in NOT_FUNCTIONS and not any(subgraphs(node))
+    return standard and all(name in known for name in node.input if name)
 
 
 def constants(initializers: Iterable[str], nodes: Iterable[NodeProto]) -> set[str]:
     """The initializers and all that the nodes compute from them alone."""
     known = set(initializers)
     for node in nodes:
-        standard = node.domain in STANDARD and node.op_type not in NOT_FUNCTIONS and not any(subgraphs(node))
-        if standard and all(name in known for name in node.input if name):
+        if foreseeable(node, known):
             known.update(name for name in node.output if name)
     return known
 
 
+def decided(node: NodeProto, static: Container[str]) -> bool:
+    """Whether a node is an If whose condition is a constant."""
+    return node.domain in STANDARD and node.op_type == "If" and node.input[0] in static
+
+
 def names(graph: GraphProto, nodes: Iterable[NodeProto]) -> set[str]:
-    """Names in use in a graph of these nodes: of values and of nodes."""
+    """Names in use in a graph of these nodes: of values, also within bodies, and of nodes."""
     taken = {t.name for t in graph.initializer} | {i.name for i in graph.input}
+    taken |= {t.values.name for t in graph.sparse_initializer}
     for node in nodes:
-        taken |= {*node.input, *node.output, node.name}
+        taken |= {*node.input, *node.output, node.name} | inner_names(node)
     return taken
 
 
@@ -114,11 +117,15 @@ def fresh(name: str, taken: set[str]) -> str:
 
 @dataclass(frozen=True)
 class Probe:
-    """Concrete shapes of all values, and the values of shape arithmetic, for one size of every symbolic dimension."""
+    """Concrete shapes of all values, and the values of shape arithmetic, for one size of every symbolic dimension.
+
+    `placed` are the values whose shape or content may depend on a size that data decide.
+    """
 
     shapes: dict[str, Shape]
     values: dict[str, Array]
     types: dict[str, int]
+    placed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -173,15 +180,32 @@ class Graph:
         """All nodes in the order of the file, which ONNX requires to be topological; merged ones taken apart."""
         nodes = list(self.model.graph.node)
         static = constants(self.initializers, nodes)
-        if not any(contrib.merged(node, static) for node in nodes):
+        if not any(contrib.merged(node, static) or decided(node, static) for node in nodes):
             return nodes
         plain: list[NodeProto] = []
-        walk, taken = _Inference(self, self._input_types(self.input_shapes())), names(self.model.graph, nodes)
-        for node in nodes:
-            for part in contrib.apart(node, walk.types, static, self.opset, lambda name: fresh(name, taken)):
-                walk.visit(part)
-                plain.append(part)
+        walk = _Inference(self, self._input_types(self.input_shapes()), PLACEHOLDERS[0])
+        taken = names(self.model.graph, nodes)
+        waiting = nodes[::-1]
+        while waiting:
+            node = waiting.pop()
+            parts = self._apart(node, walk, static, taken)
+            if parts[0] is not node:
+                waiting += parts[::-1]
+                continue
+            if foreseeable(node, static):
+                static.update(name for name in node.output if name)
+            walk.visit(node)
+            plain.append(node)
         return plain
+
+    def _apart(self, node: NodeProto, walk: _Inference, static: set[str], taken: set[str]) -> list[NodeProto]:
+        """What stands in the place of a node: those that it merges, or the body that its condition chooses."""
+        if not decided(node, static) or node.input[0] not in walk.values:
+            return contrib.apart(node, walk.types, static, self.opset, lambda name: fresh(name, taken))
+        try:
+            return chosen(node, bool(walk.values[node.input[0]]), lambda name: fresh(name, taken))
+        except ValueError:
+            return [node]
 
     @cached_property
     def opset(self) -> int:
@@ -262,14 +286,25 @@ class Graph:
     def probes(self) -> tuple[Probe, ...]:
         """Shapes at batch 1, and again with every symbolic dimension changed, or as many of them as can be."""
         first = self._probe(batch=1, factor=1)
-        if not self.symbolic:
+        if not self.symbolic and not first.placed:
             return (first,)
-        for batch, factor in ((2, 2), (2, 1), (1, 2)):
+        for batch, factor in ((2, 2), (2, 1), (1, 2), (1, 1)):
+            if (batch, factor) == (1, 1) and not first.placed:
+                continue
             try:
-                return (first, self._probe(batch, factor))
+                return (first, self._probe(batch, factor, PLACEHOLDERS[1]))
             except ModelError:
                 continue
         return (first,)
+
+    @cached_property
+    def uncounted(self) -> set[str]:
+        """Values whose shape depends on a size that data decide, so that the model's inputs don't tell it."""
+        first = self.probes[0]
+        if not first.placed:
+            return set()
+        other = self._probe(1, 1, PLACEHOLDERS[1])
+        return {name for name in first.placed if first.shapes.get(name) != other.shapes.get(name)}
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -312,11 +347,11 @@ class Graph:
             shapes[value.name] = tuple(shape)
         return shapes
 
-    def _probe(self, batch: int, factor: int) -> Probe:
-        return self._infer(self.input_shapes(batch, factor))
+    def _probe(self, batch: int, factor: int, placeholder: int = PLACEHOLDERS[0]) -> Probe:
+        return self._infer(self.input_shapes(batch, factor), placeholder)
 
-    def _infer(self, inputs: Mapping[str, Shape]) -> Probe:
-        return _Inference(self, self._input_types(inputs)).run()
+    def _infer(self, inputs: Mapping[str, Shape], placeholder: int = PLACEHOLDERS[0]) -> Probe:
+        return _Inference(self, self._input_types(inputs), placeholder).run()
 
     def _input_types(self, inputs: Mapping[str, Shape]) -> dict[str, TypeProto]:
         types = {value.name: value.type for value in self.inputs}
@@ -377,8 +412,9 @@ def _alone(node: NodeProto, opset: int) -> ModelProto:
 class _Inference:
     """One walk over the nodes that gives each value its type, and small values their content."""
 
-    def __init__(self, graph: Graph, types: dict[str, TypeProto]) -> None:
-        self.graph, self.types = graph, types
+    def __init__(self, graph: Graph, types: dict[str, TypeProto], placeholder: int) -> None:
+        self.graph, self.types, self.placeholder = graph, types, placeholder
+        self.placed: set[str] = set()
         self.values: dict[str, Array] = {}
         self.protos: dict[str, TensorProto] = {}
         for name, tensor in graph.initializers.items():
@@ -391,10 +427,12 @@ class _Inference:
             self.visit(node)
         shapes = {name: shape for name, t in self.types.items() if (shape := _shape(t)) is not None}
         elements = {name: t.tensor_type.elem_type for name, t in self.types.items() if t.tensor_type.elem_type}
-        return Probe(shapes, self.values, elements)
+        return Probe(shapes, self.values, elements, frozenset(self.placed))
 
     def visit(self, node: NodeProto) -> None:
         """Learn what a node makes; everything before it has been visited."""
+        if any(name in self.placed for name in self.graph.reads(node)):
+            self.placed.update(name for name in node.output if name)
         if not self._compute(node):
             self._infer(node)
 
@@ -417,6 +455,8 @@ class _Inference:
             self._know(node.output[0], np.asarray(value, np.int64))
             return True
         if not all(name in self.values for name in node.input if name):
+            return False
+        if node.op_type not in FAITHFUL and any(name in self.placed for name in node.input):
             return False
         if node.op_type == "ConstantOfShape" and self.values[node.input[0]].prod() > SMALL:
             return False
@@ -444,7 +484,8 @@ class _Inference:
                 opsets = [onnx.helper.make_opsetid(d, v) for d, v in versions.items()]
                 inferred = infer_node_outputs(schema, node, known, self.protos, opset_imports=opsets)
         except onnx.shape_inference.InferenceError as error:
-            if not any(subgraphs(node)):  # onnx doesn't see through every body; what is unknown of one stays
+            placed = any(name in self.placed for name in node.input)
+            if not placed and not any(subgraphs(node)):  # onnx doesn't see through every body
                 advice = "; say which sizes do with --input-shapes." if self.graph.symbolic else "."
                 where = f"node '{node.name or key(node)}' ({node.op_type})"
                 raise ModelError(f"shapes don't fit at {where}: {str(error).rstrip('.')}{advice}") from error
@@ -456,7 +497,20 @@ class _Inference:
             if name and _shape(inferred.get(name, TypeProto())) is not None:
                 self.types[name] = inferred[name]
             elif name:
-                self.types[name] = self._declared(name, inferred.get(name))
+                declared = self._declared(name, inferred.get(name))
+                self.types[name] = declared if _shape(declared) is not None else self._placed(node, name, declared)
+
+    def _placed(self, node: NodeProto, name: str, known: TypeProto) -> TypeProto:
+        """The type of what a node makes, with a placeholder for the one length that data decide, if there is one."""
+        dims = known.tensor_type.shape.dim
+        unknown = [d for d in dims if not d.HasField("dim_value")]
+        if node.op_type not in SIZED_BY_DATA or node.domain not in STANDARD or len(unknown) != 1:
+            return known
+        if any(subgraphs(node)) and dims[0].HasField("dim_value"):  # bodies make lists of any length, no channels
+            return known
+        self.placed.add(name)
+        shape = [d.dim_value if d.HasField("dim_value") else self.placeholder for d in dims]
+        return onnx.helper.make_tensor_type_proto(known.tensor_type.elem_type, shape)
 
     def _declared(self, name: str, inferred: TypeProto | None) -> TypeProto:
         """What the file says of a value, with its symbolic dimensions replaced by this probe's sizes."""
@@ -469,6 +523,8 @@ class _Inference:
                 sizes[d.dim_param] = size
         dims = [d.dim_value or sizes.get(d.dim_param) for d in declared.tensor_type.shape.dim]
         if any(d is None for d in dims):
+            if inferred is not None and inferred.tensor_type.HasField("shape"):
+                return inferred
             return onnx.helper.make_tensor_type_proto(declared.tensor_type.elem_type, None)
         return onnx.helper.make_tensor_type_proto(declared.tensor_type.elem_type, dims)
 

@@ -15,10 +15,11 @@ from math import prod
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from onnxprune.bodies import subgraphs
 from onnxprune.coupling import Coupling, Mask
 from onnxprune.errors import InternalError
 from onnxprune.files import Model
-from onnxprune.graph import RANDOM, Array, Graph, subgraphs
+from onnxprune.graph import RANDOM, Array, Graph
 from onnxprune.plan import Plan
 from onnxprune.rewrite import silenced
 from onnxprune.runtime import Runtime
@@ -143,7 +144,9 @@ def _behind_jumps(graph: Graph) -> set[str]:
     for node in graph.nodes:
         reads, outputs = graph.reads(node), [name for name in node.output if name]
         rounds = any(name in inexact for name in reads)
-        if _ops(node) & RANDOM or (rounds and _ops(node) & JUMPS) or any(name in behind for name in reads):
+        places = reads[1:] if node.op_type == "RoiAlign" else reads  # it is smooth in the map that it pools over
+        jumps = _ops(node) & JUMPS and any(name in inexact for name in places)
+        if _ops(node) & RANDOM or jumps or any(name in behind for name in reads):
             behind.update(outputs)
         if node.op_type not in ("Shape", "Size") and (rounds or any(_weighs(graph, name) for name in reads)):
             inexact.update(outputs)

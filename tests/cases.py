@@ -2748,6 +2748,20 @@ case("if_body", "float[N,3,8,8] x, bool c", "float[N,2,8,8] y", """
     y = Conv(d, w3)
 """, w1=(6, 3, 1, 1), k=(6, 1, 1), w2=(4, 6, 1, 1), k4=(4, 1, 1), w3=(2, 4, 1, 1))  # fmt: skip
 
+case("if_that_is_decided", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    no = Not(yes)
+    i, j = If(yes) <then_branch = t () => (float[N,6,8,8] q, float[N,6,8,8] o) {
+                      o = Identity(a)
+                      m = Mul(a, c)
+                      q = If(no) <then_branch = tt () => (float[N,6,8,8] u) { u = Neg(m) },
+                                  else_branch = te () => (float[N,6,8,8] v) { v = Relu(m) }> },
+                    else_branch = e () => (float[N,6,8,8] q, float[N,6,8,8] k) { q = Softmax(a)
+                                                                               k = Abs(q) }>
+    s = Add(i, j)
+    y = Conv(s, w2)
+""", yes=np.asarray(True), c=(6, 1, 1), w1=(6, 3, 1, 1), w2=(2, 6, 1, 1))  # fmt: skip
+
 case("constant_read_by_a_body", "float[N,3,8,8] x, bool c", "float[N,2,8,8] y", """
     a = Conv(x, w1)
     b = Mul(a, k)
@@ -2757,6 +2771,37 @@ case("constant_read_by_a_body", "float[N,3,8,8] x, bool c", "float[N,2,8,8] y", 
     j = ReduceMean(i)
     y = Add(d, j)
 """, w1=(6, 3, 1, 1), k=(6, 1, 1), w2=(2, 6, 1, 1))  # fmt: skip
+
+case("boxes_that_are_given", "float[N,3,8,8] x, int64[2,4] boxes", "float[2,3] y", """
+    a = Conv(x, w1)
+    b = Cast<to=1>(boxes)
+    r = RoiAlign<output_height=2, output_width=2, sampling_ratio=1>(a, b, batch)
+    f = Flatten(r)
+    h = Gemm<transB=1>(f, w2, b2)
+    g = Relu(h)
+    y = Gemm<transB=1>(g, w3)
+""", w1=(6, 3, 1, 1), batch=[0, 0], w2=(5, 24), b2=(5,), w3=(3, 5))  # fmt: skip
+
+case("rows_that_data_choose", "float[7,6] x, int64[7] chosen", "float[M,3] y", """
+    n = NonZero(chosen)
+    i = Squeeze(n, zero)
+    a = MatMul(x, w1)
+    r = Gather(a, i)
+    b = Reshape(r, whole)
+    d = MatMul(b, w2)
+    k = Relu(d)
+    t = Shape(k)
+    m = Gather(t, zero)
+    v = Concat<axis=0>(m, rest)
+    h = Reshape(k, v)
+    y = MatMul(h, w3)
+""", zero=[0], whole=[-1, 8], rest=[5], w1=(6, 8), w2=(8, 5), w3=(5, 3))  # fmt: skip
+
+case("unread_mask", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    d, mask = Dropout(a)
+    y = Conv(d, w2)
+""", w1=(6, 3, 1, 1), w2=(2, 6, 1, 1), opset=9, ir=4)  # fmt: skip
 
 case("unknown_operator", X, "float[N,2,8,8] y", """
     a = Conv(x, w1)

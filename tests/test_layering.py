@@ -14,6 +14,7 @@ ORDER = [
     "errors",
     "files",
     "contrib",
+    "bodies",
     "graph",
     "ids",
     "ops",

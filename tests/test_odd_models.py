@@ -1,0 +1,394 @@
+"""Models as they turn up: functions, bodies, sizes that data decide, and all that a file may hold beside a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from cases import CASES, Case
+from click.testing import CliRunner
+from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
+from strategies import random_plan
+
+from models import build, mlp
+from onnxprune import files, inspect, oracle, prune
+from onnxprune.bodies import subgraphs
+from onnxprune.cli import main
+from onnxprune.coupling import Coupling, couple
+from onnxprune.errors import ModelError
+from onnxprune.graph import Graph
+from onnxprune.plan import Plan
+from onnxprune.rewrite import rewrite
+from onnxprune.runtime import Runtime
+
+RUNTIME = Runtime(threads=1)
+X = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+
+
+def of(model: ModelProto) -> Coupling:
+    """The coupling of a model as it is read."""
+    return couple(Graph.of(files.whole(model)))
+
+
+def halves(coupling: Coupling) -> Plan:
+    """Every other channel goes."""
+    return Plan({g.name: np.arange(0, g.channels, 2) for g in coupling.groups})
+
+
+def exact(model: ModelProto, feed: dict[str, np.ndarray]) -> ModelProto:
+    """The model without every other channel, after the oracle has agreed."""
+    coupling = of(model)
+    assert coupling.groups
+    pruned = rewrite(coupling, halves(coupling))
+    verdict = oracle.check(coupling, halves(coupling), pruned, [feed])
+    assert verdict.ok, verdict
+    assert verdict.where
+    return pruned
+
+
+def with_functions(text: str, weights: dict[str, tuple[int, ...]]) -> ModelProto:
+    """A model from text, functions included, with random weights."""
+    model = parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for name, shape in weights.items():
+        model.graph.initializer.append(numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
+    return model
+
+
+# ---------------------------------------------------------------------------------------------- functions
+
+NESTED = """<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+net (float[N,6] x) => (float[N,3] y) {
+    a = own.Layer<slope = 0.3>(x, w1, b1)
+    y = own.Dense(a, w2, b2)
+}
+<domain: "own", opset_import: ["" : 17, "own" : 1]>
+Layer <slope> (x, w, b) => (r) {
+    d = own.Dense(x, w, b)
+    r = LeakyRelu<alpha: float = @slope>(d)
+}
+<domain: "own", opset_import: ["" : 17]>
+Dense (x, w, b) => (y) {
+    y = Gemm<transB = 1>(x, w, b)
+}"""
+WEIGHTS = {"w1": (8, 6), "b1": (8,), "w2": (3, 8), "b2": (3,)}
+
+
+def test_functions_are_looked_into():
+    model = with_functions(NESTED, WEIGHTS)
+    before = model.SerializeToString()
+    coupling = of(model)
+    assert [g.channels for g in coupling.groups] == [8]
+    assert [n.op_type for n in coupling.graph.nodes] == ["Gemm", "LeakyRelu", "Gemm"]
+    assert coupling.graph.nodes[1].attribute[0].f == pytest.approx(0.3)
+    same, original = (RUNTIME.session(m).run({"x": X})["y"] for m in (coupling.graph.model, model))
+    np.testing.assert_array_equal(same, original)
+    assert exact(model, {"x": X}).graph.input == model.graph.input
+    assert model.SerializeToString() == before
+
+
+def test_functions_in_a_file(tmp_path):
+    onnx.save(with_functions(NESTED, WEIGHTS), tmp_path / "in.onnx")
+    assert inspect(tmp_path / "in.onnx").groups[0].channels == 8
+
+
+def test_functions_of_another_opset_are_barriers():
+    model = with_functions(NESTED, WEIGHTS)
+    model.functions[0].opset_import[0].version = model.functions[1].opset_import[0].version = 15
+    coupling = of(model)
+    assert coupling.groups == ()
+    assert any("isn't a known operator" in reason for reason in coupling.left_alone.values())
+
+
+@pytest.mark.parametrize("domain", ["", "ai.onnx"])
+def test_a_function_called_like_a_standard_operator_is_refused(domain):
+    text = NESTED.replace("r = LeakyRelu<alpha: float = @slope>(d)", "r = Relu(d)")
+    text += f'<domain: "{domain}", opset_import: ["" : 17]> Relu (x) => (y) {{ y = Softmax(x) }}'
+    with pytest.raises(ModelError, match=r"called like the standard operator Relu.*another name"):
+        of(with_functions(text, WEIGHTS))
+
+
+def test_an_operator_of_the_runtime_stays_one_though_a_function_describes_it():
+    text = NESTED.replace("LeakyRelu<alpha: float = @slope>(d)", "com.microsoft.QuickGelu(d)")
+    text = text.replace('"own" : 1]', '"own" : 1, "com.microsoft" : 1]')
+    text += '<domain: "com.microsoft", opset_import: ["" : 17]> QuickGelu (x) => (y) { s = Sigmoid(x)\ny = Mul(x, s) }'
+    coupling = of(with_functions(text, WEIGHTS))
+    assert [n.op_type for n in coupling.graph.nodes] == ["Gemm", "QuickGelu", "Gemm"]
+    assert [g.channels for g in coupling.groups] == [8]
+    assert [f.name for f in coupling.graph.model.functions] == ["QuickGelu"]
+
+
+# ---------------------------------------------------------------------------------------------- bodies
+
+
+def test_an_if_of_a_constant_condition_is_looked_through():
+    model = CASES["if_that_is_decided"].model()
+    pruned = exact(model, CASES["if_that_is_decided"].feed())
+    assert not any(n.op_type == "If" for n in pruned.graph.node)
+    assert rewrite(of(model), Plan()) == model
+
+
+def test_names_of_a_chosen_body_are_new():
+    text = """
+        a = Conv(x, w1)
+        b = If(yes) <then_branch = t () => (float[N,6,8,8] q) { q = Relu(a) },
+                     else_branch = e () => (float[N,6,8,8] q) { q = Neg(a) }>
+        d = If(no) <then_branch = t () => (float[N,6,8,8] q) { q = Relu(b) },
+                    else_branch = e () => (float[N,6,8,8] q) {
+                        p = Abs(b)
+                        q = If(c) <then_branch = tt () => (float[N,6,8,8] r) { r = Neg(p) },
+                                   else_branch = te () => (float[N,6,8,8] s) { s = Abs(p) }> }>
+        y = Conv(d, w2)"""
+    case = Case("names", "float[N,3,8,8] x, bool c", "float[N,2,8,8] y", text,
+                {"yes": np.asarray(True), "no": np.asarray(False), "w1": (6, 3, 1, 1), "w2": (2, 6, 1, 1)})  # fmt: skip
+    coupling = of(case.model())
+    made = [name for node in coupling.graph.nodes for name in node.output]
+    assert len(made) == len(set(made))
+    assert "If 'q" in coupling.left_alone[0]
+    model = rewrite(coupling, random_plan(coupling, seed=0, renewed=1.0))
+    onnx.checker.check_model(model, full_check=True)
+    assert list(RUNTIME.session(model).run(case.feed())) == ["y"]
+
+
+def test_an_if_with_a_sparse_constant_stays():
+    model = CASES["if_that_is_decided"].model()
+    sparse = helper.make_sparse_tensor(
+        helper.make_tensor("z", 1, [1], [1.0]), helper.make_tensor("i", TensorProto.INT64, [1], [0]), [6]
+    )
+    body = next(a.g for n in model.graph.node for a in n.attribute if a.name == "then_branch")
+    body.sparse_initializer.append(sparse)
+    assert "has a body that isn't looked into" in of(model).left_alone[0]
+
+
+@pytest.mark.parametrize("op", ["Loop", "Scan"])
+def test_what_the_body_of_a_loop_reads_stays(op):
+    state, scalar = (
+        [helper.make_tensor_value_info(n, 1, None) for n in ("s", "u")],
+        lambda n, t: helper.make_tensor_value_info(n, t, []),
+    )
+    add = helper.make_node("Add", ["s", "a"], ["u"])
+    if op == "Loop":
+        keep = helper.make_node("Identity", ["go"], ["on"])
+        body = helper.make_graph([add, keep], "b", [scalar("i", 7), scalar("go", 9), state[0]],
+                                 [scalar("on", 9), state[1]])  # fmt: skip
+        node = helper.make_node("Loop", ["three", "", "c"], ["l"], body=body)
+    else:
+        one, two = (helper.make_tensor_value_info(n, 1, [6]) for n in ("v", "o"))
+        body = helper.make_graph([add, helper.make_node("Identity", ["v"], ["o"])], "b", [state[0], one],
+                                 [state[1], two])  # fmt: skip
+        node = helper.make_node("Scan", ["c", "x"], ["l", "seen"], body=body, num_scan_inputs=1)
+    text = (
+        "a = MatMul(x, w1)\nc = MatMul(x, w2)\nl = Identity(c)\nr = Reshape(l, s)\nd = MatMul(r, w3)\ny = MatMul(d, w4)"
+    )
+    model = build("float[N,6] x", "float[N,2] y", text,
+                  {"w1": (6, 4), "w2": (6, 4), "w3": (4, 8), "w4": (8, 2), "s": [-1, 4],
+                   "three": np.asarray(3)})  # fmt: skip
+    model.graph.node[2].CopyFrom(node)
+    model.graph.value_info.append(helper.make_tensor_value_info("l", 1, ["N", 4]))
+    coupling = of(model)
+    assert [g.channels for g in coupling.groups] == [8]
+    assert all(f"{op} 'l' has a body that isn't looked into" in coupling.left_alone[i] for i in (0, 1))
+    written = exact(model, {"x": X}).graph.node[2]
+    assert written.input == node.input
+    assert [next(subgraphs(n)).node for n in (written, node)] == [body.node] * 2
+
+
+# ---------------------------------------------------------------------------------------------- other operators
+
+
+def test_custom_operators_are_barriers_with_a_reason():
+    coupling = of(CASES["unknown_operator"].model())
+    assert [g.name for g in coupling.groups] == ["a"]
+    assert any("Frobnicate 'u' isn't a known operator" in reason for reason in coupling.left_alone.values())
+
+
+@pytest.mark.parametrize(
+    "op", ["Scaler<offset=[0.5], scale=[2.0]>", 'Normalizer<norm="L2">', "Imputer<imputed_value_floats=[0.0]>"]
+)
+def test_what_prepares_data_has_the_shape_of_its_input(op):
+    header = '<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]>'
+    body = f"s = ai.onnx.ml.{op}(x)\na = MatMul(s, w1)\nr = Relu(a)\ny = MatMul(r, w2)"
+    model = with_functions(f"{header} g (float[N,6] x) => (float[N,3] y) {{ {body} }}", {"w1": (6, 8), "w2": (8, 3)})
+    assert [g.channels for g in of(model).groups] == [8]
+    exact(model, {"x": X})
+
+
+# ---------------------------------------------------------------------------------------------- sizes
+
+
+def test_symbolic_sizes_stay_symbolic():
+    body = """
+        a = Conv<pads=[1,1,1,1]>(image, w1)
+        b = MatMul(words, w2)
+        r = Relu(a)
+        q = Relu(b)
+        out = Conv(r, w3)
+        scores = MatMul(q, w4)"""
+    weights = {"w1": (8, 3, 3, 3), "w2": (6, 8), "w3": (2, 8, 1, 1), "w4": (8, 3)}
+    inputs, outputs = (
+        "float[batch,3,height,width] image, float[B,T,6] words",
+        "float[batch,2,height,width] out, float[B,T,3] scores",
+    )
+    model = build(inputs, outputs, body, weights)
+    feed = {"image": np.ones((2, 3, 5, 7), np.float32), "words": np.ones((3, 4, 6), np.float32)}
+    pruned = exact(model, feed)
+    assert [*pruned.graph.input] == [*model.graph.input]
+    assert [*pruned.graph.output] == [*model.graph.output]
+    answers = RUNTIME.session(pruned).run(feed)
+    assert [a.shape for a in answers.values()] == [(2, 2, 5, 7), (3, 4, 3)]
+
+
+def test_data_decide_how_many_rows_there_are():
+    case = CASES["rows_that_data_choose"]
+    coupling = of(case.model())
+    assert coupling.graph.shapes["r"] != coupling.graph.probes[1].shapes["r"]
+    assert {"r", "d"} <= coupling.graph.uncounted
+    assert coupling.graph.uncounted.isdisjoint({"a", "chosen"})
+    assert coupling.linear(3) is None or coupling.linear(3).input not in coupling.graph.uncounted
+    pruned = rewrite(coupling, halves(coupling))
+    for count in (0, 1, 7):
+        feed = {"x": np.ones((7, 6), np.float32), "chosen": (np.arange(7) < count).astype(np.int64)}
+        assert oracle.check(coupling, halves(coupling), pruned, [feed]).ok
+        assert RUNTIME.session(pruned).run(feed)["y"].shape == (count, 3)
+
+
+@pytest.mark.parametrize(("op", "shape"), [("Conv", (3, 6, 1)), ("ConvTranspose", (6, 3, 1))])
+def test_channels_that_data_count_stay(op, shape):
+    body = f"""
+        a = MatMul(x, w1)
+        n = NonZero(chosen)
+        i = Squeeze(n, zero)
+        r = Gather<axis=1>(a, i)
+        u = Unsqueeze(r, last)
+        c = {op}(u, w2)
+        d = Relu(c)
+        y = Conv(d, w3)"""
+    weights = {"w1": (6, 8), "w2": shape, "w3": (2, 3, 1), "zero": [0], "last": [2]}
+    model = build("float[N,6] x, int64[8] chosen", "float[N,2,1] y", body, weights)
+    coupling = of(model)
+    assert "data decide, and that doesn't fit" in coupling.left_alone[5]
+    plan = halves(coupling)
+    feed = {"x": X, "chosen": np.asarray([1, 1, 1, 0, 1, 1, 1, 0])}
+    assert oracle.check(coupling, plan, rewrite(coupling, plan), [feed]).ok
+
+
+def test_layers_whose_rows_data_decide_are_named(tmp_path):
+    case = CASES["rows_that_data_choose"]
+    alone = inspect(case.model()).left_alone
+    assert any("as many rows as data decide" in line["reason"] for line in alone)
+
+
+def test_comparisons_of_such_sizes_are_no_constants():
+    body = """
+        n = NonZero(chosen)
+        s = Shape(n)
+        g = Gather(s, one)
+        m = Min(g, five)
+        t = Concat<axis=0>(m, m)
+        y = ConstantOfShape(t)"""
+    model = build("int64[7] chosen", "float[A,B] y", body, {"one": [1], "five": [5]})
+    probe = Graph(model).probes[0]
+    assert probe.values["g"].tolist() == [60]
+    assert "m" not in probe.values
+    assert "y" not in probe.shapes
+
+
+def test_sizes_of_nothing():
+    body = "e = Concat<axis=0>(x, nothing)\na = MatMul(e, w1)\nr = Relu(a)\ny = MatMul(r, w2)"
+    weights = {"nothing": np.zeros((0, 6), np.float32), "w1": (6, 8), "w2": (8, 3)}
+    exact(build("float[N,6] x", "float[N,3] y", body, weights), {"x": X})
+
+
+# ---------------------------------------------------------------------------------------------- constants
+
+
+def optional(model: ModelProto, *names: str) -> ModelProto:
+    """The model with some initializers as inputs that a caller may give."""
+    for t in model.graph.initializer:
+        if t.name in names:
+            model.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, t.dims))
+    return model
+
+
+def test_weights_that_a_caller_may_give_are_constants():
+    model = optional(mlp((6, 8, 3)), "w0", "b0")
+    pruned = exact(model, {"x": X})
+    assert [i.name for i in pruned.graph.input] == ["x", "w0", "b0"]
+    assert [d.dim_value for d in pruned.graph.input[1].type.tensor_type.shape.dim] == [4, 6]
+    given = {"x": X, "w0": np.ones((4, 6), np.float32)}
+    assert RUNTIME.session(pruned).run(given)["y"].shape == (5, 3)
+    result = prune(model, calibration=np.repeat(X, 8, 0), target="params=0.9", round_to=1)
+    assert result.report.surgery_check["ok"]
+
+
+def test_a_sparse_constant_is_kept():
+    model = build("float[N,6] x", "float[N,6] y", "a = MatMul(x, w1)\nr = Relu(a)\nm = MatMul(r, w2)\ny = Add(m, z)",
+                  {"w1": (6, 8), "w2": (8, 6)})  # fmt: skip
+    values = helper.make_tensor("z", 1, [1], [2.0])
+    model.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(values, helper.make_tensor("", TensorProto.INT64, [1], [3]), [6])
+    )
+    pruned = exact(model, {"x": X})
+    assert [*pruned.graph.sparse_initializer] == [*model.graph.sparse_initializer]
+
+
+def test_a_tied_weight_is_cut_once():
+    model = CASES["tied_branches"].model()
+    pruned = exact(model, CASES["tied_branches"].feed())
+    assert len(pruned.graph.initializer) == len(model.graph.initializer)
+
+
+def test_what_belongs_to_training_and_viewers_is_kept():
+    model = mlp((6, 8, 3))
+    model.metadata_props.add(key="names", value="cat,dog")
+    model.training_info.add().algorithm.name = "sgd"
+    model.graph.quantization_annotation.add(tensor_name="x")
+    model.graph.metadata_props.add(key="graph", value="g")
+    pruned = exact(model, {"x": X})
+    for one in (pruned, model):
+        del one.graph.initializer[:]
+    assert pruned == model
+
+
+# ---------------------------------------------------------------------------------------------- other types
+
+
+def test_strings_pass_by():
+    body = "a = MatMul(x, w1)\nr = Relu(a)\ny = MatMul(r, w2)\nt = Identity(s)"
+    model = build("float[N,6] x, string[N] s", "float[N,3] y, string[N] t", body, {"w1": (6, 8), "w2": (8, 3)})
+    pruned = exact(model, {"x": X, "s": np.asarray(list("abcde"), object)})
+    assert [*pruned.graph.output] == [*model.graph.output]
+
+
+@pytest.mark.parametrize("kind", ["sequence", "optional"])
+def test_inputs_that_are_no_tensors(kind):
+    body = "a = MatMul(x, w1)\nr = Relu(a)\ny = MatMul(r, w2)\nt = Identity(x)"
+    model = build("float[N,6] x", "float[N,3] y, float[N,6] t", body, {"w1": (6, 8), "w2": (8, 3)}, opset=18)
+    tensor = helper.make_tensor_type_proto(1, [None, 6])
+    make = {"sequence": helper.make_sequence_type_proto, "optional": helper.make_optional_type_proto}[kind]
+    model.graph.input.append(helper.make_value_info("others", make(tensor)))
+    op = {"sequence": "ConcatFromSequence", "optional": "OptionalGetElement"}[kind]
+    node = helper.make_node(op, ["others"], ["o"], **({"axis": 0} if kind == "sequence" else {}))
+    model.graph.node.insert(3, node)
+    model.graph.node[4].input[0] = "o"
+    coupling = of(model)
+    assert [g.channels for g in coupling.groups] == [8]
+    pruned = rewrite(coupling, halves(coupling))
+    assert [*pruned.graph.input] == [*model.graph.input]
+    onnx.checker.check_model(pruned)
+
+
+# ---------------------------------------------------------------------------------------------- nothing to do
+
+
+@pytest.mark.parametrize("name", ["empty", "no_layers", "nothing_prunable"])
+def test_a_model_in_which_nothing_can_go(name, tmp_path: Path):
+    onnx.save(CASES[name].model(), tmp_path / "in.onnx")
+    result = CliRunner().invoke(main, [str(tmp_path / "in.onnx"), str(tmp_path / "out.onnx")])
+    assert result.exit_code == 3, result.output
+    said = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1
+    assert "nothing in this model can be pruned" in said[0]
+    assert not (tmp_path / "out.onnx").exists()
