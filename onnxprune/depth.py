@@ -2,7 +2,9 @@
 
 A method for blocks says what each adds to the answer; they go in that order, until the targets are met or what is left
 adds more than the threshold. All layers behind are refitted front to back, so that the next block makes up for what
-went. The channels of the blocks that stay all stay.
+went. A least-squares substitute of 1×1 in the place of a plain layer would add nothing where the next reader can be
+refitted: merged into it, it is one of the layers among which that one is fitted anyway. The channels of the blocks that
+stay all stay.
 """
 
 from __future__ import annotations
