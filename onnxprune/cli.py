@@ -183,7 +183,7 @@ def prune(source: Path, out: Path | None, **given: Any) -> None:
     """Prune IN and write the result to OUT, which has the same inputs and outputs."""
     plan = _prepared(source, out, given)
     named = ("method", "allocate", "reconstruct", "granularity", "attention", "refine", "iterations", "retrain")
-    choices = {name: given[name] for name in (*named, "threshold", "include", "exclude")}
+    choices = {name: given[name] for name in (*named, "threshold", "streams", "include", "exclude")}
     limits = {name: given[name] for name in ("round_to", "min_channels", "batch", "max_memory", "seed")}
     failure = None
     with _working(bars=not given["quiet"]) as progress:
@@ -243,7 +243,7 @@ def inspect(source: Path, as_json: bool, verbose: bool, **given: Any) -> None:
         _show(tables.structure(found, width))
         _show("MACs and params: the share of the model that goes with the whole group; shares overlap.")
         if any(g.stream for g in found.groups):
-            _show("stream: the sum of several layers' outputs, as in a residual network; it stays whole.")
+            _show("stream: the sum of several layers' outputs, as in a residual network; see --streams.")
         if any(g.dims for g in found.groups):
             _show("dims: dims of attention heads, which lose equally many; --attention heads lists whole heads.")
     else:

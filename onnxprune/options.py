@@ -17,6 +17,7 @@ from onnxprune.coupling import GRANULARITIES
 from onnxprune.heads import ATTENTION
 from onnxprune.methods import catalogue
 from onnxprune.reconstruct import MODES
+from onnxprune.steps import STREAMS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,7 +37,7 @@ SECTIONS = {
         "threshold",
         "plan",
     ),
-    "Which layers": ("include", "exclude", "round-to", "min-channels"),
+    "Which layers": ("streams", "include", "exclude", "round-to", "min-channels"),
     "Data": ("data", "calib", "samples", "eval", "input-shapes", "mean", "std", "layout", "resize", "mirror"),
     "Machine": ("provider", "threads", "custom-ops", "batch", "max-memory", "seed"),
     "Output": ("save-plan", "save-as-external-data", "dry-run", "force", "json", "quiet", "verbose", "version", "help"),
@@ -231,6 +232,13 @@ PRUNE = _options(
         type=click.FloatRange(0, 1),
         help="Of shallow: blocks go that add less than this to the share of right answers (with --eval), or to the "
         "share of the answers' variance that their features explain. Without a target, all of them.",
+    ),
+    click.option(
+        "--streams",
+        type=click.Choice(STREAMS),
+        default="keep",
+        help="Residual streams, the sums of several layers' outputs: keep: they stay whole, and channels inside the "
+        "blocks go; prune: their channels go, too, in all layers that write and read them.",
     ),
     click.option("--plan", metavar="FILE", type=PATH, help="Carry out a saved plan instead of choosing one."),
     click.option("--save-plan", metavar="FILE", type=PATH, help="Write the plan, to be carried out again with --plan."),

@@ -57,6 +57,7 @@ DEFAULT_STEP = 4  # onnxruntime's blocked convolutions want multiples of 4; othe
 DEFAULT_DROP = 0.01
 SYNTHETIC_DROP = 0.001  # without real data nobody can tell what a loss means
 PROBE_SAMPLES = 256
+STREAMS = ("keep", "prune")  # residual streams: whole, or pruned like other groups, by all their readers together
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Options:
     reconstruct: str = "auto"
     granularity: str = "auto"
     refine: bool = False
+    streams: str = "keep"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     round_to: int | None = None
@@ -91,6 +93,7 @@ class Options:
             ("way to reconstruct", self.reconstruct, ("auto", *MODES)),
             ("granularity", self.granularity, GRANULARITIES),
             ("way to prune attention", self.attention, ATTENTION),
+            ("way to treat residual streams", self.streams, STREAMS),
         ):
             if value not in known:
                 raise UsageError(f"there is no {name} '{value}'; choose one of: {', '.join(known)}.")
@@ -358,8 +361,9 @@ def why_left_out(coupling: Coupling, group: Group, options: Options | None = Non
     """Why a group that could be cut stays whole; empty if it doesn't."""
     touched = [coupling.layer(i) for i in (*group.writers, *group.reads)] + [group.name]
     makers = [coupling.layer(i) for i in group.writers] + [group.name]
-    if group.stream:
-        return f"its channels are a residual stream that {len(group.writers)} layers write to: it stays whole"
+    if group.stream and (options is None or options.streams == "keep"):
+        many = f"{len(group.writers)} layers write to"
+        return f"its channels are a residual stream that {many}: it stays whole without --streams prune"
     if options and any(fnmatch(name, pattern) for pattern in options.exclude for name in touched):
         return "left out by --exclude"
     if options and options.include and not any(fnmatch(name, p) for p in options.include for name in makers):

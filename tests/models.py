@@ -295,17 +295,19 @@ def halves(group: Group) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([c[:half] for c in cells]), np.concatenate([c[half : 2 * half] for c in cells])
 
 
-def doubled(model: ModelProto, names: list[str] | None = None) -> tuple[ModelProto, dict[str, np.ndarray]]:
+def doubled(
+    model: ModelProto, names: list[str] | None = None, *, streams: bool = False
+) -> tuple[ModelProto, dict[str, np.ndarray]]:
     """The model with the second half of the channels of some groups made like the first half, and what to keep then.
 
-    Not streams.
+    Streams only if asked for.
     """
     model = _copy(model)
     coupling = coupled(model)
     tensors = {t.name: t for t in model.graph.initializer}
     keep = {}
     for one in coupling.groups:
-        if one.stream or (names is not None and one.name not in names):
+        if (one.stream and not streams) or (names is not None and one.name not in names):
             continue
         first, second = halves(one)
         for member in one.members:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from onnxprune import evaluation, steps
+from onnxprune import evaluation, oracle, reconstruct, steps
 from onnxprune.allocation import Bilinear
 from onnxprune.calibration import load, synthetic
 from onnxprune.cost import macs_of_widths, parameters, parameters_of_widths, total_macs
@@ -287,6 +287,33 @@ def test_streams_stay_whole():
     assert [g.name for g in prunable(one)] == ["one_a", "two_a"]
     stream = one.coupling.by_name["stem"]
     assert "residual stream that 2 layers write to" in why_left_out(one.coupling, stream)
+
+
+@pytest.mark.parametrize("name", ["identity", "projection", "option_a"])
+def test_streams_are_pruned_when_asked_for(name):
+    found = Search(run(name, streams="prune", targets=["macs=0.4"], include=("stem", "one_b", "two_b")))
+    streams = [g.name for g in found.run.coupling.groups if g.stream]
+    best, failure = found.best()
+    assert failure is None
+    assert [g.name for g in prunable(found.run) if g.stream] == streams
+    assert any(len(best.plan.keep[n]) < found.run.coupling.by_name[n].channels for n in streams)
+    feed = next(iter(found.run.samples.batches([0, 1], 2)))
+    assert oracle.check(found.run.coupling, best.plan, best.model, [feed]).ok
+
+
+@pytest.mark.parametrize("name", ["identity", "projection", "option_a"])
+def test_copies_in_a_stream_go_for_free(name, monkeypatch):
+    """Of channels that all writers make twice, one of each pair goes first, and nothing changes."""
+    monkeypatch.setattr(reconstruct, "DAMPINGS", (1e-9,) * 6)
+    model, keep = models.doubled(MADE[name](), streams=True)
+    found = Search(run(model, count=120, streams="prune"))
+    for ranking in found.ranked.rankings:
+        kept = len(keep[ranking.group.name])
+        free = ranking.levels >= kept
+        assert ranking.errors[free].max() < 1e-6
+        assert ranking.errors[~free].min(initial=np.inf) > 1e-4
+    widths = [len(keep[r.group.name]) for r in found.ranked.rankings]
+    assert found.candidate(found.kept(widths)).fidelity.relative_error < 1e-4
 
 
 @pytest.mark.parametrize(
