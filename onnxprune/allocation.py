@@ -134,12 +134,7 @@ class _Task:
         self.cost, self.budget = cost, budget
         smallest, original = self.total(self.full * 0), self.total(self.full)
         if smallest > budget:
-            target, reachable = budget / original, smallest / original
-            raise BudgetError(
-                f"the target is {target:.1%} of the original, but {np.ceil(1000 * reachable) / 10:.1f}% stay"
-                " with every group at its smallest: ask for that or more",
-                reachable,
-            )
+            raise out_of_reach(budget / original, smallest / original)
 
     def widths(self, places: Indices) -> Indices:
         return self.levels[self.groups, places]
@@ -157,6 +152,15 @@ class _Task:
         bend = np.diagonal(self.cost.curvature)[:, None] / 2
         costs = (self.cost.slope(widths)[:, None] + bend * steps) * steps
         return steps, costs, self.errors - self.errors[self.groups, places][:, None]
+
+
+def out_of_reach(target: float, reachable: float) -> BudgetError:
+    """What to raise where the smallest widths cost `reachable` of the original, more than the `target`."""
+    return BudgetError(
+        f"the target is {target:.1%} of the original, but {np.ceil(1000 * reachable) / 10:.1f}% stay"
+        " with every group at its smallest: ask for that or more",
+        reachable,
+    )
 
 
 def _padded(values: NDArray[np.generic], length: int) -> NDArray[np.generic]:

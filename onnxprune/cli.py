@@ -183,7 +183,7 @@ def prune(source: Path, out: Path | None, **given: Any) -> None:
     """Prune IN and write the result to OUT, which has the same inputs and outputs."""
     plan = _prepared(source, out, given)
     named = ("method", "allocate", "reconstruct", "granularity", "attention", "refine", "iterations", "retrain")
-    choices = {name: given[name] for name in (*named, "threshold", "streams", "include", "exclude")}
+    choices = {name: given[name] for name in (*named, "threshold", "streams", "serialize", "include", "exclude")}
     limits = {name: given[name] for name in ("round_to", "min_channels", "batch", "max_memory", "seed")}
     failure = None
     with _working(bars=not given["quiet"]) as progress:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from onnxprune import serialize
 from onnxprune.allocation import ALLOCATORS
 from onnxprune.coupling import GRANULARITIES
 from onnxprune.heads import ATTENTION
@@ -37,7 +38,7 @@ SECTIONS = {
         "threshold",
         "plan",
     ),
-    "Which layers": ("streams", "include", "exclude", "round-to", "min-channels"),
+    "Which layers": ("streams", "serialize", "include", "exclude", "round-to", "min-channels"),
     "Data": ("data", "calib", "samples", "eval", "input-shapes", "mean", "std", "layout", "resize", "mirror"),
     "Machine": ("provider", "threads", "custom-ops", "batch", "max-memory", "seed"),
     "Output": ("save-plan", "save-as-external-data", "dry-run", "force", "json", "quiet", "verbose", "version", "help"),
@@ -239,6 +240,14 @@ PRUNE = _options(
         default="keep",
         help="Residual streams, the sums of several layers' outputs: keep: they stay whole, and channels inside the "
         "blocks go; prune: their channels go, too, in all layers that write and read them.",
+    ),
+    click.option(
+        "--serialize",
+        type=click.Choice(serialize.MODES),
+        default="never",
+        help="Residual blocks in another form, so that every layer prunes the stream by itself: never; auto: each "
+        "convolution reads its own channels of the stream, through a Gather; always: no sums, the stream is carried "
+        "through the blocks' convolutions (SRN).",
     ),
     click.option("--plan", metavar="FILE", type=PATH, help="Carry out a saved plan instead of choosing one."),
     click.option("--save-plan", metavar="FILE", type=PATH, help="Write the plan, to be carried out again with --plan."),

@@ -33,9 +33,9 @@ from onnxprune.heads import ATTENTION, attend, restored
 from onnxprune.iteration import iterate
 from onnxprune.plan import Plan
 from onnxprune.report import Comparison, Inspection, Report, group_reports, left_alone
-from onnxprune.rewrite import rewrite
 from onnxprune.runtime import Runtime
 from onnxprune.search import Candidate, Search, parse_targets
+from onnxprune.serialize import carried_out, serialize
 from onnxprune.steps import Options, Progress, prepare, why_left_out
 
 
@@ -110,6 +110,8 @@ def _verified(search: Search, found: Candidate) -> oracle.Verdict:
         first = next(iter(run.samples.batches(few, 2)))
         verdict = oracle.check(found.coupling, found.plan, found.model, [first])
         oracle.demand(verdict)
+        if run.options.serialize != "never":
+            oracle.demand(oracle.check(run.coupling, Plan(), Model(run.original.model, run.original.arrays), [first]))
     return verdict
 
 
@@ -118,7 +120,7 @@ def _finish(
 ) -> Result:
     """Report; raises BudgetError with the result when a target was missed."""
     run = search.run
-    graph = run.coupling.graph.original
+    graph = run.original
     after = Graph.of(found.model, graph.dims)
     times: list[float | None] = [None, None]
     if run.options.measure_latency:
@@ -151,7 +153,8 @@ def _finish(
         left_alone=left_alone(
             found.coupling,
             lambda g: "" if g.name in found.plan.keep else why_left_out(found.coupling, g, run.options),
-        ),
+        )
+        + [{"layer": layer, "reason": f"it stays a sum: {reason}"} for layer, reason in run.left.items()],
         seconds={k: round(v, 3) for k, v in run.seconds.items()},
         warnings=list(dict.fromkeys(run.warnings)),
     )
@@ -201,8 +204,8 @@ def _declared(value: ValueInfoProto) -> list[Any]:
 
 def apply(model: ModelProto | str | Path, plan: Plan) -> ModelProto:
     """Carry out a saved plan on the model it was made for. Raises DataError if it doesn't fit."""
-    graph = Graph.of(files.read(model))
-    return rewrite(restored(without(graph, plan.removed), plan.by_rank), plan)
+    graph = without(serialize(Graph.of(files.read(model)), plan.serialize).graph, plan.removed)
+    return files.embedded(carried_out(restored(graph, plan.by_rank), plan))
 
 
 def compare(

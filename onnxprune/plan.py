@@ -35,17 +35,18 @@ class Plan:
     """keep: group -> numbers of the channels that stay, ascending. weights: layer (its node's key) -> new weights.
 
     by_rank: keys of the products of activations whose channels are dims of heads. removed: what the blocks make that
-    are taken out; groups and layers are those of the graph without them.
+    are taken out. Groups and layers are those of the graph without them, in the form that `serialize` names.
     """
 
     keep: Mapping[str, Ints] = field(default_factory=dict)
     weights: Mapping[str, Weights] = field(default_factory=dict)
     by_rank: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    serialize: str = "never"
 
     def save(self, path: str | Path) -> None:
         """Write the plan as an .npz of arrays; nothing in it is pickled."""
-        names = {"keep": list(self.keep), "weights": list(self.weights)}
+        names: dict[str, Any] = {"keep": list(self.keep), "weights": list(self.weights), "serialize": self.serialize}
         names |= {"by_rank": list(self.by_rank), "removed": list(self.removed)}
         arrays: dict[str, NDArray[Any]] = {f"keep{i}": kept for i, kept in enumerate(self.keep.values())}
         for i, new in enumerate(self.weights.values()):
@@ -62,7 +63,8 @@ class Plan:
                 keep = {name: file[f"keep{i}"] for i, name in enumerate(names["keep"])}
                 pairs = ((file[f"matrix{i}"], file[f"offset{i}"]) for i in range(len(names["weights"])))
                 weights = {n: Weights(*pair) for n, pair in zip(names["weights"], pairs, strict=True)}
-                return Plan(keep, weights, tuple(names.get("by_rank", ())), tuple(names.get("removed", ())))
+                form = tuple(names.get("by_rank", ())), tuple(names.get("removed", ()))
+                return Plan(keep, weights, *form, names.get("serialize", "never"))
         except FileNotFoundError:
             raise DataError(f"{path} does not exist: give a plan written by --save-plan.") from None
         except Exception as error:  # a zip file can be damaged in many ways

@@ -10,7 +10,7 @@ approximation that pruning is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -79,23 +79,35 @@ class _Draft:
 
     def build(self, nodes: Iterable[NodeProto]) -> Model:
         """The model with these nodes: constants that nothing reads any more go, all else is as it was."""
-        original = self.graph.original
-        old = original.model
-        model = files.without(old, ("graph",))
-        model.graph.CopyFrom(files.without(old.graph, ("node", "initializer", "value_info")))
-        live = _live(list(nodes), original)
-        model.graph.node.extend(live)
-        used = {name for node in live for name in original.reads(node)} | set(original.outputs)
-        for tensor in old.graph.initializer:
-            if tensor.name in self.replaced:
-                model.graph.initializer.append(self.tensor(self.replaced[tensor.name], tensor.name))
-            elif tensor.name in used or tensor.name not in original.consumers:
-                model.graph.initializer.append(tensor)
-        model.graph.initializer.extend(tensor for tensor in self.added if tensor.name in used)
-        _fit_inputs(model, set(original.initializers))
-        beside = [t.name for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
-        arrays = {**self.graph.arrays, **self.arrays}
-        return Model(model, {name: arrays[name] for name in beside if name in arrays})
+        replaced = {name: self.tensor(value, name) for name, value in self.replaced.items()}
+        return assembled(self.graph.original, nodes, self.added, replaced, self.arrays)
+
+
+def assembled(
+    graph: Graph,
+    nodes: Iterable[NodeProto],
+    added: Iterable[TensorProto],
+    replaced: Mapping[str, TensorProto] | None = None,
+    arrays: Mapping[str, Array] | None = None,
+) -> Model:
+    """The graph's model with these nodes and these constants added or replaced; what nothing reads any more goes.
+
+    What is known of values that nodes make isn't said any more. `arrays` are those of constants only declared.
+    """
+    old, replaced = graph.model, replaced or {}
+    model = files.without(old, ("graph",))
+    model.graph.CopyFrom(files.without(old.graph, ("node", "initializer", "value_info")))
+    live = _live(list(nodes), graph)
+    model.graph.node.extend(live)
+    used = {name for node in live for name in graph.reads(node)} | set(graph.outputs)
+    for tensor in old.graph.initializer:
+        if tensor.name in replaced or tensor.name in used or tensor.name not in graph.consumers:
+            model.graph.initializer.append(replaced.get(tensor.name, tensor))
+    model.graph.initializer.extend(tensor for tensor in added if tensor.name in used)
+    _fit_inputs(model, set(graph.initializers))
+    beside = [t.name for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+    known = {**graph.arrays, **(arrays or {})}
+    return Model(model, {name: known[name] for name in beside if name in known})
 
 
 def rewrite(coupling: Coupling, plan: Plan) -> ModelProto:

@@ -29,7 +29,19 @@ from onnxprune.graph import Array, Graph
 from onnxprune.plan import Plan, Weights
 from onnxprune.report import BlockReport, Fidelity, Target, block_report
 from onnxprune.rewrite import pruned
-from onnxprune.steps import Ranked, Run, allocate, cost_of, coupled, rank, reconstruct, refine, what_stands_in_the_way
+from onnxprune.serialize import carried_out
+from onnxprune.steps import (
+    Ranked,
+    Run,
+    allocate,
+    cost_of,
+    count_of,
+    coupled,
+    rank,
+    reconstruct,
+    refine,
+    what_stands_in_the_way,
+)
 from onnxprune.walk import layers_in_order
 
 Ints = NDArray[np.int64]
@@ -72,8 +84,7 @@ class Search:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        graph = run.coupling.graph.original
-        original = Model(graph.model, graph.arrays)
+        original = Model(run.original.model, run.original.arrays)
         self.before, self.accuracy = _answers(run, original), _accuracy(run, original)
 
     def other(self, **options: Any) -> Search:
@@ -86,7 +97,7 @@ class Search:
     def on(self, model: Model) -> Search:
         """The same search on another model of the same inputs."""
         graph = Graph.of(model, self.run.coupling.graph.dims)
-        return Search(replace(self.run, coupling=coupled(graph, self.run.options)))
+        return Search(replace(self.run, coupling=coupled(graph, self.run.options), original=graph))
 
     @cached_property
     def ranked(self) -> Ranked:
@@ -99,13 +110,13 @@ class Search:
             keep = refine(self.run, self.ranked, keep)
         weights, errors = reconstruct(self.run, self.ranked, keep)
         coupling = self.run.coupling
-        plan = Plan(dict(keep), weights, heads.names(coupling), tuple(coupling.graph.removed))
-        return self.carried_out(plan, errors)
+        form = heads.names(coupling), tuple(coupling.graph.removed), self.run.options.serialize
+        return self.carried_out(Plan(dict(keep), weights, *form), errors)
 
     def carried_out(self, plan: Plan, errors: dict[str, float]) -> Candidate:
         """The model that a plan makes, and how it answers."""
         with self.run.timed("rewrite"):
-            model = pruned(self.run.coupling, plan)
+            model = carried_out(self.run.coupling, plan)
         return Candidate(self.run.coupling, plan, model, errors, *self.judged(model))
 
     def judged(self, model: Model) -> tuple[Fidelity, float | None]:
@@ -169,7 +180,7 @@ class Search:
     def exactly(self, kind: str, goal: float, most: Sequence[int]) -> list[int]:
         """Widths up to `most` that cost at most `goal`, counting the biases that are added and the nodes folded."""
         cost, best, least = cost_of(self.run, self.ranked, kind), None, 0.0
-        full = cost.total(np.array([r.group.channels for r in self.ranked.rankings]))
+        full = max(count_of(self.run, kind), 1)
         budget = goal
         for _ in range(TRIES):
             try:
@@ -214,7 +225,7 @@ class Search:
         plan = Plan(dict(keep), weights, removed=tuple(coupling.graph.removed))
         model = Graph.of(pruned(coupling, plan), coupling.graph.dims)
         count = total_macs if kind == "macs" else parameters
-        return count(model) / max(count(coupling.graph.original), 1)
+        return count(model) / max(count_of(self.run, kind), 1)
 
     def blocks(self, coupling: Coupling) -> list[BlockReport]:
         """What is to be said of the blocks that this search knows of."""
@@ -223,10 +234,10 @@ class Search:
     def bisect(self, allowed: float, failure: BudgetError | None) -> tuple[Candidate, BudgetError | None]:
         """The fewest MACs whose loss is at most `allowed`."""
         cost = cost_of(self.run, self.ranked, "macs")
-        floor, ceiling = (
-            cost.total(np.array([levels[i] for levels in (r.levels for r in self.ranked.rankings)])) for i in (0, -1)
+        low, high = (
+            cost.total(np.array([r.levels[i] for r in self.ranked.rankings])) / count_of(self.run, "macs")
+            for i in (0, -1)
         )
-        low, high = floor / ceiling, 1.0
         best: Candidate | None = None
         least = np.inf
         for _ in range(BISECTIONS):

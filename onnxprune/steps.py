@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune import calibration, evaluation, factorize, methods, oracle, selection
+from onnxprune import calibration, evaluation, factorize, methods, oracle, selection, serialize
 from onnxprune.activity import Activity, collect_activity
-from onnxprune.allocation import ALLOCATORS, Bilinear, Curve
+from onnxprune.allocation import ALLOCATORS, Bilinear, Curve, out_of_reach
 from onnxprune.blocks import without
 from onnxprune.calibration import Samples
-from onnxprune.cost import macs_of_widths, parameters_of_widths
+from onnxprune.cost import macs_of_widths, parameters, parameters_of_widths, total_macs
 from onnxprune.coupling import GRANULARITIES, Coupling, Group
 from onnxprune.data import Division, divide, inputs_of, shapes_of
 from onnxprune.errors import BudgetError, UsageError
@@ -71,6 +71,7 @@ class Options:
     granularity: str = "auto"
     refine: bool = False
     streams: str = "keep"
+    serialize: str = "never"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     round_to: int | None = None
@@ -94,12 +95,19 @@ class Options:
             ("granularity", self.granularity, GRANULARITIES),
             ("way to prune attention", self.attention, ATTENTION),
             ("way to treat residual streams", self.streams, STREAMS),
+            ("way to serialize residual blocks", self.serialize, serialize.MODES),
         ):
             if value not in known:
                 raise UsageError(f"there is no {name} '{value}'; choose one of: {', '.join(known)}.")
         if self.attention == "rank" and self.mode == "unify":
             raise UsageError(
                 "dims of heads have no stand-ins: with attention by rank reconstruct by ls, local or mean."
+            )
+        if self.serialize != "never" and self.method == "shallow":
+            raise UsageError("shallow removes whole blocks, which serialize takes apart: give one of them.")
+        if self.serialize != "never" and (self.iterations > 1 or self.retrain is not None):
+            raise UsageError(
+                "serialized blocks can't be pruned in steps: give serialize without iterations or retrain."
             )
         if self.iterations < 1:
             raise UsageError(f"{self.iterations} iterations can't be done: give at least 1.")
@@ -138,6 +146,8 @@ class Run:
     labelled: Labelled | None
     division: Division
     progress: Progress
+    original: Graph  # what costs and answers are compared with
+    left: Mapping[str, str] = field(default_factory=dict)  # Adds that weren't serialized, and why
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     seen: int = 0  # samples that calibration has run, for its progress
@@ -202,7 +212,11 @@ def prepare(
     else:
         judge = 0.2 if any(t.kind == "drop" for t in targets) else 0.1
     division = divide(found.count, options.seed, judge=judge, copies=copies)
-    run = Run(coupled(graph, options), found, replace(options, targets=targets), labelled, division, progress)
+    if options.plan is not None:
+        options = replace(options, serialize=options.plan.serialize)
+    serial = serialize.serialize(graph, options.serialize)
+    options = replace(options, targets=targets)
+    run = Run(coupled(serial.graph, options), found, options, labelled, division, progress, graph, serial.left)
     if np.isin(division.judge, division.fit).any():
         run.warnings.append("too few samples to hold any back: the result is judged on samples that were fitted.")
     if found.origin == "synthetic" and run.blind:
@@ -391,7 +405,12 @@ def allocate(run: Run, ranked: Ranked, kind: str, fraction: float, most: Sequenc
     cost = cost_of(run, ranked, kind)
     full = [r.group.channels for r in ranked.rankings]
     curves = [_narrowed(c, m) for c, m in zip(ranked.curves, most or full, strict=True)]
-    found = ALLOCATORS[run.options.allocate](curves, cost, fraction * cost.total(np.array(full)))
+    whole = count_of(run, kind)
+    try:
+        found = ALLOCATORS[run.options.allocate](curves, cost, fraction * whole)
+    except BudgetError as error:  # it knows no original but the serial form
+        grown = cost.total(np.array(full)) / max(whole, 1)
+        raise out_of_reach(fraction, (error.reachable or 0.0) * grown) from None
     return [int(width) for width in found]
 
 
@@ -425,6 +444,11 @@ def cost_of(run: Run, ranked: Ranked, kind: str) -> Bilinear:
     """What a target counts, as a function of the widths."""
     groups = [r.group for r in ranked.rankings]
     return (macs_of_widths if kind == "macs" else parameters_of_widths)(run.coupling, groups)
+
+
+def count_of(run: Run, kind: str) -> int:
+    """What a target counts in the original."""
+    return (total_macs if kind == "macs" else parameters)(run.original)
 
 
 def reconstruct(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> tuple[dict[str, Weights], dict[str, float]]:

@@ -1918,6 +1918,15 @@ case("gather_channels", X, "float[N,2,8,8] y", """
 """, w1=(6, 3, 1, 1), order=[5, 3, 1, -6, 2, 4], some=np.asarray([0, 1, 1, 4], np.int32),
     w2=(2, 4, 1, 1))  # fmt: skip
 
+case("gather_that_chooses", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    u = Gather<axis=1>(a, all)
+    b = Conv(u, w2)
+    c = Conv(a, w3)
+    y = Add(c, b)
+""", w1=(6, 3, 1, 1),
+    all=[0, 1, 2, 3, 4, 5], w2=(2, 6, 1, 1), w3=(2, 6, 1, 1))  # fmt: skip
+
 case("gather_and_join", X, "float[N,2,8,8] y", """
     a = Conv(x, w1)
     e = Gather<axis=1>(a, even)

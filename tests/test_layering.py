@@ -29,6 +29,7 @@ ORDER = [
     "plan",
     "report",
     "rewrite",
+    "serialize",
 ]
 ORDER += [
     "rewrite",

@@ -133,6 +133,7 @@ class Measurement:
 @click.option("--method", "methods", multiple=True, default=("reap",), help="NAME or NAME:RECONSTRUCT, + to refine")
 @click.option("--allocate", default="dp", show_default=True)
 @click.option("--streams", default="keep", show_default=True)
+@click.option("--serialize", default="never", show_default=True)
 @click.option("--round-to", default=1, show_default=True)
 @click.option("--threads", default=0)
 @click.option("--batch", default=100)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.graph import key
+from onnxprune.graph import Array, Shape, key
 from onnxprune.ids import Ids, reshape, widen
 from onnxprune.ops.registry import Cut, View, Visit, always, rule
 
@@ -299,21 +299,34 @@ def shrink_gather(cut: Cut) -> None:
     """Indices along the channel axis count the channels kept before them."""
     x, axis = cut.node.input[0], int(cut.attrs.get("axis", 0)) % len(cut.shape(cut.node.input[0]))
     mask = cut.mask(x, axis)
-    if mask.all():
+    if mask.all() and not cut.changes(key(cut.node)):
         return
     indices = cut.graph.array(cut.node.input[1]) % len(mask)
-    cut.set_input(1, (np.cumsum(mask) - 1)[indices[mask[indices]]], "kept")
+    cut.set_input(1, (np.cumsum(mask) - 1)[indices[cut.mask(key(cut.node), axis)]], "kept")
+
+
+def everything(shape: Shape, axis: int, indices: Array | None) -> bool:
+    """Whether these are all places along an axis, in their order."""
+    return indices is not None and indices.shape == (shape[axis],) and bool((indices == np.arange(shape[axis])).all())
 
 
 @rule("Gather", shrink=shrink_gather, commutes=always)
 def gather(v: Visit) -> None:
-    """Picks places of one axis: of a channel axis only by a constant list."""
+    """Picks places of one axis: of a channel axis only by a constant list.
+
+    One that picks all channels in their order does nothing, unless it is there to let what reads it do with fewer: its
+    result has channels of its own, and those of its input stay.
+    """
     if v.static(0):
         look_up(v)
         return
     ids, indices, inner = v.ids(0), v.value(1), len(v.shape(1))
     axis = v.attr("axis", 0) % ids.ndim
     counted = v.value(0) is not None  # sizes, of which any may be picked
+    if ids.size == ids.shape[axis] > 1 and v.static(1) and everything(v.shape(0), axis, indices):
+        v.freeze(ids, "lets what reads it choose among them, so they stay")
+        v.set_channels(v.ledger.fresh(("choice", v.index), ids.size), axis)
+        return
     if ids.shape[axis] > 1 and indices is not None and (counted or (v.static(1) and inner == 1)):
         picked = ids.take(indices, axis)
         v.set(picked) if counted else v.set_part(picked, ids)
