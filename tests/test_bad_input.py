@@ -288,7 +288,6 @@ def test_usage(options: tuple[str, ...], says: str, out: Path) -> None:
     "option",
     [
         ("--recover", "distill"),
-        ("--serialize", "auto"),
         ("--cache", "folder"),
         ("--workers", "2"),
         ("--scheduler", "host"),
@@ -303,6 +302,8 @@ def test_options_that_are_not_there_yet_are_refused(option: tuple[str, ...], out
     ("options", "says"),
     [
         (("--retrain", "train"), "must say {in} and {out}"),
+        (("--serialize", "sometimes"), "'--serialize'"),
+        (("--serialize", "auto", "--iterations", "2", "--target", "macs=0.5"), "in steps"),
         (("--iterations", "0"), "'--iterations'"),
         (("--iterations", "2"), "give --target macs= or params="),
         (("--iterations", "2", "--target", "macs=0.5", "--save-plan", "p.npz"), "a plan holds one step"),

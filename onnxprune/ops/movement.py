@@ -296,13 +296,14 @@ def cut_out(v: Visit) -> None:
 
 
 def shrink_gather(cut: Cut) -> None:
-    """Indices along the channel axis count the channels kept before them."""
-    x, axis = cut.node.input[0], int(cut.attrs.get("axis", 0)) % len(cut.shape(cut.node.input[0]))
-    mask = cut.mask(x, axis)
-    if mask.all() and not cut.changes(key(cut.node)):
+    """Indices along the channel axis count the channels kept before them, and stay where their own channel does."""
+    x, y = cut.node.input[0], key(cut.node)
+    axis = int(cut.attrs.get("axis", 0)) % len(cut.shape(x))
+    mask, listed = cut.mask(x, axis), len(cut.shape(x)) == len(cut.shape(y))
+    if mask.all() and (not listed or cut.mask(y, axis).all()):
         return
     indices = cut.graph.array(cut.node.input[1]) % len(mask)
-    cut.set_input(1, (np.cumsum(mask) - 1)[indices[cut.mask(key(cut.node), axis)]], "kept")
+    cut.set_input(1, (np.cumsum(mask) - 1)[indices[cut.mask(y, axis)]], "kept")
 
 
 def everything(shape: Shape, axis: int, indices: Array | None) -> bool:
