@@ -49,8 +49,8 @@ UNTIED = {
 OTHERS = {
     "an unknown operator passes the channels of its inputs on": (
         "coupling.py",
-        "    if known is None:\n        v.freeze_all(",
-        "    if known is None:\n        [v.set(v.ids(0), k) for k in range(len(v.node.output))]\n        str(",
+        "v.freeze_all(\"has a body that isn't looked into\" if any(subgraphs(v.node)) else unknown)",
+        "[v.set(v.ids(0), k) for k in range(len(v.node.output))]",
     ),
     "an unknown operator is element-wise": (
         "coupling.py",
