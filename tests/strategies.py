@@ -245,7 +245,7 @@ BLOCKS = [
     rows("$t = Transpose<perm=[0,2,1]>($x); $y = com.microsoft.TransposeMatMul<transA=1>($t, $k)", gives="o", since=17,
          k="c o"),
     # products with named axes
-    *(rows(f'$y = Einsum<equation="{equation}">($x, $k)', gives="o", k=k)
+    *(rows(f'$y = Einsum<equation="{equation}">($x, $k)', gives="o", since=12, k=k)
       for equation, k in [("bsc,co->bso", "c o"), ("...c,oc->...o", "o c")]),
     rows('$q = Einsum<equation="bsc,chd->bshd">($x, $kq); $k = Einsum<equation="bsc,chd->bshd">($x, $kk); '
          '$l = Einsum<equation="bqhd,bkhd->bhqk">($q, $k); $p = Softmax($l); $y = Einsum<equation='

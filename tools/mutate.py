@@ -49,7 +49,7 @@ UNTIED = {
 OTHERS = {
     "an unknown operator passes the channels of its inputs on": (
         "coupling.py",
-        "v.freeze_all(\"has a body that isn't looked into\" if any(subgraphs(v.node)) else unknown)",
+        'v.freeze_all("has a body that isn\'t looked into" if any(subgraphs(v.node)) else unknown)',
         "[v.set(v.ids(0), k) for k in range(len(v.node.output))]",
     ),
     "an unknown operator is element-wise": (
