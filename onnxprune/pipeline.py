@@ -110,6 +110,11 @@ def _verified(search: Search, found: Candidate) -> oracle.Verdict:
         first = next(iter(run.samples.batches(few, 2)))
         verdict = oracle.check(found.coupling, found.plan, found.model, [first])
         oracle.demand(verdict)
+        if verdict.rounding:
+            search.run.warnings.append(
+                f"the pruned network amplifies rounding: a millionth of its inputs becomes {verdict.rounding:.0e} of "
+                "its outputs; more or other calibration data may help."
+            )
         if run.options.serialize != "never":
             oracle.demand(oracle.check(run.coupling, Plan(), Model(run.original.model, run.original.arrays), [first]))
     return verdict

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from cases import CASES, Case
+from onnx import helper, numpy_helper
 
 from onnxprune import oracle
 from onnxprune.coupling import couple
@@ -125,3 +126,43 @@ def test_a_model_that_fails_says_so():
 
 def test_verdicts_are_values():
     assert dataclasses.replace(Verdict(0.0, True, "y"), ok=False) == Verdict(0.0, False, "y")
+
+
+def amplified(mistake: float, differences: float) -> Verdict:
+    """A network that lives on the difference of nearly equal numbers, with a mistake in one pruned weight."""
+    rng = np.random.default_rng(0)
+    w1 = np.abs(rng.standard_normal((4, 6))).astype(np.float32)
+    w2 = rng.standard_normal((6, 2)).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["a"]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Sub", ["r", "centre"], ["d"]),
+        helper.make_node("MatMul", ["d", "w2"], ["y"]),
+    ]
+    x = (100 + differences * rng.standard_normal((8, 4))).astype(np.float32)
+    weights = {"w1": w1, "w2": w2, "centre": (x @ w1).mean(0)}
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("x", 1, ["N", 4])], [helper.make_tensor_value_info("y", 1, ["N", 2])],
+        [numpy_helper.from_array(v, k) for k, v in weights.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    coupling = couple(Graph(model))
+    plan = Plan({coupling.groups[0].name: np.array([0, 2, 3, 5])}, {})
+    pruned = rewrite(coupling, plan)
+    for tensor in pruned.graph.initializer:
+        if tensor.name == "w1":
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1 + mistake), "w1"))
+    return check(coupling, plan, pruned, [{"x": x}])
+
+
+def test_rounding_that_the_network_amplifies_is_no_mistake():
+    verdict = amplified(mistake=2e-7, differences=0.1)
+    assert 1e-4 < verdict.max_abs_diff < 0.1
+    assert verdict.ok
+    assert verdict.max_abs_diff <= 10 * verdict.rounding
+
+
+@pytest.mark.parametrize(("mistake", "differences"), [(1e-4, 0.1), (1e-3, 10.0), (0.3, 0.1)])
+def test_a_mistake_is_more_than_amplified_rounding(mistake, differences):
+    assert not amplified(mistake, differences).ok
