@@ -73,13 +73,19 @@ def _joined(values: list[Array]) -> Array:
 
 
 def fidelity(before: Sequence[Array], after: Sequence[Array], count: int, origin: str) -> Fidelity:
-    """Compare the answers of two models to the same samples."""
+    """Compare the answers of two models to the same samples.
+
+    An output whose size the data decide (boxes that are found), and that has another size now, is wholly changed.
+    """
     if not before or not count:
         return Fidelity(None, 0.0, count, origin)
-    squares = [(np.square(b - a).sum(), np.square(b).sum()) for b, a in zip(before, after, strict=True)]
+    squares = [
+        (np.square(b - a if b.shape == a.shape else b).sum(), np.square(b).sum())
+        for b, a in zip(before, after, strict=True)
+    ]
     change, power = (float(sum(column)) for column in zip(*squares, strict=True))
     agreement = None
-    if looks_like_scores(before[0]):
+    if looks_like_scores(before[0]) and before[0].shape == after[0].shape:
         agreement = float((before[0].argmax(1) == after[0].argmax(1)).mean())
     return Fidelity(agreement, float(np.sqrt(change / power)) if power else 0.0, count, origin)
 

@@ -189,3 +189,11 @@ def test_latencies_are_positive_and_the_models_take_turns(model, monkeypatch):
 def test_a_slow_model_is_timed_at_least_three_times(model):
     feed = models.feeds(model, 1)[0]
     assert latencies([model], feed, models.RUNTIME, rounds=50, seconds=0.0)[0] > 0
+
+
+def test_another_number_of_boxes_is_a_whole_change():
+    boxes, scores = np.ones((5, 4)), np.full((2, 3), 2.0)
+    found = fidelity([scores, boxes], [scores + 0.5, np.ones((3, 4))], 2, "given")
+    assert found.relative_error == pytest.approx(np.sqrt((6 * 0.25 + 20) / (6 * 4 + 20)))
+    assert found.top1_agreement == 1.0
+    assert fidelity([boxes], [np.ones((3, 4))], 2, "given").top1_agreement is None
