@@ -25,7 +25,7 @@ from onnxprune.methods import METHODS
 from onnxprune.reconstruct import MODES
 
 matplotlib.use("svg")
-matplotlib.rcParams |= {"svg.hashsalt": "onnxprune", "svg.fonttype": "none"}  # the same figures give the same small file
+matplotlib.rcParams |= {"svg.hashsalt": "onnxprune", "svg.fonttype": "none"}  # the same figures, the same file
 
 Row = dict[str, Any]
 COLUMNS = ("accuracy", "agreement", "zerr")
