@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxprune import files
 from onnxprune.coupling import Coupling, Mask
@@ -266,12 +266,18 @@ def _segment(
 
 
 def _info(walk: Walk, name: str) -> ValueInfoProto:
-    """A value with its type: as inferred, or as it is held. Without one onnxruntime infers it."""
+    """A value with its type: as inferred, or as it is held. Without one onnxruntime infers it.
+
+    Lists of sizes come with their lengths: without them ONNX's inference takes them for empty.
+    """
     known = walk.graph.types.get(name)
     held = walk.original[0].get(name) if walk.original else None
     if not known and held is not None:
         known = int(helper.np_dtype_to_tensor_dtype(held.dtype))
-    return helper.make_tensor_value_info(name, known, None) if known else ValueInfoProto(name=name)
+    lengths = {probe.shapes.get(name) for probe in walk.graph.probes}
+    listed = known == TensorProto.INT64 and len(lengths) == 1 and len(next(iter(lengths)) or ()) == 1
+    shape = next(iter(lengths)) if listed else None
+    return helper.make_tensor_value_info(name, known, shape) if known else ValueInfoProto(name=name)
 
 
 def layers_in_order(coupling: Coupling) -> list[Linear]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import models
+from onnxprune import walk as walk_module
 from onnxprune.plan import Plan, Weights
 from onnxprune.rewrite import twin, with_weights
 from onnxprune.walk import Walk, by_depth, layers_in_order
@@ -268,3 +269,17 @@ def test_the_weights_of_a_suffix_are_the_originals_even_where_the_pruned_network
         walk.advance(layers[1].index)
         session = walk.suffix({}, ["y"])
         close(session.run(walk.original[0])["y"], models.values(model, feed)["y"])
+
+
+def test_lists_of_sizes_come_with_their_lengths():
+    """Without them, ONNX's inference takes a list that two parts are joined to for an empty one."""
+    body = """
+        [a] h = Gemm<transB=1>(x, w0, b0)
+        s = Shape(h)
+        r = Relu(h)
+        [b] y = Gemm<transB=1>(r, w1, b1)"""
+    weights = {"w0": (12, 8), "b0": (12,), "w1": (4, 12), "b1": (4,)}
+    model = models.build("float[N,8] x", "float[N,4] y, int64[2] s", body, weights)
+    with Walk(models.coupled(model), models.feeds(model, 2), models.RUNTIME) as walk:
+        assert [d.dim_value for d in walk_module._info(walk, "s").type.tensor_type.shape.dim] == [2]
+        assert not walk_module._info(walk, "h").type.tensor_type.HasField("shape")
