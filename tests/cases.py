@@ -916,6 +916,25 @@ case("attention_of_grouped_queries", "float[N,4,6] x", "float[N,4,3] y", """
     zero=[0], middle=[2], end=[2**63 - 1], last=[-1], two=[2], repeats=[1, 3, 2, 4, 4], merged=[0, 6, 4, 4],
     join=[0, 4, 24], wo=(24, 3))  # fmt: skip
 
+case("einsum_that_makes_no_channels", "float[N,5,6] x", "float[N,5] y", """
+    h = MatMul(x, w1)
+    r = Relu(h)
+    y = Einsum<equation="bsc,cd->bs">(r, w2)
+""", w1=(6, 8), w2=(8, 3))  # fmt: skip
+
+case("deformed_in_parts", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    o = Conv(x, w2)
+    y = DeformConv<kernel_shape=[1,1], offset_group=2>(a, w3, o)
+""", opset=19, w1=(6, 3, 1, 1), w2=(4, 3, 1, 1), w3=(2, 6, 1, 1))  # fmt: skip
+
+case("bias_across_columns_that_pass", "float[4,6] x", "float[3,2] y", """
+    h = MatMul(x, w1)
+    r = Relu(h)
+    g = Gemm(a, r, c)
+    y = MatMul(g, w2)
+""", w1=(6, 8), a=(3, 4), c=(8,), w2=(8, 2))  # fmt: skip
+
 case("attention_with_computed_angles", "float[N,4,6] x", "float[N,4,3] y", """
     q_ = MatMul(x, wq)
     k_ = MatMul(x, wk)
