@@ -111,6 +111,9 @@ def macs_of_widths(coupling: Coupling, groups: list[Group]) -> Bilinear:
         count = macs(graph, index)
         if not count:
             continue
+        if key(graph.nodes[index]) not in notes.ids:  # a product of constants
+            terms.constant(count)
+            continue
         inputs = notes.readers.get(index)
         outputs = notes.writers.get(index, notes.ids[key(graph.nodes[index])].ravel())
         if inputs is not None and index in notes.feedback:  # a matrix for the input, and one for its own channels

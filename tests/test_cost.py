@@ -172,3 +172,16 @@ def test_a_weight_that_two_layers_share_counts_once():
     full = np.array([g.channels for g in groups])
     assert macs_of_widths(coupling, groups).total(full) == 16 + 16 + 8
     assert parameters_of_widths(coupling, groups).total(full) == 16 + 8
+
+
+def test_a_product_of_constants_costs_what_no_width_changes():
+    body = """
+        c = MatMul(u, v)
+        h = MatMul(x, w0)
+        s = Mul(h, c)
+        r = Relu(s)
+        y = MatMul(r, w1)"""
+    weights = {"u": (1, 7), "v": (7, 12), "w0": (8, 12), "w1": (12, 4)}
+    coupling = models.coupled(models.build("float[N,8] x", "float[N,4] y", body, weights))
+    cost = macs_of_widths(coupling, list(coupling.groups))
+    assert [cost.total(np.array([width])) for width in (12, 6)] == [84 + 96 + 48, 84 + 48 + 24]
