@@ -85,7 +85,7 @@ def fidelity(before: Sequence[Array], after: Sequence[Array], count: int, origin
     ]
     change, power = (float(sum(column)) for column in zip(*squares, strict=True))
     agreement = None
-    if looks_like_scores(before[0]) and before[0].shape == after[0].shape:
+    if looks_like_scores(before[0]) and before[0].shape == after[0].shape and len(before[0]):
         agreement = float((before[0].argmax(1) == after[0].argmax(1)).mean())
     return Fidelity(agreement, float(np.sqrt(change / power)) if power else 0.0, count, origin)
 

@@ -197,3 +197,5 @@ def test_another_number_of_boxes_is_a_whole_change():
     assert found.relative_error == pytest.approx(np.sqrt((6 * 0.25 + 20) / (6 * 4 + 20)))
     assert found.top1_agreement == 1.0
     assert fidelity([boxes], [np.ones((3, 4))], 2, "given").top1_agreement is None
+    nothing = np.zeros((0, 4))
+    assert fidelity([nothing], [nothing], 2, "given").top1_agreement is None
