@@ -166,3 +166,11 @@ def test_rounding_that_the_network_amplifies_is_no_mistake():
 @pytest.mark.parametrize(("mistake", "differences"), [(1e-4, 0.1), (1e-3, 10.0), (0.3, 0.1)])
 def test_a_mistake_is_more_than_amplified_rounding(mistake, differences):
     assert not amplified(mistake, differences).ok
+
+
+def test_without_a_measure_nothing_is_excused():
+    small = Verdict(1e-3, False, "y")
+    assert oracle._excused(small, 1e-3).ok
+    assert not oracle._excused(small, 1e-5).ok
+    assert not oracle._excused(small, float("inf")).ok  # what the network makes of a rounding has another shape
+    assert not oracle._excused(Verdict(0.5, False, "y"), 1.0).ok
