@@ -23,6 +23,7 @@ from onnxprune.calibration import Preprocessing, load
 from onnxprune.cost import total_macs
 from onnxprune.data import inputs_of
 from onnxprune.evaluation import Labelled, answers
+from onnxprune.files import Model
 from onnxprune.files import load as load_model
 from onnxprune.graph import Array, Graph
 from onnxprune.runtime import Runtime
@@ -30,6 +31,7 @@ from onnxprune.search import Search, parse_targets
 from onnxprune.steps import Options, allocate, prepare
 
 Row = dict[str, Any]
+FIGURES = ("macs", "accuracy", "agreement", "zerr")
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -73,6 +75,22 @@ class Setting:
         runtime = Runtime(threads=threads)
         return cls(graph, arrays["x_train"], judged, preprocessing, samples, Options(runtime=runtime, **options))
 
+    def figures(self, model: Model, base: Array) -> Row:
+        """MACs kept, accuracy, agreement and squared relative error of a model, on the images to judge by.
+
+        `base` is what the original answers to them.
+        """
+        samples, labels = self.judged.samples, self.judged.labels
+        assert samples is not None
+        assert labels is not None
+        z = answers(model, samples, range(len(labels)), self.options.runtime, 250)[0]
+        return {
+            "macs": total_macs(Graph.of(model, self.graph.dims)) / total_macs(self.graph),
+            "accuracy": float((z.argmax(1) == labels).mean()),
+            "agreement": float((z.argmax(1) == base.argmax(1)).mean()),
+            "zerr": float(np.square(z - base).sum() / np.square(base).sum()),
+        }
+
 
 class Measurement:
     """One draw of the calibration images: all methods get the widths that the first one was given."""
@@ -109,17 +127,7 @@ class Measurement:
         search.run.options = replace(search.run.options, reconstruct=mode or "auto", refine=spec.endswith("+"))
         found = search.candidate(keep)
         seconds = time.perf_counter() - start
-        judged, graph, base = self.setting.judged, self.setting.graph, self.first.before[0]
-        assert judged.samples is not None
-        assert judged.labels is not None
-        z = answers(found.model, judged.samples, range(len(judged.labels)), search.run.options.runtime, 250)[0]
-        return {
-            "macs": total_macs(Graph.of(found.model, graph.dims)) / total_macs(graph),
-            "accuracy": float((z.argmax(1) == judged.labels).mean()),
-            "agreement": float((z.argmax(1) == base.argmax(1)).mean()),
-            "zerr": float(np.square(z - base).sum() / np.square(base).sum()),
-            "passes": seconds / self.plain,
-        }
+        return {**self.setting.figures(found.model, self.first.before[0]), "passes": seconds / self.plain}
 
 
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)
@@ -148,7 +156,7 @@ def main(
         measurement = Measurement(setting, draw, targets[0])
         for target in targets:
             for row in measurement.rows(methods, target):
-                found = [row[c] for c in ("macs", "accuracy", "agreement", "zerr")]
+                found = [row[c] for c in FIGURES]
                 collected.setdefault((target, row["spec"]), []).append(found)
                 click.echo(
                     f"{draw:4} {line(target, row['spec'], found)}   {measurement.shared:.1f} + {row['passes']:.1f}"

@@ -17,18 +17,17 @@ from typing import Any
 
 import click
 import numpy as np
-from accuracy import Setting, line, numbers, pixels
+from accuracy import FIGURES, Setting, line, numbers, pixels
 from threadpoolctl import threadpool_limits
 
 from onnxprune.blocks import find
 from onnxprune.calibration import load
-from onnxprune.cost import total_macs
 from onnxprune.coupling import Coupling
 from onnxprune.data import inputs_of
 from onnxprune.depth import Shallowing
-from onnxprune.evaluation import Labelled, answers
+from onnxprune.evaluation import Labelled
 from onnxprune.graph import Graph
-from onnxprune.search import Candidate, Search, parse_targets
+from onnxprune.search import Search, parse_targets
 from onnxprune.steps import Ranked, prepare
 
 
@@ -91,20 +90,8 @@ def main(
                     search.ranked = transferred(width.ranked, search.run.coupling)
                     found = search.candidate(search.within([("macs", target)]) if target < share else {})
                     label = f"{share:g} {'+ widths' if target < share else ''}"
-                    click.echo(f"{line(target, label, judged(setting, width, found))}  {stages(graph, gone)}")
-
-
-def judged(setting: Setting, original: Search, found: Candidate) -> list[float]:
-    """MACs kept, accuracy, agreement and squared relative error, on the images to judge by."""
-    samples, right = setting.judged.samples, setting.judged.labels
-    assert samples is not None
-    assert right is not None
-    z = answers(found.model, samples, range(len(right)), setting.options.runtime, 250)[0]
-    base = original.before[0]
-    macs = total_macs(Graph.of(found.model, setting.graph.dims)) / total_macs(setting.graph)
-    same = float((z.argmax(1) == base.argmax(1)).mean())
-    zerr = float(np.square(z - base).sum() / np.square(base).sum())
-    return [macs, float((z.argmax(1) == right).mean()), same, zerr]
+                    figures = setting.figures(found.model, width.before[0])
+                    click.echo(f"{line(target, label, [figures[c] for c in FIGURES])}  {stages(graph, gone)}")
 
 
 if __name__ == "__main__":
