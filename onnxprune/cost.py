@@ -1,21 +1,26 @@
-"""Parameters and MACs, counted and as exact functions of the groups' widths.
+"""What a target may count: MACs, parameters, bytes; in a model, and as functions of the groups' widths.
 
 MACs are multiplications of convolutions, Gemm, MatMul and Einsum (and of the matrices in RNN cells) at batch 1;
-parameters are the floating-point elements of initializers and Constant nodes. Both are sums of products of a number of
-input channels and a number of output channels, so pruning changes them bilinearly in the widths.
+parameters are the floating-point elements of initializers and Constant nodes; bytes are those of the file. All are sums
+of products of a number of input channels and a number of output channels, so pruning changes them bilinearly in the
+widths; but for what is added or folded when a model is written, which no function of widths knows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
+from onnxprune import files
 from onnxprune.allocation import Bilinear
 from onnxprune.contrib import DOMAIN
 from onnxprune.coupling import Coupling, Group
+from onnxprune.files import Model
 from onnxprune.graph import Graph, attributes, constant, key
 from onnxprune.ids import Ids
 from onnxprune.ops.einsum import products as einsum_products
@@ -63,6 +68,11 @@ def macs(graph: Graph, index: int) -> int:
 def total_macs(graph: Graph) -> int:
     """Multiply-accumulates of a whole model at batch 1 (bodies of If, Loop and Scan aren't counted)."""
     return sum(macs(graph, i) for i in range(len(graph.nodes)))
+
+
+def file_bytes(graph: Graph) -> int:
+    """Bytes of a whole model in a file."""
+    return files.size(Model(graph.model, graph.arrays))
 
 
 class _Terms:
@@ -129,6 +139,18 @@ def macs_of_widths(coupling: Coupling, groups: list[Group]) -> Bilinear:
 
 def parameters_of_widths(coupling: Coupling, groups: list[Group]) -> Bilinear:
     """Parameters as a function of the widths of `groups`, before any bias is added or BatchNormalization folded."""
+    return _stored(coupling, groups, lambda name: 1, parameters(coupling.graph))
+
+
+def bytes_of_widths(coupling: Coupling, groups: list[Group]) -> Bilinear:
+    """Bytes of the file as a function of the widths of `groups`, before anything is added or folded."""
+    types = coupling.graph.types
+    itemsize = {t: helper.tensor_dtype_to_np_dtype(t).itemsize for t in set(types.values()) if t}
+    return _stored(coupling, groups, lambda name: itemsize[types[name]], file_bytes(coupling.graph))
+
+
+def _stored(coupling: Coupling, groups: list[Group], each: Callable[[str], int], total: int) -> Bilinear:
+    """The sum over all tensors of `each` (per element) as a function of widths; what isn't cut makes up the `total`."""
     terms, graph, notes = _Terms(coupling, groups), coupling.graph, coupling.notes
     tensors: dict[str, dict[int, Ids]] = {}
     for (index, i), axes in notes.uses.items():
@@ -137,12 +159,27 @@ def parameters_of_widths(coupling: Coupling, groups: list[Group]) -> Bilinear:
         name = graph.nodes[index].input[1]
         if len(tensors.get(name, {})) == 1:
             outputs = notes.writers[index]
-            terms.add(prod(graph.shapes[name]) / len(inputs) / len(outputs), inputs, outputs)
+            terms.add(each(name) * prod(graph.shapes[name]) / len(inputs) / len(outputs), inputs, outputs)
             tensors.pop(name)
     for name, axes in tensors.items():
         rest = prod(n for a, n in enumerate(graph.shapes[name]) if a not in axes)
-        terms.add(rest, *axes.values())
+        terms.add(each(name) * rest, *axes.values())
     everything = np.array([g.channels for g in groups], float)
     terms.constant(0.0)
-    terms.constant(parameters(graph) - terms.bilinear().total(everything))
+    terms.constant(total - terms.bilinear().total(everything))
     return terms.bilinear()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a target of one kind counts: in a model as it would be written, and what to allocate by."""
+
+    count: Callable[[Graph], int]
+    of_widths: Callable[[Coupling, list[Group]], Bilinear]
+
+
+COSTS = {
+    "macs": Cost(total_macs, macs_of_widths),
+    "params": Cost(parameters, parameters_of_widths),
+    "size": Cost(file_bytes, bytes_of_widths),
+}

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune import files
 from onnxprune.calibration import Samples
-from onnxprune.cost import parameters, total_macs
+from onnxprune.cost import file_bytes, parameters, total_macs
 from onnxprune.errors import DataError
 from onnxprune.files import Model
 from onnxprune.graph import Array, Graph
@@ -129,10 +128,9 @@ def load_function(spec: str) -> Callable[[str], float]:
     return function  # type: ignore[no-any-return]
 
 
-def size(graph: Graph, file_bytes: int | None = None, latency_ms: float | None = None) -> Size:
+def size(graph: Graph, on_disk: int | None = None, latency_ms: float | None = None) -> Size:
     """What a model weighs."""
-    count = file_bytes if file_bytes is not None else files.size(Model(graph.model, graph.arrays))
-    return Size(parameters(graph), total_macs(graph), count, latency_ms)
+    return Size(parameters(graph), total_macs(graph), on_disk or file_bytes(graph), latency_ms)
 
 
 def latencies(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 
 from onnxprune import files, heads
-from onnxprune.cost import parameters, total_macs
+from onnxprune.cost import COSTS, total_macs
 from onnxprune.coupling import Group
 from onnxprune.errors import BudgetError, DataError, ModelError
 from onnxprune.files import Model
@@ -91,7 +91,7 @@ def relative(targets: Sequence[Target], original: Graph, now: Graph) -> tuple[Ta
 
 def _share(kind: str, now: Graph, original: Graph) -> float:
     """What is left of a cost."""
-    count = total_macs if kind == "macs" else parameters
+    count = COSTS[kind].count
     return max(count(now), 1) / max(count(original), 1)
 
 

@@ -176,8 +176,9 @@ PRUNE = _options(
         "--target",
         metavar="KIND=V",
         multiple=True,
-        help="macs=0.5 or params=0.5 (fractions kept), or drop=0.01 (the most pruned model whose loss stays under "
-        "that: of accuracy with --eval, else of agreement with the original). Repeatable; the tightest wins.  "
+        help="macs=0.5, params=0.5 or size=0.5 (fractions kept; size: of the file), or drop=0.01 (the most pruned "
+        "model whose loss stays under that: of accuracy with --eval, else of agreement with the original). "
+        "Repeatable; the tightest wins.  "
         "[default: drop=0.01; drop=0.001 on synthetic data]",
     ),
     click.option(

@@ -21,9 +21,10 @@ from typing import Any
 from onnx import ModelProto, ValueInfoProto
 from threadpoolctl import threadpool_limits
 
-from onnxprune import __version__, evaluation, files, oracle
+from onnxprune import evaluation, files, oracle
 from onnxprune.blocks import without
 from onnxprune.calibration import PLAIN, Preprocessing
+from onnxprune.cost import COSTS
 from onnxprune.data import labelled_of, samples_of
 from onnxprune.depth import Shallowing
 from onnxprune.errors import BudgetError, DataError, UsageError
@@ -34,9 +35,9 @@ from onnxprune.iteration import iterate
 from onnxprune.plan import Plan
 from onnxprune.report import Comparison, Inspection, Report, group_reports, left_alone
 from onnxprune.runtime import Runtime
-from onnxprune.search import Candidate, Search, parse_targets
+from onnxprune.search import Candidate, Search, parse_targets, stamp
 from onnxprune.serialize import carried_out, serialize
-from onnxprune.steps import Options, Progress, prepare, why_left_out
+from onnxprune.steps import Options, Progress, count_of, prepare, why_left_out
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,12 @@ def prune(
 ) -> Result:
     """Prune a model.
 
-    model: a path or a ModelProto, which is never changed. target: "macs=0.5", "params=0.5" (fractions kept) or
-    "drop=0.01" (largest loss of fidelity, the default), or several of them; the tightest wins. calibration: what
-    `onnxprune.calibration.load` takes (a path, arrays, a CalibrationDataReader, an iterable of feeds); without it the
-    model's `.calib.npz` beside it, else synthetic inputs. eval: labelled `.npz`, (samples, labels), or a function of a
-    path. Further options: the fields of `Options`. Raises OnnxPruneError: ModelError, DataError, BudgetError (its
-    `result` is the best that was found), InternalError.
+    model: a path or a ModelProto, which is never changed. target: "macs=0.5", "params=0.5", "size=0.5" (fractions
+    kept; size: of the file) or "drop=0.01" (largest loss of fidelity, the default), or several of them; the tightest
+    wins. calibration: what `onnxprune.calibration.load` takes (a path, arrays, a CalibrationDataReader, an iterable of
+    feeds); without it the model's `.calib.npz` beside it, else synthetic inputs. eval: labelled `.npz`, (samples,
+    labels), or a function of a path. Further options: the fields of `Options`. Raises OnnxPruneError: ModelError,
+    DataError, BudgetError (its `result` is the best that was found), InternalError.
     """
     unknown = sorted(set(options) - {f.name for f in fields(Options)})
     if unknown:
@@ -93,8 +94,10 @@ def prune(
     chosen.runtime.session(given)  # a model that onnxruntime can't load is an error now, not later
     found = samples_of(graph, given.path, calibration, preprocessing, samples, chosen.seed, input_shapes)
     labelled = labelled_of(eval, graph, preprocessing) if eval is not None else None
+    on_disk = files.on_disk(given.path) if given.path is not None else None
+    copies = 2 if preprocessing.mirror else 1
     with threadpool_limits(1, user_api="blas"):
-        run = prepare(graph, found, chosen, labelled, progress, copies=2 if preprocessing.mirror else 1)
+        run = prepare(graph, found, chosen, labelled, progress, copies=copies, on_disk=on_disk)
         search = Shallowing(run) if chosen.by_blocks and chosen.plan is None else Search(run)
         if chosen.iterations > 1 or chosen.retrain is not None:
             return _finish(search, given, *iterate(search, _verified))
@@ -126,21 +129,20 @@ def _finish(
     """Report; raises BudgetError with the result when a target was missed."""
     run = search.run
     graph = run.original
+    stamp(found.model.proto, run.options)
     after = Graph.of(found.model, graph.dims)
     times: list[float | None] = [None, None]
     if run.options.measure_latency:
         with run.timed("latency"):
             one = next(iter(run.samples.batches(run.division.fit[:1].tolist(), 1)))
             times = [*evaluation.latencies([given, found.model], one, run.options.runtime)]
-    before_size, after_size = evaluation.size(graph, None, times[0]), evaluation.size(after, None, times[1])
-    ratios = {
-        "macs": after_size.macs / max(before_size.macs, 1),
-        "params": after_size.params / max(before_size.params, 1),
-    }
-    targets = [
-        replace(t, reached=search.loss(found) <= t.value if t.kind == "drop" else ratios[t.kind] <= t.value + 1e-9)
-        for t in run.options.targets
-    ]
+
+    def reached(kind: str, value: float) -> bool:
+        if kind == "drop":
+            return search.loss(found) <= value
+        return COSTS[kind].count(after) <= (value + 1e-9) * count_of(run, kind)
+
+    targets = [replace(t, reached=reached(t.kind, t.value)) for t in run.options.targets]
     run.seconds["total"] = sum(run.seconds.values())
     planned = run.options.plan is not None
     report = Report(
@@ -148,8 +150,8 @@ def _finish(
         allocate="plan" if planned else run.options.allocate,
         reconstruct="plan" if planned else run.mode,
         targets=targets,
-        before=before_size,
-        after=after_size,
+        before=evaluation.size(graph, run.on_disk, times[0]),
+        after=evaluation.size(after, None, times[1]),
         fidelity=found.fidelity,
         accuracy=None if found.accuracy is None else {"before": search.accuracy or 0.0, "after": found.accuracy},
         surgery_check={"max_abs_diff": verdict.max_abs_diff, "ok": verdict.ok},
@@ -163,24 +165,11 @@ def _finish(
         seconds={k: round(v, 3) for k, v in run.seconds.items()},
         warnings=list(dict.fromkeys(run.warnings)),
     )
-    _stamp(found.model.proto, report)
     result = Result(replace(found.model, path=given.path, data=given.data), report, found.plan)
     if failure is not None:
         failure.result = result if found.plan.keep or found.plan.removed else None
         raise failure
     return result
-
-
-def _stamp(model: ModelProto, report: Report) -> None:
-    """Say in the model's metadata what was done to it."""
-    facts = {
-        "version": __version__,
-        "method": report.method,
-        "targets": ",".join(f"{t.kind}={t.value:g}" for t in report.targets),
-    }
-    for name, value in facts.items():
-        known = next((p for p in model.metadata_props if p.key == f"onnxprune.{name}"), None)
-        (known or model.metadata_props.add(key=f"onnxprune.{name}")).value = value
 
 
 def inspect(

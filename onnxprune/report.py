@@ -45,7 +45,7 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Target:
-    """What was asked for: macs, params (fractions kept) or drop (largest loss), and whether it was reached."""
+    """What was asked for: one of cost.COSTS (a fraction kept) or drop (largest loss), and whether it was reached."""
 
     kind: str
     value: float

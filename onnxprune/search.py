@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
-from onnxprune import evaluation, heads
+from onnxprune import __version__, evaluation, heads
 from onnxprune.calibration import Samples
-from onnxprune.cost import parameters, total_macs
+from onnxprune.cost import COSTS
 from onnxprune.coupling import Coupling
 from onnxprune.errors import BudgetError, UsageError
 from onnxprune.files import Model
@@ -28,9 +29,9 @@ from onnxprune.files import save as save_model
 from onnxprune.graph import Array, Graph
 from onnxprune.plan import Plan, Weights
 from onnxprune.report import BlockReport, Fidelity, Target, block_report
-from onnxprune.rewrite import pruned
 from onnxprune.serialize import carried_out
 from onnxprune.steps import (
+    Options,
     Ranked,
     Run,
     allocate,
@@ -45,7 +46,7 @@ from onnxprune.steps import (
 from onnxprune.walk import layers_in_order
 
 Ints = NDArray[np.int64]
-KINDS = ("macs", "params", "drop")
+KINDS = (*COSTS, "drop")
 BISECTIONS = 6
 TRIES = 8  # allocations until what is written costs what was asked for
 
@@ -97,7 +98,8 @@ class Search:
     def on(self, model: Model) -> Search:
         """The same search on another model of the same inputs."""
         graph = Graph.of(model, self.run.coupling.graph.dims)
-        return Search(replace(self.run, coupling=coupled(graph, self.run.options), original=graph))
+        coupling = coupled(graph, self.run.options)
+        return Search(replace(self.run, coupling=coupling, original=graph, on_disk=None))
 
     @cached_property
     def ranked(self) -> Ranked:
@@ -222,10 +224,10 @@ class Search:
                 weights[linear.key] = Weights(nothing, np.ones_like(linear.offset))  # with a bias
         for one in turned.values():
             weights.setdefault(one.after.key, Weights(one.after.matrix, one.after.offset))
-        plan = Plan(dict(keep), weights, removed=tuple(coupling.graph.removed))
-        model = Graph.of(pruned(coupling, plan), coupling.graph.dims)
-        count = total_macs if kind == "macs" else parameters
-        return count(model) / max(count_of(self.run, kind), 1)
+        form = tuple(coupling.graph.removed), self.run.options.serialize
+        model = carried_out(coupling, Plan(dict(keep), weights, heads.names(coupling), *form))
+        stamp(model.proto, self.run.options)
+        return COSTS[kind].count(Graph.of(model, coupling.graph.dims)) / max(count_of(self.run, kind), 1)
 
     def blocks(self, coupling: Coupling) -> list[BlockReport]:
         """What is to be said of the blocks that this search knows of."""
@@ -254,6 +256,18 @@ class Search:
         return self.candidate({}), failure or BudgetError(
             f"{message}; allow more with --target drop=, or give more data"
         )
+
+
+def stamp(model: ModelProto, options: Options) -> None:
+    """Say in the model's metadata what was done to it."""
+    facts = {
+        "version": __version__,
+        "method": "plan" if options.plan is not None else options.method,
+        "targets": ",".join(f"{t.kind}={t.value:g}" for t in options.targets),
+    }
+    for name, value in facts.items():
+        known = next((p for p in model.metadata_props if p.key == f"onnxprune.{name}"), None)
+        (known or model.metadata_props.add(key=f"onnxprune.{name}")).value = value
 
 
 def _judged(run: Run) -> tuple[Samples, list[int]]:

@@ -24,7 +24,7 @@ from onnxprune.activity import Activity, collect_activity
 from onnxprune.allocation import ALLOCATORS, Bilinear, Curve, out_of_reach
 from onnxprune.blocks import without
 from onnxprune.calibration import Samples
-from onnxprune.cost import macs_of_widths, parameters, parameters_of_widths, total_macs
+from onnxprune.cost import COSTS
 from onnxprune.coupling import GRANULARITIES, Coupling, Group
 from onnxprune.data import Division, divide, inputs_of, shapes_of
 from onnxprune.errors import BudgetError, UsageError
@@ -113,7 +113,7 @@ class Options:
             raise UsageError(f"{self.iterations} iterations can't be done: give at least 1.")
         costs = self.targets and all(t.kind != "drop" for t in self.targets)
         if self.iterations > 1 and (self.plan is not None or not costs):
-            raise UsageError("several iterations lead to a cost: give --target macs= or params=, no drop and no plan.")
+            raise UsageError("several iterations lead to a cost: give a target such as macs=0.5, no drop and no plan.")
         if isinstance(self.retrain, str) and not ("{in}" in self.retrain and "{out}" in self.retrain):
             raise UsageError("the retraining command must say {in} and {out}, the files it reads and writes.")
         if self.by_blocks and self.mode not in ("ls", "none"):
@@ -151,6 +151,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     seen: int = 0  # samples that calibration has run, for its progress
+    on_disk: int | None = None  # bytes of the original's file, where it has one
 
     def feeds(self, indices: Ints) -> Iterable[Mapping[str, Array]]:
         """The samples in batches, read when they are asked for."""
@@ -201,8 +202,12 @@ def prepare(
     labelled: Labelled | None = None,
     progress: Progress = lambda *_: None,
     copies: int = 1,
+    on_disk: int | None = None,
 ) -> Run:
-    """Couple the graph and divide the samples, of which `copies` neighbours belong together (mirror images)."""
+    """Couple the graph and divide the samples, of which `copies` neighbours belong together (mirror images).
+
+    on_disk: bytes of the file that the graph is from.
+    """
     graph = graph.resized({**shapes_of(found), **graph.dims})
     targets = options.targets
     if not targets and options.plan is None and options.threshold is None:
@@ -216,7 +221,8 @@ def prepare(
         options = replace(options, serialize=options.plan.serialize)
     serial = serialize.serialize(graph, options.serialize)
     options = replace(options, targets=targets)
-    run = Run(coupled(serial.graph, options), found, options, labelled, division, progress, graph, serial.left)
+    coupling = coupled(serial.graph, options)
+    run = Run(coupling, found, options, labelled, division, progress, graph, serial.left, on_disk=on_disk)
     if np.isin(division.judge, division.fit).any():
         run.warnings.append("too few samples to hold any back: the result is judged on samples that were fitted.")
     if found.origin == "synthetic" and run.blind:
@@ -443,12 +449,12 @@ def refine(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> dict[str, Ints
 def cost_of(run: Run, ranked: Ranked, kind: str) -> Bilinear:
     """What a target counts, as a function of the widths."""
     groups = [r.group for r in ranked.rankings]
-    return (macs_of_widths if kind == "macs" else parameters_of_widths)(run.coupling, groups)
+    return COSTS[kind].of_widths(run.coupling, groups)
 
 
 def count_of(run: Run, kind: str) -> int:
     """What a target counts in the original."""
-    return (total_macs if kind == "macs" else parameters)(run.original)
+    return run.on_disk if kind == "size" and run.on_disk else COSTS[kind].count(run.original)
 
 
 def reconstruct(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> tuple[dict[str, Weights], dict[str, float]]:

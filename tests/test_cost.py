@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from onnxprune.cost import macs, macs_of_widths, parameters, parameters_of_widths, total_macs
+from onnxprune.cost import (
+    COSTS,
+    bytes_of_widths,
+    file_bytes,
+    macs,
+    macs_of_widths,
+    parameters,
+    parameters_of_widths,
+    total_macs,
+)
 from onnxprune.coupling import couple
 from onnxprune.graph import Graph
 from onnxprune.plan import Plan
@@ -117,6 +126,18 @@ def test_counts_of_widths_are_those_of_the_model_that_is_written(name, seed, sha
     groups = list(coupling.groups)
     assert macs_of_widths(coupling, groups).total(widths) == pytest.approx(total_macs(pruned), abs=1e-6)
     assert parameters_of_widths(coupling, groups).total(widths) == pytest.approx(parameters(pruned), abs=1e-6)
+    lengths = 8 * len(pruned.model.graph.initializer)  # which are written as numbers of 1 to 5 bytes
+    assert bytes_of_widths(coupling, groups).total(widths) == pytest.approx(file_bytes(pruned), abs=lengths)
+
+
+def test_bytes_are_those_of_each_type():
+    text = "h = MatMul(x, w0)\nr = Relu(h)\nc = Cast<to=10>(r)\ny = MatMul(c, w1)"
+    weights = {"w0": (8, 12), "w1": np.ones((12, 4), np.float16)}
+    model = models.build("float[N,8] x", "float16[N,4] y", text, weights)
+    coupling = models.coupled(model)
+    cost = bytes_of_widths(coupling, list(coupling.groups))
+    assert cost.total(np.array([12])) == pytest.approx(model.ByteSize())
+    assert cost.slope(np.array([12])) == pytest.approx([8 * 4 + 4 * 2])
 
 
 @pytest.mark.parametrize("name", models.ALL)
@@ -136,7 +157,7 @@ def test_groups_that_are_not_asked_for_stay_whole(name):
 def test_wider_never_costs_less(name):
     coupling = models.coupled(models.ALL[name]())
     groups = list(coupling.groups)
-    for cost in (macs_of_widths(coupling, groups), parameters_of_widths(coupling, groups)):
+    for cost in (kind.of_widths(coupling, groups) for kind in COSTS.values()):
         for part in (cost.scale, cost.ins, cost.in_fixed, cost.outs, cost.out_fixed):
             assert (part >= 0).all()
 

@@ -99,7 +99,7 @@ def test_labels_judge_the_first_and_the_last():
     [{"target": "drop=0.1"}, {"target": ()}, {"target": ["macs=0.5", "drop=0.1"]}, {"plan": onnxprune.Plan()}],
 )
 def test_several_steps_need_a_cost(options):
-    with pytest.raises(UsageError, match="give --target macs= or params="):
+    with pytest.raises(UsageError, match="give a target such as macs="):
         prune(models.mlp(), iterations=2, **options)
 
 

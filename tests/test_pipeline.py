@@ -139,6 +139,23 @@ def test_progress_goes_from_nothing_to_everything():
         assert [done for done, _ in steps] == sorted(done for done, _ in steps)
 
 
+@pytest.mark.parametrize("name", ["convs", "dense"])
+def test_the_size_is_that_of_the_file(name, tmp_path):
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    model = models.ALL[name]()
+    model.doc_string = "of the file, too " * 20
+    onnx.save(model, source)
+    given = {"calibration": models.data(model, 80), "runtime": models.RUNTIME, "round_to": 1}
+    result = onnxprune.prune(source, target="size=0.7", **given)
+    result.save(out)
+    sizes = result.report.before.bytes, result.report.after.bytes
+    assert sizes == (source.stat().st_size, out.stat().st_size)
+    assert 0.6 < sizes[1] / sizes[0] <= 0.7
+    assert result.report.targets[0].reached
+    with pytest.raises(BudgetError, match=r"the target is 10.0% of the original"):
+        onnxprune.prune(source, target="size=0.1", **given)
+
+
 def test_latency_is_measured_unless_it_is_not_wanted():
     report = prune(models.mlp(), measure_latency=True).report
     assert report.before.latency_ms > 0

@@ -12,17 +12,14 @@ import models
 from onnxprune import evaluation, oracle, reconstruct, steps
 from onnxprune.allocation import Bilinear
 from onnxprune.calibration import load, synthetic
-from onnxprune.cost import macs_of_widths, parameters, parameters_of_widths, total_macs
+from onnxprune.cost import COSTS, parameters, total_macs
 from onnxprune.data import inputs_of
 from onnxprune.errors import BudgetError, UsageError
 from onnxprune.evaluation import Labelled
 from onnxprune.graph import Graph
 from onnxprune.report import Target
-from onnxprune.search import Search, _judged, parse_targets
+from onnxprune.search import Search, _judged, parse_targets, stamp
 from onnxprune.steps import Options, prepare, prunable, rank, why_left_out
-
-COSTS = {"macs": macs_of_widths, "params": parameters_of_widths}
-COUNTS = {"macs": total_macs, "params": parameters}
 
 
 def lenet():
@@ -72,7 +69,7 @@ def test_targets_are_parsed():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("speed=2", "isn't known; give one of macs=NUMBER, params=NUMBER, drop=NUMBER"),
+        ("speed=2", "isn't known; give one of macs=NUMBER, params=NUMBER, size=NUMBER, drop=NUMBER"),
         ("macs", "needs a number, as in macs=0.5"),
         ("macs=half", "needs a number, as in macs=0.5"),
         ("macs=0", "out of range"),
@@ -135,7 +132,7 @@ def one_step(found, kind):
     """The largest share of a cost that one step of one group's width makes."""
     groups = [r.group for r in found.ranked.rankings]
     full = np.array([g.channels for g in groups])
-    cost: Bilinear = COSTS[kind](found.run.coupling, groups)
+    cost: Bilinear = COSTS[kind].of_widths(found.run.coupling, groups)
     steps = [r.levels[-1] - r.levels[-2] for r in found.ranked.rankings]
     less = [full - step * (np.arange(len(full)) == i) for i, step in enumerate(steps)]
     return max(cost.total(full) - cost.total(width) for width in less) / cost.total(full)
@@ -144,7 +141,7 @@ def one_step(found, kind):
 @settings(max_examples=60)
 @given(
     st.sampled_from(sorted(MADE)),
-    st.sampled_from(["macs", "params"]),
+    st.sampled_from(sorted(COSTS)),
     st.floats(0.3, 0.95),
     st.sampled_from(["dp", "uniform"]),
     st.sampled_from(["ls", "local", "mean", "none"]),
@@ -159,7 +156,8 @@ def test_a_cost_is_never_exceeded_and_met_within_a_step(name, kind, goal, alloca
     other.__dict__ = dict(found.__dict__) | {"run": replace(found.run, options=options), "ranked": ranked}
     best, failure = other.best()
     model = Graph.of(best.model)
-    count = COUNTS[kind]
+    stamp(best.model.proto, options)
+    count = COSTS[kind].count
     left = count(model) / count(found.run.coupling.graph)
     if failure is not None:
         assert left > goal - one_step(found, kind)
@@ -176,7 +174,7 @@ def test_several_costs_are_all_met(name, goals):
     found = ready(name, count=60)
     limits = [("macs", goals[0]), ("params", goals[1]), ("macs", 0.9)]
     keep = found.within(limits)
-    slack = [goal - found.share(kind, keep) for kind, goal in zip(COSTS, goals, strict=True)]
+    slack = [goal - found.share(kind, keep) for kind, goal in zip(("macs", "params"), goals, strict=True)]
     assert min(slack) >= -1e-9
     assert min(slack) <= max(0.01, one_step(found, "macs"), one_step(found, "params"))
 
@@ -241,7 +239,7 @@ def test_a_loss_that_nothing_keeps_to():
 # ---- Out of reach
 
 
-@pytest.mark.parametrize("kind", ["macs", "params"])
+@pytest.mark.parametrize("kind", COSTS)
 @pytest.mark.parametrize("name", ["mlp", "identity"])
 def test_out_of_reach_the_smallest_is_made_and_what_is_reachable_is_said(name, kind):
     found = Search(run(name, targets=[f"{kind}=0.01"]))
@@ -250,7 +248,7 @@ def test_out_of_reach_the_smallest_is_made_and_what_is_reachable_is_said(name, k
     assert 0.01 < failure.reachable < 1
     assert "%" in str(failure)
     assert all(len(kept) == 1 for kept in best.plan.keep.values())
-    left = COUNTS[kind](Graph.of(best.model)) / COUNTS[kind](found.run.coupling.graph)
+    left = COSTS[kind].count(Graph.of(best.model)) / COSTS[kind].count(found.run.coupling.graph)
     assert left == pytest.approx(failure.reachable, abs=0.02)
     _, failure = Search(run(name, targets=[f"{kind}={failure.reachable + 0.05}"])).best()
     assert failure is None
