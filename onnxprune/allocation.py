@@ -1,12 +1,14 @@
 """How many channels every group keeps: error curves, a cost and a budget turned into widths.
 
 The cost of a network is a bilinear function of the groups' widths: a layer's operations and weights number
-inputs × outputs, and each of the two may depend on groups.
+inputs × outputs, and each of the two may depend on groups. Where cost is time, a width counts as the size that
+measurements gave it: convolutions cost in steps.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,23 @@ PRO_STEPS = 16  # steps in which PRO would remove all channels of a group
 REACH = 8  # levels that a group may fall in an exchange
 
 
+class Cost(Protocol):
+    """A quadratic function of the groups' sizes, which ascend with their widths w [G]."""
+
+    def sizes(self, widths: Widths) -> Array:
+        """The size that each width counts as: [G, ...] as the widths are, whose first axis is that of the groups."""
+
+    def total(self, widths: Widths) -> float:
+        """The cost of these widths [G]."""
+
+    def slope(self, widths: Widths) -> Array:
+        """Derivative of the cost by every size at these widths, [G]."""
+
+    @property
+    def curvature(self) -> Array:
+        """Second derivatives, [G, G]."""
+
+
 @dataclass(frozen=True)
 class Bilinear:
     """cost(w) = Σ_t scale_t (ins_t · w + in_fixed_t) (outs_t · w + out_fixed_t), with widths w [G].
@@ -37,14 +56,18 @@ class Bilinear:
     outs: Array
     out_fixed: Array
 
+    def sizes(self, widths: Widths) -> Array:
+        """Widths count as what they are."""
+        return widths.astype(np.float64)
+
     def total(self, widths: Widths) -> float:
         """The cost of these widths [G]."""
-        into, out = self._sizes(widths)
+        into, out = self._ends(widths)
         return float(self.scale @ (into * out))
 
     def slope(self, widths: Widths) -> Array:
         """Derivative of the cost by every width, [G]."""
-        into, out = self._sizes(widths)
+        into, out = self._ends(widths)
         return self.ins.T @ (self.scale * out) + self.outs.T @ (self.scale * into)
 
     @cached_property
@@ -53,8 +76,42 @@ class Bilinear:
         mixed = self.ins.T @ (self.scale[:, None] * self.outs)
         return mixed + mixed.T
 
-    def _sizes(self, widths: Widths) -> tuple[Array, Array]:
+    def _ends(self, widths: Widths) -> tuple[Array, Array]:
+        """What each term counts of inputs and of outputs."""
         return self.ins @ widths + self.in_fixed, self.outs @ widths + self.out_fixed
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """cost(w) = whole + slopes · d + d · curvature · d / 2, with d = sizes of w less those of the full widths.
+
+    known and counted: for each group widths, ascending up to the full one, and the sizes that these count as, which
+    ascend, too, and end with the full width; between them sizes are interpolated. slopes [G], curvature [G, G].
+    """
+
+    whole: float
+    slopes: Array
+    curvature: Array
+    known: Sequence[Widths]
+    counted: Sequence[Array]
+
+    def sizes(self, widths: Widths) -> Array:
+        """What the widths count as, between known ones in proportion."""
+        pairs = zip(widths, self.known, self.counted, strict=True)
+        return np.array([np.interp(own, known, counted) for own, known, counted in pairs])
+
+    def total(self, widths: Widths) -> float:
+        """The cost of these widths [G]."""
+        change = self._change(widths)
+        return float(self.whole + change @ (self.slopes + self.curvature @ change / 2))
+
+    def slope(self, widths: Widths) -> Array:
+        """Derivative of the cost by every size, [G]."""
+        slopes: Array = self.slopes + self.curvature @ self._change(widths)
+        return slopes
+
+    def _change(self, widths: Widths) -> Array:
+        return np.subtract(self.sizes(widths), [counted[-1] for counted in self.counted])
 
 
 @dataclass(frozen=True)
@@ -68,10 +125,10 @@ class Curve:
     errors: Array
 
 
-Allocator = Callable[[Sequence[Curve], Bilinear, float], Indices]
+Allocator = Callable[[Sequence[Curve], Cost, float], Indices]
 
 
-def uniform(curves: Sequence[Curve], cost: Bilinear, budget: float) -> Indices:
+def uniform(curves: Sequence[Curve], cost: Cost, budget: float) -> Indices:
     """Widths [G] of the largest common ratio of channels kept that costs at most the budget (in cost's unit).
 
     Every group gets its highest level of at most that ratio, or its lowest. Raises BudgetError if that costs
@@ -81,7 +138,7 @@ def uniform(curves: Sequence[Curve], cost: Bilinear, budget: float) -> Indices:
     return task.widths(_uniform(task))
 
 
-def pro(curves: Sequence[Curve], cost: Bilinear, budget: float) -> Indices:
+def pro(curves: Sequence[Curve], cost: Cost, budget: float) -> Indices:
     """Widths [G] by greedy steps: the group whose next step changes the final output least per cost it saves goes next.
 
     PRO: Kamma, Inoue & Wada, IEICE Trans. E105-D(1) 161–169, 2022. The full text was not at hand: that a layer's
@@ -102,7 +159,7 @@ def pro(curves: Sequence[Curve], cost: Bilinear, budget: float) -> Indices:
     return task.widths(places)
 
 
-def dp(curves: Sequence[Curve], cost: Bilinear, budget: float) -> Indices:
+def dp(curves: Sequence[Curve], cost: Cost, budget: float) -> Indices:
     """Widths [G] of least summed error that cost at most the budget, by dynamic programming and local search.
 
     With the cost linearised around a solution, groups are independent and the programme is exact up to its
@@ -119,15 +176,17 @@ ALLOCATORS: dict[str, Allocator] = {"uniform": uniform, "pro": pro, "dp": dp}
 
 
 class _Task:
-    """Levels and errors [G, L] of all groups, at least one; a solution is its places [G] in them.
+    """Levels, their sizes and errors [G, L] of all groups, at least one; a solution is its places [G] in them.
 
-    Curves of fewer levels repeat their lowest one in front.
+    A level that costs as much as a higher one isn't one. Curves of fewer levels repeat their lowest one in front.
     """
 
-    def __init__(self, curves: Sequence[Curve], cost: Bilinear, budget: float) -> None:
+    def __init__(self, curves: Sequence[Curve], cost: Cost, budget: float) -> None:
+        curves = _without_plateaus(curves, cost)
         length = max(len(curve.levels) for curve in curves)
         self.levels = np.array([_padded(curve.levels, length) for curve in curves], np.intp)
         self.errors = np.array([_padded(curve.errors, length) for curve in curves], np.float64)
+        self.sizes = cost.sizes(self.levels)
         self.groups = np.arange(len(curves))
         self.full = np.full(len(curves), length - 1)
         self.steps = np.maximum(self.levels[:, -1] // PRO_STEPS, 1)
@@ -146,9 +205,9 @@ class _Task:
         return self.cost.total(self.widths(places))
 
     def changes(self, places: Indices) -> tuple[Array, Array, Array]:
-        """Changes [G, L] of width, cost and error if one group moved to each of its levels."""
+        """Changes [G, L] of size, cost and error if one group moved to each of its levels."""
         widths = self.widths(places)
-        steps = (self.levels - widths[:, None]).astype(np.float64)
+        steps = self.sizes - self.sizes[self.groups, places][:, None]
         bend = np.diagonal(self.cost.curvature)[:, None] / 2
         costs = (self.cost.slope(widths)[:, None] + bend * steps) * steps
         return steps, costs, self.errors - self.errors[self.groups, places][:, None]
@@ -161,6 +220,18 @@ def out_of_reach(target: float, reachable: float) -> BudgetError:
         " with every group at its smallest: ask for that or more",
         reachable,
     )
+
+
+def _without_plateaus(curves: Sequence[Curve], cost: Cost) -> list[Curve]:
+    """The curves' levels that cost less than all that are higher."""
+    length = max(len(curve.levels) for curve in curves)
+    sizes = cost.sizes(np.array([_padded(curve.levels, length) for curve in curves]))
+    found = []
+    for curve, padded in zip(curves, sizes, strict=True):
+        own = padded[length - len(curve.levels) :]
+        worth = np.append(own[:-1] < own[1:], True)
+        found.append(Curve(curve.levels[worth], curve.errors[worth]))
+    return found
 
 
 def _padded(values: NDArray[np.generic], length: int) -> NDArray[np.generic]:

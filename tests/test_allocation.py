@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.allocation import ALLOCATORS, Bilinear, Curve, dp, pro, uniform
+from onnxprune.allocation import ALLOCATORS, Bilinear, Curve, Stepped, dp, pro, uniform
 from onnxprune.errors import BudgetError
 
 seeds = st.integers(0, 10**6)
@@ -215,3 +215,50 @@ def test_pro_takes_the_step_that_costs_least_per_cost_saved():
                     best = min(best or (rate, group, following), (rate, group, following), key=lambda b: b[:2])
             widths = best[2]
         np.testing.assert_array_equal(pro(curves, cost, budget), widths)
+
+
+def stepped(rng, curves, step):
+    """A cost of independent groups that counts widths in steps."""
+    known = [curve.levels for curve in curves]
+    counted = []
+    for levels in known:
+        rounded = np.minimum(-(-levels // step) * step, levels[-1]).astype(float)
+        counted.append(rounded)
+    slopes = rng.uniform(0.5, 2.0, len(curves))
+    return Stepped(
+        float(slopes @ [levels[-1] for levels in known]) + 1.0, slopes, np.zeros((len(curves),) * 2), known, counted
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds, part=st.floats(0, 1), name=st.sampled_from(sorted(ALLOCATORS)), step=st.integers(2, 60))
+def test_widths_within_a_step_are_the_widest_that_cost_the_same(seed, part, name, step):
+    curves, _ = instance(seed)
+    cost = stepped(np.random.default_rng(seed), curves, step)
+    widths = ALLOCATORS[name](curves, cost, budget_of(curves, cost, part))
+    assert cost.total(widths) <= budget_of(curves, cost, part)
+    for place, curve in enumerate(curves):
+        for level in curve.levels[curve.levels > widths[place]]:
+            raised = widths.copy()
+            raised[place] = level
+            assert cost.total(raised) > cost.total(widths)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds, part=st.floats(0, 1), step=st.integers(2, 60))
+def test_dp_in_steps_is_as_good_as_trying_everything(seed, part, step):
+    curves, _ = instance(seed)
+    cost = stepped(np.random.default_rng(seed), curves, step)
+    budget = budget_of(curves, cost, part)
+    best = min(error(curves, widths) for widths in affordable(curves, cost, budget))
+    assert error(curves, dp(curves, cost, budget)) <= 1.1 * best + 1e-9
+
+
+def test_stepped_cost_is_what_bilinear_is_where_sizes_are_widths():
+    cost = chain(30, [20, 12, 8], 5)
+    full = np.array([20, 12, 8])
+    every = [np.arange(1, n + 1) for n in full]
+    same = Stepped(cost.total(full), cost.slope(full), cost.curvature, every, [n.astype(float) for n in every])
+    for widths in np.random.default_rng(0).integers(1, full + 1, (20, 3)):
+        assert same.total(widths) == pytest.approx(cost.total(widths))
+        assert same.slope(widths) == pytest.approx(cost.slope(widths))

@@ -34,6 +34,7 @@ ORDER = [
 ORDER += [
     "rewrite",
     "runtime",
+    "clock",
     "sources",
     "calibration",
     "statistics",
@@ -46,7 +47,19 @@ ORDER += [
     "data",
     "diagnosis",
 ]
-ORDER += ["selection", "factorize", "steps", "search", "depth", "iteration", "pipeline", "options", "tables", "cli"]
+ORDER += [
+    "selection",
+    "latency",
+    "factorize",
+    "steps",
+    "search",
+    "depth",
+    "iteration",
+    "pipeline",
+    "options",
+    "tables",
+    "cli",
+]
 ALONE = {"onnxruntime": "runtime", "onnx_graphsurgeon": "graph", "torch": None, "tensorflow": None}
 FILES = [p for p in sorted(ROOT.rglob("*.py")) if p.name not in ("__init__.py", "__main__.py") or p.parent != ROOT]
 

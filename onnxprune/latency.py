@@ -1,0 +1,149 @@
+"""Time as a cost of widths, measured where the model will run: provider, threads, batch.
+
+Multiplications don't say how long a layer takes: convolutions cost in steps of the machine's vectors, thin layers are
+bound by memory, and shortcuts cost something, too. So groups are narrowed in the model itself, and the model is timed
+against the original, in turns. Groups between layers of the same shapes cost the same: they are narrowed together and
+share the difference, which also makes it large enough to be measured. Of a group's widths a few are measured; all of
+them count as sizes (see `allocation.Stepped`) such that the group alone saves just what was measured. What two groups
+save at the same layer overlaps as multiplications do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, numpy_helper, parser
+from scipy.optimize import isotonic_regression
+
+from onnxprune import clock
+from onnxprune.allocation import Bilinear, Stepped
+from onnxprune.coupling import Coupling, Group
+from onnxprune.graph import Array, attributes
+from onnxprune.plan import Plan
+from onnxprune.rewrite import pruned
+from onnxprune.runtime import Runtime
+from onnxprune.selection import Ranking
+
+Float = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Progress = Callable[[int, int], None]
+MEASURED = 7  # widths of a group that are measured, besides the full one
+ROUNDS = 31
+SECONDS = 60.0  # for all measurements together, about
+STEPS = (32, 16, 8)  # of channels in which convolutions may cost; else FINE
+FINE = 4  # other widths don't fit onnxruntime's blocked convolutions and can be slower than wider ones
+TOLERANCE = 0.06  # of the time within a step
+
+
+def step(runtime: Runtime) -> int:
+    """The step of channels in which convolutions cost here: widths between its multiples cost as the next one."""
+    widths = range(36, 65, FINE)
+    feed = {"x": np.ones((8, 64, 16, 16), np.float32)}
+    taken = clock.in_turns([_convolutions(n) for n in widths], feed, runtime, rounds=ROUNDS)
+    times = dict(zip(widths, np.median(taken, axis=0), strict=True))
+    for size in STEPS:
+        if all(abs(times[n] / times[-(-n // size) * size] - 1) < TOLERANCE for n in widths):
+            return size
+    return FINE
+
+
+def _convolutions(inner: int) -> ModelProto:
+    """Two convolutions with `inner` channels between them."""
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 13]> pair (float[8,64,16,16] x) => (float[8,64,16,16] y) {
+            a = Conv<pads=[1,1,1,1]>(x, w1)  b = Relu(a)  y = Conv<pads=[1,1,1,1]>(b, w2)
+        }"""
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in (("w1", (inner, 64, 3, 3)), ("w2", (64, inner, 3, 3))):
+        model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    return model
+
+
+def time_of_widths(
+    coupling: Coupling,
+    rankings: Sequence[Ranking],
+    macs: Bilinear,
+    feed: Mapping[str, Array],
+    runtime: Runtime,
+    progress: Progress = lambda done, total: None,
+) -> Stepped:
+    """Milliseconds per run as a function of the groups' widths; `macs` says which groups meet in which layers."""
+    groups = [r.group for r in rankings]
+    full = np.array([g.channels for g in groups])
+    alike = classes(coupling, groups)
+    known: list[Ints] = [np.array([n]) for n in full]
+    saved: list[Float] = [np.zeros(1) for _ in full]
+    whole = []
+    for number, members in enumerate(alike):
+        widths = _thinned(rankings[members[0]].levels[:-1])
+        apart = _independent(members, macs)
+        models = [
+            pruned(coupling, Plan({groups[g].name: rankings[g].kept(int(width)) for g in apart})) for width in widths
+        ]
+        original = pruned(coupling, Plan({}))
+        seconds = SECONDS / len(alike)
+        times = clock.in_turns([original, *models], feed, runtime, rounds=ROUNDS, seconds=seconds)
+        whole.append(np.median(times[:, 0]))
+        rising = isotonic_regression(np.median(np.roll(times, -1, axis=1), axis=0)).x  # what is wider takes longer
+        for g in members:
+            known[g], saved[g] = np.append(widths, full[g]), (rising[-1] - rising) / len(apart)
+        progress(number + 1, len(alike))
+    return _stepped(float(np.median(whole)), macs, known, saved)
+
+
+def _stepped(whole: float, macs: Bilinear, known: Sequence[Ints], saved: Sequence[Float]) -> Stepped:
+    """The cost of which each group alone saves what was measured.
+
+    The lowest width counts as itself, those between in proportion to what they save.
+    """
+    full = np.array([widths[-1] for widths in known])
+    most = np.array([less[0] for less in saved])
+    spans = np.array([widths[-1] - widths[0] for widths in known], float)
+    slopes = np.divide(most, spans, out=np.zeros_like(most), where=spans > 0)
+    counted = [
+        n - (n - widths[0]) * (less / less[0] if less[0] > 0 else np.zeros(len(less)))
+        for n, widths, less in zip(full, known, saved, strict=True)
+    ]
+    expected = macs.slope(full)
+    rates = np.sqrt(np.divide(slopes, expected, out=np.zeros_like(slopes), where=expected > 0))
+    curvature = macs.curvature * np.outer(rates, rates)
+    np.fill_diagonal(curvature, 0.0)  # it is in what was measured
+    return Stepped(whole, slopes, curvature, known, counted)
+
+
+def classes(coupling: Coupling, groups: Sequence[Group]) -> list[list[int]]:
+    """Places of groups between layers of the same kinds and shapes, together."""
+    found: dict[object, list[int]] = {}
+    for place, group in enumerate(groups):
+        found.setdefault(_signature(coupling, group), []).append(place)
+    return list(found.values())
+
+
+def _signature(coupling: Coupling, group: Group) -> tuple[object, ...]:
+    graph = coupling.graph
+    layers = []
+    for index in (*group.writers, *group.reads, *group.loops):
+        node = graph.nodes[index]
+        shapes = [graph.shapes.get(name) for name in (*node.input, *node.output)]
+        settings = sorted((k, str(v)) for k, v in attributes(node).items())
+        layers.append((node.op_type, tuple(shapes), tuple(settings)))
+    return (group.channels, group.heads, *sorted(layers, key=str))
+
+
+def _independent(members: Sequence[int], macs: Bilinear) -> list[int]:
+    """As many of the groups as meet in no layer."""
+    chosen: list[int] = []
+    for g in members:
+        if not macs.curvature[g, chosen].any():
+            chosen.append(g)
+    return chosen
+
+
+def _thinned(levels: Ints) -> Ints:
+    """A few of the levels, the lowest and the highest of them included."""
+    if len(levels) <= MEASURED:
+        return levels
+    return levels.take(np.unique(np.linspace(0, len(levels) - 1, MEASURED).round().astype(int)))
