@@ -25,7 +25,7 @@ PRO_STEPS = 16  # steps in which PRO would remove all channels of a group
 REACH = 8  # levels that a group may fall in an exchange
 
 
-class Cost(Protocol):
+class Quadratic(Protocol):
     """A quadratic function of the groups' sizes, which ascend with their widths w [G]."""
 
     def sizes(self, widths: Widths) -> Array:
@@ -125,10 +125,10 @@ class Curve:
     errors: Array
 
 
-Allocator = Callable[[Sequence[Curve], Cost, float], Indices]
+Allocator = Callable[[Sequence[Curve], Quadratic, float], Indices]
 
 
-def uniform(curves: Sequence[Curve], cost: Cost, budget: float) -> Indices:
+def uniform(curves: Sequence[Curve], cost: Quadratic, budget: float) -> Indices:
     """Widths [G] of the largest common ratio of channels kept that costs at most the budget (in cost's unit).
 
     Every group gets its highest level of at most that ratio, or its lowest. Raises BudgetError if that costs
@@ -138,7 +138,7 @@ def uniform(curves: Sequence[Curve], cost: Cost, budget: float) -> Indices:
     return task.widths(_uniform(task))
 
 
-def pro(curves: Sequence[Curve], cost: Cost, budget: float) -> Indices:
+def pro(curves: Sequence[Curve], cost: Quadratic, budget: float) -> Indices:
     """Widths [G] by greedy steps: the group whose next step changes the final output least per cost it saves goes next.
 
     PRO: Kamma, Inoue & Wada, IEICE Trans. E105-D(1) 161–169, 2022. The full text was not at hand: that a layer's
@@ -159,7 +159,7 @@ def pro(curves: Sequence[Curve], cost: Cost, budget: float) -> Indices:
     return task.widths(places)
 
 
-def dp(curves: Sequence[Curve], cost: Cost, budget: float) -> Indices:
+def dp(curves: Sequence[Curve], cost: Quadratic, budget: float) -> Indices:
     """Widths [G] of least summed error that cost at most the budget, by dynamic programming and local search.
 
     With the cost linearised around a solution, groups are independent and the programme is exact up to its
@@ -181,7 +181,7 @@ class _Task:
     A level that costs as much as a higher one isn't one. Curves of fewer levels repeat their lowest one in front.
     """
 
-    def __init__(self, curves: Sequence[Curve], cost: Cost, budget: float) -> None:
+    def __init__(self, curves: Sequence[Curve], cost: Quadratic, budget: float) -> None:
         curves = _without_plateaus(curves, cost)
         length = max(len(curve.levels) for curve in curves)
         self.levels = np.array([_padded(curve.levels, length) for curve in curves], np.intp)
@@ -222,7 +222,7 @@ def out_of_reach(target: float, reachable: float) -> BudgetError:
     )
 
 
-def _without_plateaus(curves: Sequence[Curve], cost: Cost) -> list[Curve]:
+def _without_plateaus(curves: Sequence[Curve], cost: Quadratic) -> list[Curve]:
     """The curves' levels that cost less than all that are higher."""
     length = max(len(curve.levels) for curve in curves)
     sizes = cost.sizes(np.array([_padded(curve.levels, length) for curve in curves]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import runpy
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -131,24 +130,3 @@ def load_function(spec: str) -> Callable[[str], float]:
 def size(graph: Graph, on_disk: int | None = None, latency_ms: float | None = None) -> Size:
     """What a model weighs."""
     return Size(parameters(graph), total_macs(graph), on_disk or file_bytes(graph), latency_ms)
-
-
-def latencies(
-    models: Sequence[Model | ModelProto],
-    feed: Mapping[str, Array],
-    runtime: Runtime,
-    rounds: int = 15,
-    seconds: float = 6.0,
-) -> list[float]:
-    """Median milliseconds per run, the models taking turns so that a busy machine treats them alike."""
-    sessions = [runtime.session(model) for model in models]
-    times: list[list[float]] = [[] for _ in models]
-    end = time.perf_counter() + seconds
-    for session in sessions:
-        session.run(feed)
-    while len(times[0]) < rounds and (len(times[0]) < 3 or time.perf_counter() < end):
-        for session, taken in zip(sessions, times, strict=True):
-            start = time.perf_counter()
-            session.run(feed)
-            taken.append(1000 * (time.perf_counter() - start))
-    return [float(np.median(taken)) for taken in times]

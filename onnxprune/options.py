@@ -169,14 +169,20 @@ MACHINE = _options(
         multiple=True,
         help="Library of the model's custom operators, for onnxruntime. Repeatable.",
     ),
-    click.option("--batch", metavar="N", type=click.IntRange(1), default=64, help="Samples that are run at once."),
+    click.option(
+        "--batch",
+        metavar="N",
+        type=click.IntRange(1),
+        help="Samples that are run at once, also where models are timed.  [default: 64; 1 where models are timed]",
+    ),
 )
 PRUNE = _options(
     click.option(
         "--target",
         metavar="KIND=V",
         multiple=True,
-        help="macs=0.5, params=0.5 or size=0.5 (fractions kept; size: of the file), or drop=0.01 (the most pruned "
+        help="macs=0.5, params=0.5, size=0.5 or latency=0.7 (fractions kept; size: of the file, latency: of the time "
+        "that a run takes with --provider, --threads and --batch), or drop=0.01 (the most pruned "
         "model whose loss stays under that: of accuracy with --eval, else of agreement with the original). "
         "Repeatable; the tightest wins.  "
         "[default: drop=0.01; drop=0.001 on synthetic data]",

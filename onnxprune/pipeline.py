@@ -21,7 +21,7 @@ from typing import Any
 from onnx import ModelProto, ValueInfoProto
 from threadpoolctl import threadpool_limits
 
-from onnxprune import evaluation, files, oracle
+from onnxprune import clock, evaluation, files, oracle
 from onnxprune.blocks import without
 from onnxprune.calibration import PLAIN, Preprocessing
 from onnxprune.cost import COSTS
@@ -33,11 +33,14 @@ from onnxprune.graph import Graph
 from onnxprune.heads import ATTENTION, attend, restored
 from onnxprune.iteration import iterate
 from onnxprune.plan import Plan
-from onnxprune.report import Comparison, Inspection, Report, group_reports, left_alone
+from onnxprune.report import Comparison, Inspection, Latency, Report, group_reports, left_alone
 from onnxprune.runtime import Runtime
 from onnxprune.search import Candidate, Search, parse_targets, stamp
 from onnxprune.serialize import carried_out, serialize
-from onnxprune.steps import Options, Progress, count_of, prepare, why_left_out
+from onnxprune.steps import BATCH, TIMED_BATCH, Options, Progress, count_of, prepare, why_left_out
+
+SPREAD = 0.05  # by which the upper bound of the measured time may exceed what was asked for
+BRIEFLY: dict[str, Any] = {"rounds": 15, "seconds": 6.0}  # timing where nothing depends on it
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,12 @@ def prune(
     """Prune a model.
 
     model: a path or a ModelProto, which is never changed. target: "macs=0.5", "params=0.5", "size=0.5" (fractions
-    kept; size: of the file) or "drop=0.01" (largest loss of fidelity, the default), or several of them; the tightest
-    wins. calibration: what `onnxprune.calibration.load` takes (a path, arrays, a CalibrationDataReader, an iterable of
-    feeds); without it the model's `.calib.npz` beside it, else synthetic inputs. eval: labelled `.npz`, (samples,
-    labels), or a function of a path. Further options: the fields of `Options`. Raises OnnxPruneError: ModelError,
-    DataError, BudgetError (its `result` is the best that was found), InternalError.
+    kept; size: of the file), "latency=0.7" (of the time a run takes) or "drop=0.01" (largest loss of fidelity, the
+    default), or several of them; the tightest wins. calibration: what `onnxprune.calibration.load` takes (a path,
+    arrays, a CalibrationDataReader, an iterable of feeds); without it the model's `.calib.npz` beside it, else
+    synthetic inputs. eval: labelled `.npz`, (samples, labels), or a function of a path. Further options: the fields of
+    `Options`. Raises OnnxPruneError: ModelError, DataError, BudgetError (its `result` is the best that was found),
+    InternalError.
     """
     unknown = sorted(set(options) - {f.name for f in fields(Options)})
     if unknown:
@@ -131,15 +135,19 @@ def _finish(
     graph = run.original
     stamp(found.model.proto, run.options)
     after = Graph.of(found.model, graph.dims)
-    times: list[float | None] = [None, None]
-    if run.options.measure_latency:
+    time = None
+    if run.options.for_time:
+        time = search.timed(found.model, given)
+    elif run.options.measure_latency:
         with run.timed("latency"):
-            one = next(iter(run.samples.batches(run.division.fit[:1].tolist(), 1)))
-            times = [*evaluation.latencies([given, found.model], one, run.options.runtime)]
+            time = clock.paired(*clock.in_turns([given, found.model], run.timed_feed, run.options.runtime, **BRIEFLY).T)
 
     def reached(kind: str, value: float) -> bool:
         if kind == "drop":
             return search.loss(found) <= value
+        if kind == "latency":
+            assert time is not None
+            return time.high <= value * (1 + SPREAD)
         return COSTS[kind].count(after) <= (value + 1e-9) * count_of(run, kind)
 
     targets = [replace(t, reached=reached(t.kind, t.value)) for t in run.options.targets]
@@ -150,8 +158,9 @@ def _finish(
         allocate="plan" if planned else run.options.allocate,
         reconstruct="plan" if planned else run.mode,
         targets=targets,
-        before=evaluation.size(graph, run.on_disk, times[0]),
-        after=evaluation.size(after, None, times[1]),
+        before=evaluation.size(graph, run.on_disk, time.before_ms if time else None),
+        after=evaluation.size(after, None, time.after_ms if time else None),
+        latency=_told(time, run.options.runtime, run.options.batch) if time else None,
         fidelity=found.fidelity,
         accuracy=None if found.accuracy is None else {"before": search.accuracy or 0.0, "after": found.accuracy},
         surgery_check={"max_abs_diff": verdict.max_abs_diff, "ok": verdict.ok},
@@ -170,6 +179,10 @@ def _finish(
         failure.result = result if found.plan.keep or found.plan.removed else None
         raise failure
     return result
+
+
+def _told(time: clock.Ratio, runtime: Runtime, batch: int | None) -> Latency:
+    return Latency(time.ratio, time.low, time.high, batch or TIMED_BATCH, runtime.threads, runtime.provider)
 
 
 def inspect(
@@ -212,9 +225,12 @@ def compare(
     samples: int | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     runtime: Runtime | None = None,
-    batch: int = 64,
+    batch: int | None = None,
 ) -> Comparison:
-    """Two models with the same inputs side by side: size, time, and how alike they answer to `data`."""
+    """Two models with the same inputs side by side: size, time, and how alike they answer to `data`.
+
+    batch: samples in a run; without it 64, but 1 where the models are timed.
+    """
     runtime = runtime or Runtime()
     models = [files.read(m) for m in (before, after)]
     graphs = [Graph.of(m, input_shapes) for m in models]
@@ -225,19 +241,27 @@ def compare(
     else:
         found = samples_of(graphs[0], path, data, preprocessing, samples, 0, input_shapes)
     count = min(found.count, evaluation.affordable(graphs[0], graphs[0].outputs))
-    answers = [evaluation.answers(p, found, range(count), runtime, batch) for p in models]
+    answers = [evaluation.answers(p, found, range(count), runtime, batch or BATCH) for p in models]
     if [a.shape for a in answers[0]] != [a.shape for a in answers[1]]:
         raise DataError("the two models don't have the same outputs, so they can't be compared.")
-    one = next(iter(found.batches([0], 1)))
-    times = evaluation.latencies(models, one, runtime)
+    size = batch or TIMED_BATCH
+    feed = next(iter(found.batches([i % found.count for i in range(size)], size)))
+    time = clock.paired(*clock.in_turns(models, feed, runtime, **BRIEFLY).T)
     sizes = []
-    for graph, model, milliseconds in zip(graphs, (before, after), times, strict=True):
+    for graph, model, milliseconds in zip(graphs, (before, after), (time.before_ms, time.after_ms), strict=True):
         file_bytes = files.on_disk(Path(model)) if isinstance(model, str | Path) else None
         sizes.append(evaluation.size(graph, file_bytes, milliseconds))
     accuracy = None
     if labelled is not None:
         right = [
-            evaluation.accuracy(p, m, labelled, runtime, batch) for p, m in zip(models, (before, after), strict=True)
+            evaluation.accuracy(p, m, labelled, runtime, batch or BATCH)
+            for p, m in zip(models, (before, after), strict=True)
         ]
         accuracy = {"before": right[0], "after": right[1]}
-    return Comparison(sizes[0], sizes[1], evaluation.fidelity(answers[0], answers[1], count, found.origin), accuracy)
+    return Comparison(
+        sizes[0],
+        sizes[1],
+        evaluation.fidelity(answers[0], answers[1], count, found.origin),
+        accuracy,
+        _told(time, runtime, batch),
+    )

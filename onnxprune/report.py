@@ -26,6 +26,21 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """Time of the second model as a share of the first one's: median of paired runs, and its 95 % interval.
+
+    threads: 0 where onnxruntime chose; one thread of the CPU is counted in processor time.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    batch: int
+    threads: int
+    provider: str
+
+
+@dataclass(frozen=True)
 class Fidelity:
     """How well the pruned model answers like the original, on samples that took no part in pruning.
 
@@ -45,7 +60,7 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Target:
-    """What was asked for: one of cost.COSTS (a fraction kept) or drop (largest loss), and whether it was reached."""
+    """What was asked for, and whether it was reached: one of cost.COSTS or latency (fractions kept), or drop (loss)."""
 
     kind: str
     value: float
@@ -98,6 +113,7 @@ class Report:
     seconds: dict[str, float]
     warnings: list[str] = field(default_factory=list)
     blocks: list[BlockReport] = field(default_factory=list)
+    latency: Latency | None = None
 
     def json(self) -> dict[str, Any]:
         """The report as plain data, as `--json` prints it."""
@@ -127,6 +143,7 @@ class Comparison:
     after: Size
     fidelity: Fidelity
     accuracy: dict[str, float] | None
+    latency: Latency | None = None
 
     def json(self) -> dict[str, Any]:
         """The comparison as plain data."""

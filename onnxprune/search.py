@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune import __version__, evaluation, heads
+from onnxprune import __version__, clock, evaluation, heads
 from onnxprune.calibration import Samples
 from onnxprune.cost import COSTS
 from onnxprune.coupling import Coupling
@@ -46,9 +46,12 @@ from onnxprune.steps import (
 from onnxprune.walk import layers_in_order
 
 Ints = NDArray[np.int64]
-KINDS = (*COSTS, "drop")
+KINDS = (*COSTS, "latency", "drop")
 BISECTIONS = 6
 TRIES = 8  # allocations until what is written costs what was asked for
+CLOSE = 0.002  # to what was asked for
+TIMED_TRIES = 4  # the same where a cost is timed, which takes a while and isn't exact
+TIMED_CLOSE = 0.02
 
 
 @dataclass(frozen=True)
@@ -180,11 +183,16 @@ class Search:
         return self.kept(min(found, key=self._predicted))
 
     def exactly(self, kind: str, goal: float, most: Sequence[int]) -> list[int]:
-        """Widths up to `most` that cost at most `goal`, counting the biases that are added and the nodes folded."""
+        """Widths up to `most` that cost at most `goal` in the model that would be written.
+
+        What it costs beyond the prediction (biases that are added; time that isn't the sum of parts) is taken off the
+        budget of the next try.
+        """
         cost, best, least = cost_of(self.run, self.ranked, kind), None, 0.0
-        full = max(count_of(self.run, kind), 1)
+        full = max(count_of(self.run, kind, self.ranked), 1e-9)
         budget = goal
-        for _ in range(TRIES):
+        tries, close = (TIMED_TRIES, TIMED_CLOSE) if kind == "latency" else (TRIES, CLOSE)
+        for _ in range(tries):
             try:
                 widths = allocate(self.run, self.ranked, kind, budget, most)
             except BudgetError:
@@ -194,8 +202,8 @@ class Search:
             left = self.share(kind, self.kept(widths))
             if least < left <= goal + 1e-12:
                 best, least = widths, left
-            added = left - cost.total(np.array(widths)) / full  # biases, less what is folded
-            if (best is not None and least > goal - 0.002) or abs(goal - added - budget) < 1e-9:
+            added = left - cost.total(np.array(widths)) / full
+            if (best is not None and least > goal - close) or abs(goal - added - budget) < 1e-9:
                 break
             budget = min(goal - added, 1.0)
         if best is None:
@@ -211,7 +219,7 @@ class Search:
         return sum(float(np.interp(w, c.levels, c.errors)) for w, c in zip(widths, self.ranked.curves, strict=True))
 
     def share(self, kind: str, keep: Mapping[str, Ints]) -> float:
-        """What is left of a cost, counted on the model that would be written."""
+        """What is left of a cost, counted (or timed) on the model that would be written."""
         mask, coupling = self.run.coupling.mask(keep), self.run.coupling
         weights, drifted, turned = dict[str, Weights](), False, self.ranked.turned(coupling, keep)
         bridges = [coupling.graph.producer[name] for name in coupling.graph.removed]
@@ -227,7 +235,17 @@ class Search:
         form = tuple(coupling.graph.removed), self.run.options.serialize
         model = carried_out(coupling, Plan(dict(keep), weights, heads.names(coupling), *form))
         stamp(model.proto, self.run.options)
+        if kind == "latency":
+            return self.timed(model).ratio
         return COSTS[kind].count(Graph.of(model, coupling.graph.dims)) / max(count_of(self.run, kind), 1)
+
+    def timed(self, model: Model, original: Model | None = None) -> clock.Ratio:
+        """The time that a model takes, relative to the original, in a process of its own."""
+        run = self.run
+        with run.timed("latency"):
+            original = original or Model(run.original.model, run.original.arrays)
+            times = clock.apart([original, model], run.timed_feed, run.options.runtime)
+        return clock.paired(times[:, 0], times[:, 1])
 
     def blocks(self, coupling: Coupling) -> list[BlockReport]:
         """What is to be said of the blocks that this search knows of."""
@@ -281,15 +299,15 @@ def _judged(run: Run) -> tuple[Samples, list[int]]:
 
 def _answers(run: Run, model: Model) -> list[Array]:
     samples, indices = _judged(run)
-    return evaluation.answers(model, samples, indices, run.options.runtime, run.options.batch)
+    return evaluation.answers(model, samples, indices, run.options.runtime, run.options.at_once)
 
 
 def _accuracy(run: Run, model: Model) -> float | None:
     if run.labelled is None:
         return None
     if run.labelled.function is None:
-        return evaluation.accuracy(model, None, run.labelled, run.options.runtime, run.options.batch)
+        return evaluation.accuracy(model, None, run.labelled, run.options.runtime, run.options.at_once)
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
         path = Path(folder) / "model.onnx"
         save_model(model, path)
-        return evaluation.accuracy(model, path, run.labelled, run.options.runtime, run.options.batch)
+        return evaluation.accuracy(model, path, run.labelled, run.options.runtime, run.options.at_once)

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune import calibration, evaluation, factorize, methods, oracle, selection, serialize
+from onnxprune import calibration, evaluation, factorize, latency, methods, oracle, selection, serialize
 from onnxprune.activity import Activity, collect_activity
-from onnxprune.allocation import ALLOCATORS, Bilinear, Curve, out_of_reach
+from onnxprune.allocation import ALLOCATORS, Curve, Quadratic, Stepped, out_of_reach
 from onnxprune.blocks import without
 from onnxprune.calibration import Samples
 from onnxprune.cost import COSTS
@@ -57,6 +57,8 @@ DEFAULT_STEP = 4  # onnxruntime's blocked convolutions want multiples of 4; othe
 DEFAULT_DROP = 0.01
 SYNTHETIC_DROP = 0.001  # without real data nobody can tell what a loss means
 PROBE_SAMPLES = 256
+BATCH = 64  # samples that are run at once
+TIMED_BATCH = 1  # samples in a run that is timed
 STREAMS = ("keep", "prune")  # residual streams: whole, or pruned like other groups, by all their readers together
 
 
@@ -76,7 +78,7 @@ class Options:
     exclude: tuple[str, ...] = ()
     round_to: int | None = None
     min_channels: int = 1
-    batch: int = 64
+    batch: int | None = None  # samples in a run; without it BATCH, but TIMED_BATCH where runs are timed
     seed: int = 0
     max_memory: float = 2e9
     runtime: Runtime = field(default_factory=Runtime)
@@ -114,6 +116,8 @@ class Options:
         costs = self.targets and all(t.kind != "drop" for t in self.targets)
         if self.iterations > 1 and (self.plan is not None or not costs):
             raise UsageError("several iterations lead to a cost: give a target such as macs=0.5, no drop and no plan.")
+        if self.iterations > 1 and self.for_time:
+            raise UsageError("several iterations lead to macs=, params= or size=, not to latency=.")
         if isinstance(self.retrain, str) and not ("{in}" in self.retrain and "{out}" in self.retrain):
             raise UsageError("the retraining command must say {in} and {out}, the files it reads and writes.")
         if self.by_blocks and self.mode not in ("ls", "none"):
@@ -129,6 +133,16 @@ class Options:
     def mode(self) -> str:
         """How layers are reconstructed: as asked for, or as the method's paper does."""
         return methods.find(self.method).reconstruct if self.reconstruct == "auto" else self.reconstruct
+
+    @property
+    def at_once(self) -> int:
+        """Samples that are run at once."""
+        return self.batch or BATCH
+
+    @property
+    def for_time(self) -> bool:
+        """Whether a target counts time."""
+        return any(target.kind == "latency" for target in self.targets)
 
     @property
     def by_blocks(self) -> bool:
@@ -156,7 +170,13 @@ class Run:
     def feeds(self, indices: Ints) -> Iterable[Mapping[str, Array]]:
         """The samples in batches, read when they are asked for."""
         source = self.noise if methods.find(self.options.method).needs == "noise" else self.samples
-        return source.batches(indices.tolist(), self.options.batch)
+        return source.batches(indices.tolist(), self.options.at_once)
+
+    @cached_property
+    def timed_feed(self) -> Mapping[str, Array]:
+        """What the models are timed on: as many samples as a batch has."""
+        size = self.options.batch or TIMED_BATCH
+        return next(iter(self.samples.batches(np.resize(self.division.fit, size).tolist(), size)))
 
     @property
     def method(self) -> methods.Method:
@@ -254,6 +274,7 @@ class Ranked:
     curves: list[Curve]
     moments: dict[str, list[Moments]]
     turns: dict[str, factorize.Turn] = field(default_factory=dict)
+    time: Stepped | None = None  # measured where a target counts it
 
     def turned(self, coupling: Coupling, keep: Mapping[str, Ints]) -> dict[int, factorize.Turned]:
         """The layers amid attention heads that lose dims."""
@@ -269,7 +290,7 @@ def rank(run: Run) -> Ranked:
     groups = prunable(run)
     if not groups:
         raise BudgetError("nothing in this model can be pruned: " + what_stands_in_the_way(run))
-    step = DEFAULT_STEP if run.options.round_to is None else run.options.round_to
+    levels = _levels(run, groups)
     place = {group.name: i for i, group in enumerate(groups)}
     rankings: list[selection.Ranking] = []
     moments: dict[str, list[Moments]] = {}
@@ -284,7 +305,7 @@ def rank(run: Run) -> Ranked:
             found: dict[str, list[Moments]] | None = found,
             activity: dict[str, Activity] = activity,
         ) -> selection.Ranking:
-            allowed = selection.widths(group, step, run.options.min_channels)
+            allowed = levels[place[group.name]]
             if group.heads and found is not None:
                 one, turns[group.name] = factorize.rank(run.coupling, group, found, allowed)
                 return one
@@ -297,8 +318,9 @@ def rank(run: Run) -> Ranked:
                 progress(len(rankings), 2 * len(groups))
         if run.mode not in ("ls", "none") and found is not None:
             moments |= found  # the layers are refitted one by one from what is known now
+    time = _time(run, rankings) if run.options.for_time else None
     if run.blind:
-        return Ranked(rankings, [Curve(r.levels, r.errors) for r in rankings], moments, turns)
+        return Ranked(rankings, [Curve(r.levels, r.errors) for r in rankings], moments, turns, time)
     with run.timed("select") as progress:
         signals = list(oracle.comparable(run.coupling.graph))
         most = min(PROBE_SAMPLES, evaluation.affordable(run.coupling.graph, signals))
@@ -313,7 +335,27 @@ def rank(run: Run) -> Ranked:
             lambda number, total: progress(total + number, 2 * total),
         )
     _warn_of_few(run, groups)
-    return Ranked([replace(r, trial={}) for r in rankings], curves, moments, turns)
+    return Ranked([replace(r, trial={}) for r in rankings], curves, moments, turns, time)
+
+
+def _levels(run: Run, groups: Sequence[Group]) -> list[Ints]:
+    """Widths that each group may have. Where time counts, the steps in which it goes, and below the first a few."""
+    options = run.options
+    step = DEFAULT_STEP if options.round_to is None else options.round_to
+    found = [selection.widths(group, step, options.min_channels) for group in groups]
+    if options.round_to is not None or not options.for_time:
+        return found
+    with run.timed("latency"):
+        coarse = latency.step(options.runtime)
+    steps = [selection.widths(group, coarse, options.min_channels) for group in groups]
+    return [fine[(fine < own[0]) | np.isin(fine, own)] for fine, own in zip(found, steps, strict=True)]
+
+
+def _time(run: Run, rankings: Sequence[selection.Ranking]) -> Stepped:
+    """Time as a function of the groups' widths."""
+    with run.timed("latency") as progress:
+        macs = COSTS["macs"].of_widths(run.coupling, [r.group for r in rankings])
+        return latency.time_of_widths(run.coupling, rankings, macs, run.timed_feed, run.options.runtime, progress)
 
 
 def _portions(run: Run, groups: Sequence[Group]) -> Iterator[list[Group]]:
@@ -411,7 +453,7 @@ def allocate(run: Run, ranked: Ranked, kind: str, fraction: float, most: Sequenc
     cost = cost_of(run, ranked, kind)
     full = [r.group.channels for r in ranked.rankings]
     curves = [_narrowed(c, m) for c, m in zip(ranked.curves, most or full, strict=True)]
-    whole = count_of(run, kind)
+    whole = count_of(run, kind, ranked)
     try:
         found = ALLOCATORS[run.options.allocate](curves, cost, fraction * whole)
     except BudgetError as error:  # it knows no original but the serial form
@@ -446,14 +488,21 @@ def refine(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> dict[str, Ints
     return better
 
 
-def cost_of(run: Run, ranked: Ranked, kind: str) -> Bilinear:
+def cost_of(run: Run, ranked: Ranked, kind: str) -> Quadratic:
     """What a target counts, as a function of the widths."""
+    if kind == "latency":
+        assert ranked.time is not None
+        return ranked.time
     groups = [r.group for r in ranked.rankings]
     return COSTS[kind].of_widths(run.coupling, groups)
 
 
-def count_of(run: Run, kind: str) -> int:
+def count_of(run: Run, kind: str, ranked: Ranked | None = None) -> float:
     """What a target counts in the original."""
+    if kind == "latency":
+        assert ranked is not None
+        assert ranked.time is not None
+        return ranked.time.whole
     return run.on_disk if kind == "size" and run.on_disk else COSTS[kind].count(run.original)
 
 

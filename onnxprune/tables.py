@@ -9,7 +9,7 @@ from rich import box, filesize
 from rich.table import Table
 
 from onnxprune.methods import NEEDS, Criterion
-from onnxprune.report import BlockReport, Comparison, Fidelity, GroupReport, Inspection, Report, Size
+from onnxprune.report import BlockReport, Comparison, Fidelity, GroupReport, Inspection, Latency, Report, Size
 
 NAME = 40  # characters of a name that a table shows; both ends of a long one tell the most
 WHOLE = 10_000
@@ -27,7 +27,7 @@ def short(name: str, width: int = NAME) -> str:
 
 def outcome(report: Report, title: str) -> Table:
     """What a run did: sizes before and after, fidelity, accuracy, the surgery check and the targets."""
-    table = _side_by_side(title, ("before", "after"), report.before, report.after)
+    table = _side_by_side(title, ("before", "after"), report.before, report.after, report.latency)
     _add_fidelity(table, report.fidelity, report.accuracy)
     check = report.surgery_check
     note = f"largest difference to what was expected: {check['max_abs_diff']:.1g}"
@@ -42,7 +42,7 @@ def outcome(report: Report, title: str) -> Table:
 
 def comparison(found: Comparison, names: Sequence[str]) -> Table:
     """Two models side by side."""
-    table = _side_by_side("", [short(name, 24) for name in names], found.before, found.after)
+    table = _side_by_side("", [short(name, 24) for name in names], found.before, found.after, found.latency)
     _add_fidelity(table, found.fidelity, found.accuracy)
     return table
 
@@ -116,13 +116,20 @@ def catalogue(methods: Iterable[Criterion]) -> Table:
     return table
 
 
-def _side_by_side(title: str, names: Sequence[str], before: Size, after: Size) -> Table:
+def _side_by_side(title: str, names: Sequence[str], before: Size, after: Size, time: Latency | None) -> Table:
     table = _table("", *names, "ratio", "", title=title)
     pairs = ((before.params, after.params), (before.macs, after.macs), (before.bytes, after.bytes))
-    ratios = [*pairs, (before.latency_ms, after.latency_ms)]
-    for (label, old), new, (b, a) in zip(_size(before).items(), _size(after).values(), ratios, strict=True):
-        table.add_row(label, old, new, f"{a / b:.3f}" if a is not None and b else DASH, "")
+    ratios = [f"{a / b:.3f}" if b else DASH for b, a in pairs] + [f"{time.ratio:.3f}" if time else DASH]
+    notes = ["", "", "", _how_timed(time) if time else ""]
+    for (label, old), new, ratio, note in zip(_size(before).items(), _size(after).values(), ratios, notes, strict=True):
+        table.add_row(label, old, new, ratio, note)
     return table
+
+
+def _how_timed(time: Latency) -> str:
+    threads = {0: "", 1: ", 1 thread"}.get(time.threads, f", {time.threads} threads")
+    where = "" if time.provider == "cpu" else f", {time.provider}"
+    return f"{time.low:.3f} to {time.high:.3f}, batch {time.batch}{threads}{where}"
 
 
 def _size(size: Size) -> dict[str, str]:

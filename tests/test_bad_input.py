@@ -254,7 +254,7 @@ def test_provider_that_is_not_there(out: Path) -> None:
         (("--allocate", "voodoo"), "--allocate"),
         (("--reconstruct", "voodoo"), "--reconstruct"),
         (("--target", "voodoo=1"), "voodoo=1"),
-        (("--target", "latency=0.5"), "isn't known"),
+        (("--target", "watts=0.5"), "isn't known"),
         (("--target", "size=0.5"), "isn't known"),
         (("--target", "macs=half"), "needs a number"),
         (("--target", "macs=1.5"), "out of range"),

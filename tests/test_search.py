@@ -69,7 +69,7 @@ def test_targets_are_parsed():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("speed=2", "isn't known; give one of macs=NUMBER, params=NUMBER, size=NUMBER, drop=NUMBER"),
+        ("speed=2", "isn't known; give one of macs=NUMBER, params=NUMBER, size=NUMBER, latency=NUMBER, drop=NUMBER"),
         ("macs", "needs a number, as in macs=0.5"),
         ("macs=half", "needs a number, as in macs=0.5"),
         ("macs=0", "out of range"),
