@@ -1124,6 +1124,25 @@ case("attention_without_softmax", "float[N,4,6] x", "float[N,4,3] y", """
     y = MatMul(o, wo)
 """, w=(6, 18), heads=[0, 4, 3, 6], parts=[2, 2, 2], join=[0, 6, 4], wo=(6, 3))  # fmt: skip
 
+case("attention_of_given_weights", "float[N,4,6] x, float[N,5,4,4] z", "float[N,4,3] y", """
+    p = Conv(z, wp)
+    v0 = MatMul(x, wv)
+    v1 = Reshape(v0, heads)
+    v = Transpose<perm=[0,2,1,3]>(v1)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    o = Reshape(o1, join)
+    y = MatMul(o, wo)
+""", wp=(3, 5, 1, 1), wv=(6, 6), heads=[0, 4, 3, 2], join=[0, 4, 6], wo=(6, 3))  # fmt: skip
+
+case("every_head_through_the_same_matrix", "float[N,4,6] x", "float[N,4,3] y", """
+    a = MatMul(x, w1)
+    h = Reshape(a, heads)
+    b = MatMul(h, w2)
+    o = Reshape(b, join)
+    y = MatMul(o, w3)
+""", w1=(6, 8), heads=[0, 4, 4, 2], w2=(2, 3), join=[0, 4, 12], w3=(12, 3))  # fmt: skip
+
 case("attention_of_channels", "float[N,4,6] x", "float[N,4,3] y", """
     qkv0 = MatMul(x, w)
     qkv1 = Reshape(qkv0, heads)
@@ -1322,6 +1341,47 @@ case("attention_with_a_past", "float[N,4,6] x, float[N,3,5,2] pk, float[N,3,5,2]
     a, k1, v1 = Attention<q_num_heads=3, kv_num_heads=3>(q, k, v, "", pk, pv)
     y = MatMul(a, wo)
 """, wq=(6, 6), wk=(6, 6), wv=(6, 6), wo=(6, 3), opset=23, ir=10)  # fmt: skip
+
+case("attention_with_a_computed_past", "float[N,4,6] x, float[N,5,6] z", "float[N,4,3] y", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    pk0 = MatMul(z, wpk)
+    pk1 = Reshape(pk0, heads)
+    pk = Transpose<perm=[0,2,1,3]>(pk1)
+    pv0 = MatMul(z, wpv)
+    pv1 = Reshape(pv0, heads)
+    pv = Transpose<perm=[0,2,1,3]>(pv1)
+    a, k1, v1 = Attention<q_num_heads=3, kv_num_heads=3>(q, k, v, "", pk, pv)
+    y = MatMul(a, wo)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 6), wpk=(6, 6), wpv=(6, 6), heads=[0, 5, 3, 2], wo=(6, 3), opset=23,
+    ir=10)  # fmt: skip
+
+case("attention_in_one_node_of_shared_keys", "float[N,4,6] x", "float[N,4,3] y", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    a = Attention<q_num_heads=3, kv_num_heads=1>(q, k, v)
+    y = MatMul(a, wo)
+""", wq=(6, 6), wk=(6, 2), wv=(6, 2), wo=(6, 3), opset=23, ir=10)  # fmt: skip
+
+case("attention_in_one_node_to_words", "float[1,4,6] x", "float[1,4,3] y, float[1,5,6] u", """
+    q0 = MatMul(x, wq)
+    q1 = Reshape(q0, heads)
+    q = Transpose<perm=[0,2,1,3]>(q1)
+    k0 = MatMul(x, wk)
+    k1 = Reshape(k0, heads)
+    k = Transpose<perm=[0,2,1,3]>(k1)
+    z = MatMul(words, x)
+    v0 = Reshape(z, heads)
+    v = Transpose<perm=[0,2,1,3]>(v0)
+    a0 = Attention(q, k, v)
+    a1 = Transpose<perm=[0,2,1,3]>(a0)
+    a = Reshape(a1, join)
+    y = MatMul(a, wo)
+    u = MatMul(mix, z)
+""", wq=(6, 6), wk=(6, 6), heads=[0, 4, 3, 2], words=(4, 4), join=[0, 4, 6], wo=(6, 3), mix=(5, 4), opset=23,
+    ir=10)  # fmt: skip
 
 case("normalization_with_a_shortcut", "float[N,4,6] x", "float[N,4,3] y", """
     a = MatMul(x, w1)
@@ -2135,6 +2195,15 @@ case("divides_by_the_number_of_channels", X, "float[N,2,8,8] y", """
     y = Conv(b, w3)
 """, w1=(6, 3, 1, 1), one=np.asarray(1), w2=(4, 6, 1, 1), w3=(2, 4, 1, 1))  # fmt: skip
 
+case("divides_by_one_of_all_sizes", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    s = Shape(a)
+    f = Cast<to=1>(s)
+    c = Gather(f, one)
+    d = Div(a, c)
+    y = Conv(d, w2)
+""", w1=(6, 3, 1, 1), one=np.asarray(1), w2=(2, 6, 1, 1))  # fmt: skip
+
 case("counts_elements", X, "float[N,2,8,8] y", """
     a = Conv(x, w1)
     s = Size(a)
@@ -2555,6 +2624,20 @@ case("einsum_attention", "float[N,4,6] x", "float[N,4,3] y", """
     y = MatMul(r, wy)
 """, wq=(6, 3, 2), bq=(3, 2), wk=(6, 3, 2), wv=(6, 3, 4), wo=(3, 4, 5), wy=(5, 3))  # fmt: skip
 
+case("einsum_attention_of_shared_keys", "float[N,4,6] x", "float[N,4,3] y", """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    v0 = MatMul(x, wv)
+    q = Reshape(q0, heads)
+    k = Reshape(k0, one)
+    v = Reshape(v0, one)
+    l = Einsum<equation="bqhd,bkhd->bhqk">(q, k)
+    p = Softmax<axis=-1>(l)
+    o0 = Einsum<equation="bhqk,bkhd->bqhd">(p, v)
+    o = Reshape(o0, join)
+    y = MatMul(o, wo)
+""", wq=(6, 6), wk=(6, 2), wv=(6, 2), heads=[0, 4, 3, 2], one=[0, 4, 1, 2], join=[0, 4, 6], wo=(6, 3))  # fmt: skip
+
 case("einsum_of_split_heads", "float[N,4,6] x", "float[N,4,3] y", """
     q0 = MatMul(x, wq)
     k0 = MatMul(x, wk)
@@ -2732,6 +2815,16 @@ case("cache_of_keys", "float[1,3,2,4] x", "float[1,5,2,4] y", """
     c = TensorScatter<axis=2>(a, b, at)
     y = Conv(c, w3)
 """, w1=(6, 3, 1, 1), w2=(6, 3, 1, 1), w3=(5, 6, 1, 1), at=[0], opset=24, ir=10)  # fmt: skip
+
+case("cache_of_channels", "float[1,3,2,4] x", "float[1,5,2,4] y", """
+    a = Conv(x, w1)
+    b = Conv(x, w2)
+    c = Transpose<perm=[0,2,1,3]>(a)
+    d = Transpose<perm=[0,2,1,3]>(b)
+    e = TensorScatter<axis=2>(c, d, at)
+    f = Transpose<perm=[0,2,1,3]>(e)
+    y = Conv(f, w3)
+""", w1=(6, 3, 1, 1), w2=(4, 3, 1, 1), w3=(5, 6, 1, 1), at=[0], opset=24, ir=10)  # fmt: skip
 
 case("indexed_elements", X, "float[N,2,8,8] y", """
     a = Conv(x, w1)
