@@ -8,11 +8,14 @@ what this one has loaded and reserved by then.
 from __future__ import annotations
 
 import json
+import os
+import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -57,6 +60,15 @@ def paired(before: Float, after: Float) -> Ratio:
     low, high = max(int(np.floor(middle - reach)), 0), min(int(np.ceil(middle + reach)), len(ratios) - 1)
     found = (np.median(before), np.median(after), np.median(ratios), ratios[low], ratios[high])
     return Ratio(*(float(value) for value in found))
+
+
+def machine() -> str:
+    """The processor's name and how many there are."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} × {os.cpu_count()}"
+    return f"{platform.processor() or platform.machine()} × {os.cpu_count()}"
 
 
 def in_turns(

@@ -5,12 +5,16 @@ bound by memory, and shortcuts cost something, too. So groups are narrowed in th
 against the original, in turns. Groups between layers of the same shapes cost the same: they are narrowed together and
 share the difference, which also makes it large enough to be measured. Of a group's widths a few are measured; all of
 them count as sizes (see `allocation.Stepped`) such that the group alone saves just what was measured. What two groups
-save at the same layer overlaps as multiplications do.
+save at the same layer overlaps as multiplications do. Blocks that can go whole are timed in the same way.
+
+What was measured is kept in `$ONNXPRUNE_CACHE`, by default `onnxprune` in the user's folder for caches, for each
+machine, provider, number of threads and version of onnxruntime; other models with layers of the same shapes share it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +23,11 @@ from scipy.optimize import isotonic_regression
 
 from onnxprune import clock
 from onnxprune.allocation import Bilinear, Stepped
+from onnxprune.blocks import outermost, without
 from onnxprune.coupling import Coupling, Group
-from onnxprune.graph import Array, attributes
+from onnxprune.files import Model
+from onnxprune.graph import Array, Block, Graph, attributes
+from onnxprune.notebook import Notebook
 from onnxprune.plan import Plan
 from onnxprune.rewrite import pruned
 from onnxprune.runtime import Runtime
@@ -71,27 +78,74 @@ def time_of_widths(
     progress: Progress = lambda done, total: None,
 ) -> Stepped:
     """Milliseconds per run as a function of the groups' widths; `macs` says which groups meet in which layers."""
-    groups = [r.group for r in rankings]
+    groups, clocked = [r.group for r in rankings], Clocked(coupling.graph, feed, runtime)
     full = np.array([g.channels for g in groups])
     alike = classes(coupling, groups)
     known: list[Ints] = [np.array([n]) for n in full]
     saved: list[Float] = [np.zeros(1) for _ in full]
-    whole = []
     for number, members in enumerate(alike):
         widths = _thinned(rankings[members[0]].levels[:-1])
         apart = _independent(members, macs)
-        models = [
-            pruned(coupling, Plan({groups[g].name: rankings[g].kept(int(width)) for g in apart})) for width in widths
-        ]
-        original = pruned(coupling, Plan({}))
-        seconds = SECONDS / len(alike)
-        times = clock.in_turns([original, *models], feed, runtime, rounds=ROUNDS, seconds=seconds)
-        whole.append(np.median(times[:, 0]))
-        rising = isotonic_regression(np.median(np.roll(times, -1, axis=1), axis=0)).x  # what is wider takes longer
+
+        def models(apart: Sequence[int] = apart, widths: Ints = widths) -> list[Model]:
+            keeps = [{groups[g].name: rankings[g].kept(int(width)) for g in apart} for width in widths]
+            return [pruned(coupling, Plan(keep)) for keep in keeps]
+
+        key = (_signature(coupling, groups[members[0]]), widths.tolist())
+        less = clocked.saved(key, models, len(apart), SECONDS / len(alike))
         for g in members:
-            known[g], saved[g] = np.append(widths, full[g]), (rising[-1] - rising) / len(apart)
+            known[g], saved[g] = np.append(widths, full[g]), np.append(less, 0.0)
         progress(number + 1, len(alike))
-    return _stepped(float(np.median(whole)), macs, known, saved)
+    return _stepped(clocked.whole, macs, known, saved)
+
+
+def time_of_blocks(
+    graph: Graph, blocks: Sequence[Block], feed: Mapping[str, Array], runtime: Runtime
+) -> tuple[float, Float]:
+    """Milliseconds per run of a graph, and how many of them each block takes with it when it goes, [blocks]."""
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for place, block in enumerate(blocks):
+        alike.setdefault(tuple(_kind(graph, i) for i in block.nodes), []).append(place)
+    clocked, found = Clocked(graph, feed, runtime), np.zeros(len(blocks))
+    for kinds, places in alike.items():
+        gone = outermost(blocks[place] for place in places)
+
+        def models(gone: Sequence[Block] = gone) -> list[Model]:
+            less = without(graph, [block.output for block in gone])
+            return [Model(less.model, less.arrays)]
+
+        found[places] = clocked.saved(("block", *kinds), models, len(gone), SECONDS / len(alike))[0]
+    return clocked.whole, found
+
+
+class Clocked:
+    """A model timed against others that lack some of it; differences are looked up where they are known."""
+
+    def __init__(self, graph: Graph, feed: Mapping[str, Array], runtime: Runtime) -> None:
+        self.original, self.feed, self.runtime = Model(graph.model, graph.arrays), feed, runtime
+        self._shapes = sorted((name, value.shape) for name, value in feed.items())
+        self._known = Notebook((clock.machine(), runtime.provider, runtime.threads, runtime.version))
+
+    @cached_property
+    def whole(self) -> float:
+        """Milliseconds per run of the model itself."""
+        return float(np.median(clock.in_turns([self.original], self.feed, self.runtime, rounds=ROUNDS)))
+
+    def saved(
+        self, key: tuple[object, ...], models: Callable[[], Sequence[Model]], count: int, seconds: float
+    ) -> Float:
+        """Milliseconds that each of the models saves for each of the `count` parts that it lacks.
+
+        The models ascend in size, so that each saves at most what those before it do. key: what a part's time depends
+        on.
+        """
+        text = repr((self._shapes, key))
+        if (known := self._known.get(text)) is not None:
+            return known
+        smaller = models()
+        times = clock.in_turns([*smaller, self.original], self.feed, self.runtime, rounds=ROUNDS, seconds=seconds)
+        rising = isotonic_regression(np.median(times, axis=0)).x
+        return self._known.put(text, (rising[-1] - rising[:-1]) / count)
 
 
 def _stepped(whole: float, macs: Bilinear, known: Sequence[Ints], saved: Sequence[Float]) -> Stepped:
@@ -123,14 +177,16 @@ def classes(coupling: Coupling, groups: Sequence[Group]) -> list[list[int]]:
 
 
 def _signature(coupling: Coupling, group: Group) -> tuple[object, ...]:
-    graph = coupling.graph
-    layers = []
-    for index in (*group.writers, *group.reads, *group.loops):
-        node = graph.nodes[index]
-        shapes = [graph.shapes.get(name) for name in (*node.input, *node.output)]
-        settings = sorted((k, str(v)) for k, v in attributes(node).items())
-        layers.append((node.op_type, tuple(shapes), tuple(settings)))
-    return (group.channels, group.heads, *sorted(layers, key=str))
+    layers = [_kind(coupling.graph, index) for index in (*group.writers, *group.reads, *group.loops)]
+    return (group.channels, bool(group.heads), *sorted(layers, key=str))
+
+
+def _kind(graph: Graph, index: int) -> tuple[object, ...]:
+    """What the time of a node depends on: its operator, its settings, and the shapes of what it reads and makes."""
+    node = graph.nodes[index]
+    shapes = [graph.shapes.get(name) for name in (*node.input, *node.output)]
+    settings = sorted((k, str(v)) for k, v in attributes(node).items())
+    return (node.op_type, *shapes, *settings)
 
 
 def _independent(members: Sequence[int], macs: Bilinear) -> list[int]:

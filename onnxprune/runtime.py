@@ -54,6 +54,11 @@ class Runtime:
     threads: int = 0
     libraries: tuple[str, ...] = ()  # shared libraries with custom operators
 
+    @property
+    def version(self) -> str:
+        """The version of onnxruntime."""
+        return str(ort.__version__)
+
     def session(
         self, model: Model | ModelProto | str | Path, *, optimize: bool = True, spinning: bool = False
     ) -> Session:

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from models import RUNTIME, coupled, feeds, group, mlp, residual
+from models import RUNTIME, build, coupled, feeds, group, mlp, residual
 from onnxprune import latency
+from onnxprune.blocks import find
 from onnxprune.cost import macs_of_widths
 from onnxprune.files import Model
+from onnxprune.graph import Graph
 from onnxprune.plan import Plan
 from onnxprune.rewrite import pruned
+from onnxprune.runtime import Runtime
 from onnxprune.selection import Ranking
 
 STEP = 4
@@ -81,17 +84,11 @@ def test_what_two_groups_save_at_one_layer_overlaps():
 
 
 def test_groups_of_one_shape_are_measured_together(monkeypatch):
-    asked = []
-
-    def in_turns(found, feed, runtime, **limits):
-        asked.append(len(found))
-        return np.tile([steps_of(model) for model in found], (3, 1))
-
-    monkeypatch.setattr(latency.clock, "in_turns", in_turns)
+    asked = counting(monkeypatch)
     model = mlp((16, 16, 16, 16, 16))
     coupling, _, cost = table(model, step=4)
     assert latency.classes(coupling, coupling.groups) == [[0, 1, 2]]
-    assert asked == [1 + 3]
+    assert asked == [3 + 1, 1]  # three widths and the original; the original alone
     assert len({tuple(counted) for counted in cost.counted}) == 1
 
 
@@ -147,3 +144,55 @@ def test_names_of_groups_do_not_matter():
     coupling = coupled(mlp((16, 16, 16, 16)))
     assert group(coupling, coupling.groups[0].name).name != coupling.groups[1].name
     assert latency.classes(coupling, coupling.groups) == [[0, 1]]
+
+
+def counting(monkeypatch):
+    asked = []
+
+    def in_turns(found, feed, runtime, **limits):
+        asked.append(len(found))
+        return np.tile([steps_of(model) for model in found], (3, 1))
+
+    monkeypatch.setattr(latency.clock, "in_turns", in_turns)
+    return asked
+
+
+def test_what_is_known_is_not_measured_again(monkeypatch):
+    asked = counting(monkeypatch)
+    _, _, first = table(mlp((16, 16, 16, 16, 16)), step=4)
+    _, _, again = table(mlp((16, 16, 16, 16, 16), seed=3), step=4)
+    assert asked == [4, 1, 1]
+    assert again.slopes == pytest.approx(first.slopes)
+
+
+def test_a_network_with_fewer_such_groups_shares_what_one_of_them_saves(monkeypatch):
+    many = mlp((16, 16, 16, 16, 16, 16))
+    _, _, first = table(many, step=4)
+    asked = counting(monkeypatch)
+    _, _, cost = table(mlp((16, 16, 16)), step=4)
+    assert asked == [1]
+    assert cost.slopes[0] == pytest.approx(first.slopes[0])
+
+
+def test_another_batch_or_provider_is_measured_anew(monkeypatch):
+    asked = counting(monkeypatch)
+    model = mlp((12, 16, 4))
+    coupling = coupled(model)
+    found = rankings(coupling, 4)
+    macs = macs_of_widths(coupling, coupling.groups)
+    for batch, runtime in ((1, RUNTIME), (2, RUNTIME), (1, Runtime(threads=2)), (1, RUNTIME)):
+        latency.time_of_widths(coupling, found, macs, feeds(model, batch, batch=batch)[0], runtime)
+    assert asked == [4, 1] * 3 + [1]
+
+
+def test_blocks_take_their_own_time_with_them():
+    body, weights = "", {}
+    for i in range(3):
+        body += f"h{i} = Gemm(r{i}, u{i})  a{i} = Relu(h{i})  b{i} = Gemm(a{i}, d{i})  r{i + 1} = Add(r{i}, b{i})\n"
+        weights |= {f"u{i}": (8, 16 if i < 2 else 24), f"d{i}": (16 if i < 2 else 24, 8)}
+    model = build("float[N,8] r0", "float[N,4] y", body + "y = Gemm(r3, w)", weights | {"w": (8, 4)})
+    graph = Graph(model)
+    blocks = find(graph)
+    whole, saved = latency.time_of_blocks(graph, blocks, feeds(model, 1)[0], RUNTIME)
+    assert whole == pytest.approx(steps_of(model))
+    assert saved == pytest.approx([0.01 * 2 * 8 * n for n in (16, 16, 24)])
