@@ -1,8 +1,8 @@
 """Which blocks of a network go, and how wide those become that stay: dynamic programming along chains of blocks.
 
 Residual blocks that follow one another form a chain. It is cut into segments: a run of blocks that go, and the one
-behind them, which takes their work over at some width. A segment's error was measured for every width, and so was the
-time of its parts; times add up. A group of channels outside of such blocks is a chain of one segment without a run.
+behind them, which takes their work over at some width. A segment's error and time at every width are known; both add
+up over segments. A group of channels outside of such blocks is a chain of one segment without a run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.allocation import Curve, out_of_reach
+from onnxprune.allocation import out_of_reach
 
 Float = NDArray[np.float64]
 BUCKETS = 4000  # resolution of the budget
@@ -21,23 +21,23 @@ BUCKETS = 4000  # resolution of the budget
 
 @dataclass(frozen=True)
 class Segment:
-    """`length` links of a chain up to `end` (exclusive) that become one, at any of the curve's widths.
+    """`length` links of a chain up to `end` (exclusive) that become one, in one of several ways.
 
-    times [L]: what that one takes at each width; all times of a task are in one unit and at least 0.
+    errors and times [options]: what each way costs; all times of a task are in one unit and at least 0.
     """
 
     end: int
     length: int
-    curve: Curve
+    errors: Float
     times: Float
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A segment and the width of what is left of it."""
+    """A segment, and which of its options."""
 
     segment: Segment
-    width: int
+    option: int
 
 
 def cut(chains: Sequence[Sequence[Segment]], budget: float) -> list[list[Choice]]:
@@ -59,8 +59,8 @@ def cut(chains: Sequence[Sequence[Segment]], budget: float) -> list[list[Choice]
     for step in reversed(steps):
         end, choices = len(step) - 1, list[Choice]()
         while end > 0:
-            segment, level, price = step[end].moves[step[end].best[left]]
-            choices.append(Choice(segment, int(segment.curve.levels[level])))
+            segment, option, price = step[end].moves[step[end].best[left]]
+            choices.append(Choice(segment, option))
             end, left = end - segment.length, left - price
         found.append(choices[::-1])
     return found[::-1]
@@ -71,7 +71,7 @@ class _End:
     """The links of a chain up to one: the least error within every number of buckets, and the last move to it."""
 
     errors: Float
-    moves: list[tuple[Segment, int, int]]  # a segment, the place of its width, and its price in buckets
+    moves: list[tuple[Segment, int, int]]  # a segment, which option, and its price in buckets
     best: NDArray[np.intp]
 
 
@@ -80,23 +80,23 @@ def _along(chain: Sequence[Segment], before: Float, rate: float) -> list[_End]:
     ends = [_End(before, [], np.zeros(0, np.intp))]
     for end in range(1, max(segment.end for segment in chain) + 1):
         moves = [
-            (segment, level, min(round(time * rate), BUCKETS + 1))
+            (segment, option, min(round(time * rate), BUCKETS + 1))
             for segment in chain
             if segment.end == end
-            for level, time in enumerate(segment.times)
+            for option, time in enumerate(segment.times)
         ]
         sums = [np.full(BUCKETS + 1, np.inf)]
-        for segment, level, price in moves:
+        for segment, option, price in moves:
             start = ends[end - segment.length].errors
             later = np.concatenate([np.full(price, np.inf), start])[: BUCKETS + 1]
-            sums.append(later + segment.curve.errors[level])
+            sums.append(later + segment.errors[option])
         best = np.argmin(sums, axis=0)
         ends.append(_End(np.min(sums, axis=0), moves, best - 1))
     return ends
 
 
 def _time(chain: Sequence[Segment], pick: Callable[[Float], float]) -> float:
-    """The time of a chain with the segments and widths that `pick` would take (np.min, np.max)."""
+    """The time of a chain with the segments and options that `pick` would take (np.min, np.max)."""
     times = [0.0]
     for end in range(1, max(segment.end for segment in chain) + 1):
         found = [times[end - s.length] + pick(s.times) for s in chain if s.end == end and s.end >= s.length]
