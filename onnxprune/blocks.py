@@ -85,7 +85,7 @@ def _residual(graph: Graph, index: int) -> Block | None:
     if node.op_type != "Add" or len(set(node.input)) != 2 or any(name in graph.static for name in node.input):
         return None
     for branch, operand in (node.input, node.input[::-1]):
-        shortcut = _source(graph, operand)
+        shortcut = source(graph, operand)
         if branch in graph.producer and _alike(graph, [branch, operand, shortcut, node.output[0]]):
             path = _between(graph, shortcut, branch)
             if path and graph.producer[branch] in path and any(macs(graph, i) for i in path):
@@ -93,7 +93,7 @@ def _residual(graph: Graph, index: int) -> Block | None:
     return None
 
 
-def _source(graph: Graph, name: str) -> str:
+def source(graph: Graph, name: str) -> str:
     """The value of which this one is a copy."""
     while name in graph.producer and graph.nodes[graph.producer[name]].op_type in SILENT:
         name = graph.nodes[graph.producer[name]].input[0]

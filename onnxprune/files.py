@@ -213,11 +213,15 @@ def _declare(tensor: TensorProto) -> None:
     del tensor.external_data[:]
 
 
-def declared(name: str, array: NDArray[Any]) -> TensorProto:
-    """An initializer without its data, which is kept beside."""
-    tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
-    _declare(tensor)
-    return tensor
+def tensor(name: str, value: NDArray[Any], beside: dict[str, NDArray[Any]] | None) -> TensorProto:
+    """An initializer; where others are kept beside the message, a large one goes there, too."""
+    value = np.asarray(value, order="C")
+    if beside is None or value.nbytes < LARGE:
+        return numpy_helper.from_array(value, name)
+    beside[name] = value
+    declared = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(value.dtype), dims=value.shape)
+    _declare(declared)
+    return declared
 
 
 # ---------------------------------------------------------------------------------------------- contents

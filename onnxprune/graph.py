@@ -147,6 +147,8 @@ class Graph:
 
     `arrays` are the contents of initializers that the message only declares (see `files`). A graph made by taking
     blocks out of another one knows that (`full`) and them, by their output, which an Identity makes now (`removed`).
+    One in which runs of blocks are `merged` knows these, by the outputs of their blocks, and the graph whose values
+    its own of the same names are to come close to (`standard`).
     """
 
     model: ModelProto
@@ -154,6 +156,8 @@ class Graph:
     arrays: Mapping[str, Array] = field(default_factory=dict)
     full: Graph | None = None
     removed: Mapping[str, Block] = field(default_factory=dict)
+    standard: Graph | None = None
+    merged: tuple[tuple[str, ...], ...] = ()
 
     @staticmethod
     def of(model: Model, dims: Mapping[str, Sequence[int]] | None = None) -> Graph:
@@ -168,6 +172,11 @@ class Graph:
     def original(self) -> Graph:
         """The graph before any block was taken out."""
         return self.full or self
+
+    @property
+    def reference(self) -> Graph:
+        """The graph whose values those of the same names stand for: of one made of another, the other."""
+        return self.standard or self.original
 
     def past(self, name: str) -> str:
         """The value that is read in the place of `name` where removed blocks are passed by."""

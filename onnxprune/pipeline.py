@@ -22,7 +22,6 @@ from onnx import ModelProto, ValueInfoProto
 from threadpoolctl import threadpool_limits
 
 from onnxprune import clock, evaluation, files, oracle
-from onnxprune.blocks import without
 from onnxprune.calibration import PLAIN, Preprocessing
 from onnxprune.cost import COSTS
 from onnxprune.data import labelled_of, samples_of
@@ -32,6 +31,7 @@ from onnxprune.files import Model
 from onnxprune.graph import Graph
 from onnxprune.heads import ATTENTION, attend, restored
 from onnxprune.iteration import iterate
+from onnxprune.merging import planned
 from onnxprune.plan import Plan
 from onnxprune.report import Comparison, Inspection, Latency, Report, group_reports, left_alone
 from onnxprune.runtime import Runtime
@@ -176,7 +176,7 @@ def _finish(
     )
     result = Result(replace(found.model, path=given.path, data=given.data), report, found.plan)
     if failure is not None:
-        failure.result = result if found.plan.keep or found.plan.removed else None
+        failure.result = result if found.plan.keep or found.plan.removed or found.plan.merged else None
         raise failure
     return result
 
@@ -211,7 +211,7 @@ def _declared(value: ValueInfoProto) -> list[Any]:
 
 def apply(model: ModelProto | str | Path, plan: Plan) -> ModelProto:
     """Carry out a saved plan on the model it was made for. Raises DataError if it doesn't fit."""
-    graph = without(serialize(Graph.of(files.read(model)), plan.serialize).graph, plan.removed)
+    graph = planned(serialize(Graph.of(files.read(model)), plan.serialize).graph, plan)
     return files.embedded(carried_out(restored(graph, plan.by_rank), plan))
 
 

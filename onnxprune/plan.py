@@ -35,7 +35,8 @@ class Plan:
     """keep: group -> numbers of the channels that stay, ascending. weights: layer (its node's key) -> new weights.
 
     by_rank: keys of the products of activations whose channels are dims of heads. removed: what the blocks make that
-    are taken out. Groups and layers are those of the graph without them, in the form that `serialize` names.
+    are taken out. merged: for each run of blocks that become one, what they make. Groups and layers are those of the
+    graph after that, in the form that `serialize` names.
     """
 
     keep: Mapping[str, Ints] = field(default_factory=dict)
@@ -43,11 +44,12 @@ class Plan:
     by_rank: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     serialize: str = "never"
+    merged: tuple[tuple[str, ...], ...] = ()
 
     def save(self, path: str | Path) -> None:
         """Write the plan as an .npz of arrays; nothing in it is pickled."""
         names: dict[str, Any] = {"keep": list(self.keep), "weights": list(self.weights), "serialize": self.serialize}
-        names |= {"by_rank": list(self.by_rank), "removed": list(self.removed)}
+        names |= {"by_rank": list(self.by_rank), "removed": list(self.removed), "merged": self.merged}
         arrays: dict[str, NDArray[Any]] = {f"keep{i}": kept for i, kept in enumerate(self.keep.values())}
         for i, new in enumerate(self.weights.values()):
             arrays |= {f"matrix{i}": new.matrix, f"offset{i}": new.offset}
@@ -63,8 +65,8 @@ class Plan:
                 keep = {name: file[f"keep{i}"] for i, name in enumerate(names["keep"])}
                 pairs = ((file[f"matrix{i}"], file[f"offset{i}"]) for i in range(len(names["weights"])))
                 weights = {n: Weights(*pair) for n, pair in zip(names["weights"], pairs, strict=True)}
-                form = tuple(names.get("by_rank", ())), tuple(names.get("removed", ()))
-                return Plan(keep, weights, *form, names.get("serialize", "never"))
+                form = tuple(names.get("by_rank", ())), tuple(names.get("removed", ())), names.get("serialize", "never")
+                return Plan(keep, weights, *form, tuple(map(tuple, names.get("merged", ()))))
         except FileNotFoundError:
             raise DataError(f"{path} does not exist: give a plan written by --save-plan.") from None
         except Exception as error:  # a zip file can be damaged in many ways

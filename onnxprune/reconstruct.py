@@ -10,7 +10,8 @@ The modes differ in what a layer is fitted to, and on which inputs:
             output of the original. A layer whose result is added to a shortcut also absorbs what the shortcut has
             drifted: its target is (original sum − shortcut as it is now). A layer followed by ReLU or Clip is fitted
             to what comes out behind it (POEM, Kamma & Wada 2025). Layers of unpruned groups are refitted, too, once
-            their input has drifted.
+            their input has drifted. Which channels go can be left open until the layer that reads them is refitted:
+            then they are chosen by what it reads and should give by then.
 
 All fits are centred (the bias is refitted) and damped towards the old weights, with the damping chosen per layer on
 samples that weren't fitted.
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ from onnxprune.walk import Walk, layers_in_order
 Float = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Progress = Callable[[int, int], None]
+Choice = Callable[[Linear, Sequence[Moments]], Mapping[str, Ints]]
 DAMPINGS = (1e-4, 1e-2, 0.1, 0.5, 2.0, 8.0)
 DEFAULT_DAMPING = 1e-2  # without samples to choose by
 OUTPUTS = 64  # outputs that a damping is chosen by
@@ -272,6 +274,7 @@ def front_to_back(
     *,
     loops: Mapping[str, Refit] | None = None,
     turned: Mapping[int, tuple[Linear, Linear]] | None = None,
+    choices: Mapping[int, Choice] | None = None,
     seed: int = 0,
     max_memory: float = 2e9,
     progress: Progress = lambda done, total: None,
@@ -280,7 +283,8 @@ def front_to_back(
 
     A layer of which only the shortcut has drifted gets new weights if that helps on samples that weren't fitted.
     `parts` are the samples to fit and the samples to choose dampings by; `loops` is what `refit_loops` gave.
-    Targets are those of the original with all its blocks, of which the coupling's graph may lack some.
+    Targets are those of the original (the graph's `reference`), of which the coupling's graph may lack some blocks.
+    The `choices` of a layer (node index) name the channels that stay from its turn on, besides those of `keep`.
     Layers amid `turned` attention heads are given twice: as they make turned outputs of the original's inputs, and as
     they make them of turned ones.
     """
@@ -293,18 +297,29 @@ def front_to_back(
                 sizes[-1] += 1
                 yield feed
 
-    mask, refits, turned = coupling.mask(keep), dict(loops or {}), turned or {}
+    mask, refits, turned, choices = coupling.mask(keep), dict(loops or {}), turned or {}, choices or {}
     layers = layers_in_order(coupling)
     with Walk(coupling, feeds(), runtime, max_memory, mask, full=True) as walk:
         for name, loop in refits.items():
             walk.renew(coupling.layers[name], loop.weights)
         for number, linear in enumerate(layers):
             flags, (before, linear) = mask.inputs(linear), turned.get(linear.index, (linear, linear))
-            if not flags.all() or walk.renewed or walk.blocks or linear.index in turned:
+            choice = choices.get(linear.index)
+            if not flags.all() or walk.renewed or walk.otherwise or linear.index in turned or choice:
                 walk.advance(linear.index)
-                needed, found = not flags.all() or linear.input in walk.drifted, None
+                other = linear.index in walk.otherwise
+                if other:
+                    walk.recall([linear.index, *linear.tail])
+                    linear = replace(linear, shared=None)  # the original has no such channels
+                needed = not flags.all() or linear.input in walk.drifted or other or choice is not None
+                found = None
                 if linear.refittable and (needed or (_shortcut(walk, linear) and linear.shared is None)):
-                    found = _Layer(walk, before, linear, flags, sizes[0], samples, seed).refit(needed)
+                    layer = _Layer(walk, before, linear, flags, sizes[0], samples, seed)
+                    if choice is not None:
+                        keep = {**keep, **choice(linear, layer.moments)}
+                        mask = coupling.mask(keep)
+                        layer.flags = mask.inputs(linear)
+                    found = layer.refit(needed)
                 if linear.index in turned:
                     found = found or Refit(Weights(linear.matrix, linear.offset), 0.0, 0.0)
                     found = replace(found, weights=silent(coupling, mask, linear, found.weights))
@@ -323,24 +338,27 @@ class _Layer:
     ) -> None:
         self.walk, self.before, self.linear, self.flags = walk, before, linear, flags
         self.split, self.samples, self.seed = split, samples, seed
+        self.other = linear.index in walk.otherwise
         self.shortcut = _shortcut(walk, linear)
         self.bounds = None if self.shortcut or linear.shared is not None else _activation(walk, linear)
         self._means: list[tuple[Array, Array]] = []
         self._rows: dict[int, tuple[Array, Array]] = {}
         self._held = 0.0
 
-    def refit(self, needed: bool = True) -> Refit | None:
-        """Least squares, then a few steps behind the activation where there is one; None if unneeded and no better."""
-        parts: list[Moments | None] = [None, None]
+    @cached_property
+    def moments(self) -> list[Moments]:
+        """Of the samples to fit and, if there are any, of those to choose dampings by."""
+        parts: list[Moments] = []
         for batch in range(len(self.walk.original)):
             x, y = self.rows(batch)
-            part = int(batch >= self.split)
-            if parts[part] is None:
-                first = parts[0]
-                parts[part] = Moments(first.shift, first.target_shift) if first else Moments.starting_with(x, y)
-            parts[part].add(x, y)  # type: ignore[union-attr]
-        fit, tune = parts
-        assert fit is not None
+            if batch in (0, self.split):
+                parts.append(Moments(parts[0].shift, parts[0].target_shift) if parts else Moments.starting_with(x, y))
+            parts[-1].add(x, y)
+        return parts
+
+    def refit(self, needed: bool = True) -> Refit | None:
+        """Least squares, then a few steps behind the activation where there is one; None if unneeded and no better."""
+        fit, tune = self.moments[0], self.moments[1] if len(self.moments) > 1 else None
         found = refit(self.linear, self.flags, fit, tune)
         if not needed and error_as_it_is(self.linear, tune or fit) <= found.error:
             return None
@@ -360,16 +378,20 @@ class _Layer:
         if batch in self._rows:
             return self._rows[batch]
         walk, linear = self.walk, self.linear
-        before, now = walk.original[batch][linear.input], walk.value(batch, linear.input)
-        shape = linear.output_shape(before.shape)
+        now = walk.value(batch, linear.input)
+        shape = linear.output_shape(now.shape)
         places = draw(
             np.random.default_rng((self.seed, linear.index, batch)),
-            linear.count(before.shape, shape),
+            linear.count(now.shape, shape),
             positions_wanted(linear, self.samples, -(-self.samples // len(walk.original))),
         )
-        old = linear.sample(before, shape, places).astype(np.float32, copy=False)
-        new = old if now is before else linear.sample(now, shape, places).astype(np.float32, copy=False)
-        x, y = linear.stacked(new), self.before.fit.apply(linear.stacked(old))
+        new = linear.sample(now, shape, places).astype(np.float32, copy=False)
+        if self.other:
+            x, y = new, linear.outputs(walk.original[batch][linear.output], places).astype(np.float32, copy=False)
+        else:
+            before = walk.original[batch][linear.input]
+            old = new if now is before else linear.sample(before, shape, places).astype(np.float32, copy=False)
+            x, y = linear.stacked(new), self.before.fit.apply(linear.stacked(old))
         if linear.shared is not None:
             self._means.append((old.mean(0, dtype=np.float64), new.mean(0, dtype=np.float64)))
         elif self.shortcut:

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from onnxprune import files
 from onnxprune.coupling import Coupling, Mask
@@ -57,11 +57,7 @@ class _Draft:
 
     def tensor(self, value: Array, name: str) -> TensorProto:
         """An initializer; a large one is kept beside the message if the original's are."""
-        value = np.asarray(value, order="C")
-        if not self.graph.arrays or value.nbytes < files.LARGE:
-            return numpy_helper.from_array(value, name)
-        self.arrays[name] = value
-        return files.declared(name, value)
+        return files.tensor(name, value, self.arrays if self.graph.arrays else None)
 
     def renew(self, name: str, value: Array, index: int, hint: str) -> str:
         """A constant in the place of `name`, which keeps its name when node `index` alone reads it."""
@@ -182,6 +178,8 @@ def validate(coupling: Coupling, plan: Plan) -> None:
     """Check that a plan fits a model; DataError names the first thing that doesn't."""
     if set(plan.removed) != set(coupling.graph.removed):
         raise DataError("the plan removes other blocks than those that the graph is coupled without.")
+    if plan.merged != coupling.graph.merged:
+        raise DataError("the plan merges other blocks than the graph that is coupled.")
     for name, kept in plan.keep.items():
         group = coupling.by_name.get(name)
         if group is None:

@@ -114,9 +114,13 @@ class Search:
         if self.run.options.refine and keep:
             keep = refine(self.run, self.ranked, keep)
         weights, errors = reconstruct(self.run, self.ranked, keep)
-        coupling = self.run.coupling
-        form = heads.names(coupling), tuple(coupling.graph.removed), self.run.options.serialize
-        return self.carried_out(Plan(dict(keep), weights, *form), errors)
+        return self.carried_out(self.plan(keep, weights), errors)
+
+    def plan(self, keep: Mapping[str, Ints], weights: Mapping[str, Weights]) -> Plan:
+        """The plan of these channels and weights for the graph that is coupled."""
+        coupling, graph = self.run.coupling, self.run.coupling.graph
+        form = heads.names(coupling), tuple(graph.removed), self.run.options.serialize, graph.merged
+        return Plan(dict(keep), weights, *form)
 
     def carried_out(self, plan: Plan, errors: dict[str, float]) -> Candidate:
         """The model that a plan makes, and how it answers."""
@@ -232,8 +236,7 @@ class Search:
                 weights[linear.key] = Weights(nothing, np.ones_like(linear.offset))  # with a bias
         for one in turned.values():
             weights.setdefault(one.after.key, Weights(one.after.matrix, one.after.offset))
-        form = tuple(coupling.graph.removed), self.run.options.serialize
-        model = carried_out(coupling, Plan(dict(keep), weights, heads.names(coupling), *form))
+        model = carried_out(coupling, self.plan(keep, weights))
         stamp(model.proto, self.run.options)
         if kind == "latency":
             return self.timed(model).ratio

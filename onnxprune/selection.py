@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnxprune.activity import Activity
 from onnxprune.allocation import Curve
 from onnxprune.coupling import Coupling, Group
-from onnxprune.elimination import Nested, Problem, ranked_rows, square
+from onnxprune.elimination import Nested, Problem, eliminate, ranked_rows, square
 from onnxprune.evaluation import collected
 from onnxprune.graph import Array
 from onnxprune.methods import Evidence, Method
@@ -239,13 +239,28 @@ def rank(
     return judged(group, linears, evidence.problems, dampings, moments, order, allowed)
 
 
+def chosen(linear: Linear, group: Group, moments: Sequence[Moments], width: int) -> Ints:
+    """The channels that a layer keeps of a group, by REAP: those that serve best for its targets, if it has any."""
+    problem, damping = problem_of(linear, group, moments)
+    removed = eliminate([problem], damping=damping, keep=width, cells=group.cells).order
+    return np.setdiff1d(np.arange(group.channels), removed)
+
+
 def problem_of(linear: Linear, group: Group, moments: Sequence[Moments]) -> tuple[Problem, float]:
-    """What a reader loses with a group's channels, by all its moments, and the damping for it."""
+    """What a reader loses with a group's channels, by all its moments, and the damping for it.
+
+    Moments with targets are those of a layer of one convolution group.
+    """
     fit, tune, everything = moments[0], moments[-1], whole(moments)
     layer = linear.fit
     gram, weight = separated(layer, everything.gram_about(everything.mean)), dense(layer)
-    power = float(np.sum(weight * (gram @ weight)))
-    problem = Problem(gram, weight, rows_seen(linear, group), 1.0 / power if power else 1.0)
+    cross = everything.cross_about(everything.mean, everything.target_mean) if len(fit.target_shift) else None
+    power = (
+        float(np.sum(weight * (gram @ weight)))
+        if cross is None
+        else float(everything.power_about(everything.target_mean).sum())
+    )
+    problem = Problem(gram, weight, rows_seen(linear, group), 1.0 / power if power else 1.0, cross)
     return problem, _damping(linear, group, gram, fit, tune if tune is not fit else None)
 
 

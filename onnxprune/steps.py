@@ -22,7 +22,6 @@ from onnx import ModelProto
 from onnxprune import calibration, evaluation, factorize, latency, methods, oracle, selection, serialize
 from onnxprune.activity import Activity, collect_activity
 from onnxprune.allocation import ALLOCATORS, Curve, Quadratic, Stepped, out_of_reach
-from onnxprune.blocks import without
 from onnxprune.calibration import Samples
 from onnxprune.cost import COSTS
 from onnxprune.coupling import GRANULARITIES, Coupling, Group
@@ -31,6 +30,7 @@ from onnxprune.errors import BudgetError, UsageError
 from onnxprune.evaluation import Labelled
 from onnxprune.graph import Array, Graph
 from onnxprune.heads import ATTENTION, attend, restored
+from onnxprune.merging import planned
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Plan, Weights
 from onnxprune.reconstruct import (
@@ -49,6 +49,7 @@ from onnxprune.report import Target
 from onnxprune.runtime import Runtime
 from onnxprune.statistics import Moments, collect
 from onnxprune.takeover import NOBODY
+from onnxprune.walk import layers_in_order
 
 Ints = NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
@@ -257,7 +258,7 @@ def prepare(
 def coupled(graph: Graph, options: Options) -> Coupling:
     """Coupled as the plan says; else by the option, of which auto turns heads where layers are refitted anyway."""
     if options.plan is not None:
-        return restored(without(graph, options.plan.removed), options.plan.by_rank, options.granularity)
+        return restored(planned(graph, options.plan), options.plan.by_rank, options.granularity)
     fits = options.mode in ("local", "ls") and not options.by_blocks
     attention = "heads" if options.attention == "auto" and not fits else options.attention
     return attend(graph, attention, options.granularity)
@@ -521,6 +522,32 @@ def reconstruct(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> tuple[dic
             )  # fmt: skip
             return {k: r.weights for k, r in refits.items()}, {k: r.error for k, r in refits.items()}
         return _one_by_one(run, ranked, keep, mode, turned)
+
+
+def narrow(run: Run, widths: Mapping[str, int]) -> tuple[dict[str, Ints], dict[str, Weights], dict[str, float]]:
+    """Channels that stay at these widths of groups, new weights of the layers that need them, and their errors.
+
+    All in one pass, front to back: the channels of a group are chosen when the first layer that mixes them has its
+    turn, by what that reads and should give by then.
+    """
+    coupling, keep = run.coupling, dict[str, Ints]()
+    waiting: dict[int, list[Group]] = {}
+    for group in (coupling.by_name[name] for name in widths):
+        mixing = [one for one in layers_in_order(coupling) if one.index in group.reads and one.conv_group == 1]
+        if widths[group.name] < group.channels:
+            waiting.setdefault(mixing[0].index, []).append(group)
+
+    def choice(linear: Linear, moments: Sequence[Moments]) -> Mapping[str, Ints]:
+        for group in waiting[linear.index]:
+            keep[group.name] = selection.chosen(linear, group, moments, widths[group.name])
+        return keep
+
+    with run.timed("reconstruct") as progress:
+        refits = front_to_back(
+            coupling, {}, _both(run), run.samples.count, run.options.runtime, choices=dict.fromkeys(waiting, choice),
+            seed=run.options.seed, max_memory=run.options.max_memory, progress=progress,
+        )  # fmt: skip
+    return keep, {k: r.weights for k, r in refits.items()}, {k: r.error for k, r in refits.items()}
 
 
 def _both(run: Run) -> list[Iterable[Mapping[str, Array]]]:

@@ -6,8 +6,9 @@ only the values that are alive at the cut are kept, for all samples and both net
 temporary folder when they outgrow the memory granted. The pruned network keeps its full size here (removed channels
 have zero weights where they are read), so both run the same nodes, and what hasn't drifted apart is stored once.
 
-The pruned network may lack blocks of the original (see `blocks`): the value that such a block makes is its shortcut
-there.
+The pruned network may be of another form: blocks of the original may be missing in it (see `blocks`), or be one (see
+`merging`). Values of the same name stand for each other, however they are made; for each node of the pruned network the
+original runs what it takes to know them.
 
 Nodes run by depth, counted in layers, not in the order of the file: what a layer doesn't depend on is done before it,
 so that a shortcut is known when the last layer of its branch is refitted.
@@ -16,16 +17,16 @@ so that a shortcut is known when the last layer of its branch is refitted.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnxprune import files
 from onnxprune.coupling import Coupling, Mask
 from onnxprune.files import Model
-from onnxprune.graph import Array, Block, fresh, key
+from onnxprune.graph import Array, Graph, fresh, key
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
 from onnxprune.rewrite import renewed_nodes, with_weights, without_feedback
@@ -38,7 +39,8 @@ class Walk:
     """Carries values of both networks for all batches; `original[b]` and `pruned[b]` hold what is alive in batch b.
 
     `pruned[b]` holds only values that differ from the original's; `value` looks in both. Recurrent layers lose the
-    feedback of the channels that `mask` removes. With `full`, the original has the blocks that the graph lacks.
+    feedback of the channels that `mask` removes. With `full`, the original is the graph's `reference`, else the graph
+    itself; `otherwise` are the nodes of the graph whose results are made in another way there, or not at all.
     """
 
     def __init__(
@@ -52,11 +54,12 @@ class Walk:
         full: bool = False,
     ) -> None:
         self.coupling, self.graph, self.runtime = coupling, coupling.graph, runtime
-        removed = self.graph.removed if full else {}
-        self.blocks = {self.graph.producer[name]: block for name, block in removed.items()}
+        self.reference = self.graph.reference if full else self.graph
         self.mask = mask or coupling.mask({})
         self.schedule = by_depth(coupling)
         self.place = {index: position for position, index in enumerate(self.schedule)}
+        self.steps = self._steps()
+        self.otherwise = {i for i in self.schedule if full and self._made_otherwise(self.graph.nodes[i])}
         self.last_use = self._last_use()
         self.drifted: set[str] = set()
         self.renewed: dict[int, list[Linear]] = {}
@@ -100,15 +103,39 @@ class Walk:
         own, made = self._drifting(nodes)
         wanted = [name for name in made if self._alive(name)]
         beside = {name for i in own for name in self.graph.reads(self.graph.nodes[i])} if wanted else set[str]()
-        outputs = [name for i in nodes for name in self.graph.nodes[i].output if name]
-        needed = [name for name in outputs if self._alive(name) or name in beside - self.drifted]
-        if needed:
-            self._run(_segment(self, nodes, needed, blocks=self.blocks), self.original, needed)
+        self.recall(nodes, beside - self.drifted)
         if wanted:
-            self._run(_segment(self, own, wanted, self.renewed, self.mask), self.pruned, wanted)
+            self._run(_segment(self, self.graph, own, wanted, self.renewed, self.mask), self.pruned, wanted)
         for batch in (*self.original, *self.pruned):
             for name in [n for n in batch if not self._alive(n)]:
                 self._forget(batch.pop(name))
+
+    def recall(self, nodes: Iterable[int], beside: Collection[str] = ()) -> None:
+        """Run the original alone as far as it takes to know what these nodes make; `beside` is needed once more."""
+        steps = [step for i in nodes for step in self.steps.pop(i, ())]
+        made = [name for step in steps for name in self.reference.nodes[step].output if name]
+        needed = [name for name in made if self._alive(name) or name in beside]
+        if needed:
+            self._run(_segment(self, self.reference, steps, needed), self.original, needed)
+
+    def _steps(self) -> dict[int, list[int]]:
+        """For each node of the graph the nodes that the original runs at its turn: what it makes follows from them."""
+        original, known, steps = self.reference, set(self.reference.static), dict[int, list[int]]()
+        for index in self.schedule:
+            wanted, found = [name for name in self.graph.nodes[index].output if name in original.producer], set[int]()
+            while wanted:
+                if (name := wanted.pop()) not in known and name in original.producer:
+                    node = original.nodes[original.producer[name]]
+                    found.add(original.producer[name])
+                    known.update(node.output)
+                    wanted += original.reads(node)
+            steps[index] = sorted(found)
+        return steps
+
+    def _made_otherwise(self, node: NodeProto) -> bool:
+        """Whether the original has another node, or none, for what this one makes."""
+        index = self.reference.producer.get(key(node))
+        return index is None or self.reference.nodes[index] != node
 
     def _alive(self, name: str) -> bool:
         """Whether a node that hasn't run yet reads a value."""
@@ -119,7 +146,7 @@ class Walk:
         own, made = list[int](), list[str]()
         for i in nodes:
             drifted = any(name in self.drifted for name in self.graph.reads(self.graph.nodes[i]))
-            changed = i in self.renewed or i in self.blocks or self.mask.feeds_back(i)
+            changed = i in self.renewed or i in self.otherwise or self.mask.feeds_back(i)
             if (drifted or changed) and i not in self.skipped:
                 own.append(i)
                 behind = [layer.output for layer in self.renewed.get(i, []) if layer.tail]
@@ -170,14 +197,13 @@ class Walk:
         rest = [i for i in self.schedule[self.position :] if i not in skipped]
         made = {name for i in rest for name in self.graph.nodes[i].output}
         made |= {layer.output for layer in layers}
-        return _segment(self, rest, [name for name in names if name in made], replaced, mask)
+        return _segment(self, self.graph, rest, [name for name in names if name in made], replaced, mask)
 
     def _last_use(self) -> dict[str, int]:
         last: dict[str, int] = {}
         for position, index in enumerate(self.schedule):
-            block = self.blocks.get(index)
-            for name in (*self.graph.reads(self.graph.nodes[index]), *(block.reads if block else ())):
-                last[name] = position
+            nodes = [self.graph.nodes[index], *(self.reference.nodes[step] for step in self.steps[index])]
+            last |= dict.fromkeys((name for node in nodes for name in self.graph.reads(node)), position)
         return last | dict.fromkeys(self.graph.outputs, len(self.schedule))
 
     def keep(self, names: Iterable[str]) -> None:
@@ -196,9 +222,7 @@ def by_depth(coupling: Coupling) -> list[int]:
     for index, node in enumerate(graph.nodes):
         if all(name in graph.static for name in node.output if name):
             continue
-        block = graph.removed.get(key(node))
-        reads = [*graph.reads(node), *(block.reads if block else ())]
-        level = max((depth.get(name, 0) for name in reads), default=0) + (index in layers)
+        level = max((depth.get(name, 0) for name in graph.reads(node)), default=0) + (index in layers)
         depth.update((name, level) for name in node.output)
         order.append((level, index not in layers, index))
     return [index for *_, index in sorted(order)]
@@ -206,18 +230,14 @@ def by_depth(coupling: Coupling) -> list[int]:
 
 def _segment(
     walk: Walk,
+    graph: Graph,
     nodes: Sequence[int],
     outputs: Sequence[str],
     replaced: Mapping[int, Sequence[Linear]] | None = None,
     mask: Mask | None = None,
-    blocks: Mapping[int, Block] | None = None,
 ) -> Session:
-    """A session for some nodes: what they read from before them is input, constants are built in.
-
-    In the place of a node of `blocks` stands the whole block.
-    """
-    graph, model = walk.graph, ModelProto()
-    original = graph.original
+    """A session for some nodes of a graph: what they read from before them is input, constants are built in."""
+    model = ModelProto()
     arrays = dict(graph.arrays)
     model.ir_version = max(graph.model.ir_version, 4)
     model.opset_import.extend(graph.model.opset_import)
@@ -227,12 +247,7 @@ def _segment(
     taken = {name for node in graph.nodes for name in (*node.input, *node.output)} | set(graph.initializers)
 
     def add(name: str, value: Array) -> str:
-        value = np.asarray(value, order="C")
-        if graph.arrays and value.nbytes >= files.LARGE:
-            arrays[name] = value
-            model.graph.initializer.append(files.declared(name, value))
-        else:
-            model.graph.initializer.append(numpy_helper.from_array(value, name))
+        model.graph.initializer.append(files.tensor(name, value, arrays if graph.arrays else None))
         return name
 
     def constant(_: str, value: Array, hint: str) -> str:
@@ -241,9 +256,6 @@ def _segment(
 
     for i in nodes:
         node = graph.nodes[i]
-        if blocks and i in blocks:
-            made += [original.nodes[k] for k in blocks[i].nodes]
-            continue
         if mask is not None and mask.feeds_back(i):
             node = without_feedback(mask, i, lambda value, hint: constant("", value, hint))
         if replaced and i in replaced:
@@ -255,26 +267,26 @@ def _segment(
     read = dict.fromkeys(name for node in made for name in graph.reads(node) if name not in produced)
     have = {t.name for t in model.graph.initializer}
     for name in read:
-        if name in original.initializers:
-            model.graph.initializer.append(original.initializers[name])
-        elif name in original.static:
-            add(name, original.array(name))
+        if name in graph.initializers:
+            model.graph.initializer.append(graph.initializers[name])
+        elif name in graph.static:
+            add(name, graph.array(name))
         elif name not in have:
-            model.graph.input.append(_info(walk, name))
-    model.graph.output.extend(_info(walk, name) for name in outputs)
+            model.graph.input.append(_info(walk, graph, name))
+    model.graph.output.extend(_info(walk, graph, name) for name in outputs)
     return walk.runtime.session(Model(model, arrays))
 
 
-def _info(walk: Walk, name: str) -> ValueInfoProto:
+def _info(walk: Walk, graph: Graph, name: str) -> ValueInfoProto:
     """A value with its type: as inferred, or as it is held. Without one onnxruntime infers it.
 
     Lists of sizes come with their lengths: without them ONNX's inference takes them for empty.
     """
-    known = walk.graph.types.get(name)
+    known = graph.types.get(name)
     held = walk.original[0].get(name) if walk.original else None
     if not known and held is not None:
         known = int(helper.np_dtype_to_tensor_dtype(held.dtype))
-    lengths = {probe.shapes.get(name) for probe in walk.graph.probes}
+    lengths = {probe.shapes.get(name) for probe in graph.probes}
     listed = known == TensorProto.INT64 and len(lengths) == 1 and len(next(iter(lengths)) or ()) == 1
     shape = next(iter(lengths)) if listed else None
     return helper.make_tensor_value_info(name, known, shape) if known else ValueInfoProto(name=name)

@@ -31,6 +31,7 @@ ORDER = [
     "report",
     "rewrite",
     "serialize",
+    "merging",
 ]
 ORDER += [
     "rewrite",

@@ -281,5 +281,5 @@ def test_lists_of_sizes_come_with_their_lengths():
     weights = {"w0": (12, 8), "b0": (12,), "w1": (4, 12), "b1": (4,)}
     model = models.build("float[N,8] x", "float[N,4] y, int64[2] s", body, weights)
     with Walk(models.coupled(model), models.feeds(model, 2), models.RUNTIME) as walk:
-        assert [d.dim_value for d in walk_module._info(walk, "s").type.tensor_type.shape.dim] == [2]
-        assert not walk_module._info(walk, "h").type.tensor_type.HasField("shape")
+        assert [d.dim_value for d in walk_module._info(walk, walk.graph, "s").type.tensor_type.shape.dim] == [2]
+        assert not walk_module._info(walk, walk.graph, "h").type.tensor_type.HasField("shape")
