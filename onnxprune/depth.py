@@ -106,7 +106,7 @@ class Shallowing(Search):
         count = most if limited else (most + 1) // 2
         while least < most:
             found = self.after(order[:count]).candidate({})
-            if self.loss(found) <= allowed:
+            if found.loss.value <= allowed:
                 best, least = found, count
             else:
                 most = count - 1

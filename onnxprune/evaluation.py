@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import runpy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxprune import intervals
 from onnxprune.calibration import Samples
 from onnxprune.cost import file_bytes, parameters, total_macs
 from onnxprune.errors import DataError
 from onnxprune.files import Model
 from onnxprune.graph import Array, Graph
-from onnxprune.report import Fidelity, Size
+from onnxprune.report import Fidelity, Loss, Size
 from onnxprune.runtime import Runtime, Session
 
+Float = NDArray[np.float64]
 Ints = NDArray[np.int64]
 ANSWERS_HELD = 3e8  # bytes of answers that are kept to be compared; dense outputs are judged on fewer samples
 
@@ -77,15 +80,42 @@ def fidelity(before: Sequence[Array], after: Sequence[Array], count: int, origin
     """
     if not before or not count:
         return Fidelity(None, 0.0, count, origin)
-    squares = [
-        (np.square(b - a if b.shape == a.shape else b).sum(), np.square(b).sum())
-        for b, a in zip(before, after, strict=True)
-    ]
-    change, power = (float(sum(column)) for column in zip(*squares, strict=True))
-    agreement = None
+    squares = [(_rows(b - a if b.shape == a.shape else b), _rows(b)) for b, a in zip(before, after, strict=True)]
+    change, power = (float(sum(part.sum() for part in column)) for column in zip(*squares, strict=True))
+    error = float(np.sqrt(change / power)) if power else 0.0
     if looks_like_scores(before[0]) and before[0].shape == after[0].shape and len(before[0]):
-        agreement = float((before[0].argmax(1) == after[0].argmax(1)).mean())
-    return Fidelity(agreement, float(np.sqrt(change / power)) if power else 0.0, count, origin)
+        same = before[0].argmax(1) == after[0].argmax(1)
+        interval = intervals.proportion(float(np.sum(~same)), len(same))
+        return Fidelity(float(same.mean()), error, count, origin, *interval)
+    if all(len(part) == count for column in squares for part in column):  # a row is a sample
+        changes, powers = (np.sum(column, axis=0) for column in zip(*squares, strict=True))
+        return Fidelity(None, error, count, origin, *intervals.root_of_ratio(changes, powers))
+    return Fidelity(None, error, count, origin)
+
+
+def _rows(values: Array) -> Float:
+    """Sum of squares of each row."""
+    squares: Float = np.square(values).sum(tuple(range(1, values.ndim)))
+    return squares
+
+
+def loss(found: Fidelity, before: Float | None = None, after: Float | None = None) -> Loss:
+    """What `drop` counts: the fall of the mean score of the same samples where there are scores, else of fidelity."""
+    if before is None or after is None:
+        what = "outputs" if found.top1_agreement is None else "agreement"
+        return Loss(what, found.loss, found.low, found.high, found.samples)
+    fall = round(float(before.mean() - after.mean()), 12)  # 0.92 - 0.91 is 0.01
+    low, high = intervals.difference(before, after) if len(before) > 1 else (None, None)
+    return Loss("accuracy", fall, low, high, len(before))
+
+
+def needed(found: Loss, allowed: float) -> int | None:
+    """Samples that show that what was measured is at most what is allowed, if the true loss is what was measured."""
+    if found.high is None or found.value >= allowed:
+        return None
+    if found.of == "agreement":
+        return intervals.samples_for(found.value, allowed)
+    return math.ceil(found.samples * ((found.high - found.value) / (allowed - found.value)) ** 2)
 
 
 def looks_like_scores(output: Array) -> bool:
@@ -93,11 +123,14 @@ def looks_like_scores(output: Array) -> bool:
     return output.ndim == 2 and output.shape[1] > 1
 
 
-def accuracy(model: Model | ModelProto, path: str | Path | None, data: Labelled, runtime: Runtime, batch: int) -> float:
-    """Share of labelled samples that the model gets right, or what the user's function says of the file."""
+def scores(model: Model | ModelProto, path: str | Path | None, data: Labelled, runtime: Runtime, batch: int) -> Float:
+    """1 for each labelled sample [n] that the model gets right, else 0; or what the user's function says of the file.
+
+    The mean is the accuracy.
+    """
     if data.function is not None:
         try:
-            return float(data.function(str(path)))
+            return np.array([float(data.function(str(path)))])
         except Exception as error:  # the user's own code may raise anything
             raise DataError(f"the function given as --eval failed: {type(error).__name__}: {error}") from error
     if data.samples is None or data.labels is None:
@@ -110,7 +143,7 @@ def accuracy(model: Model | ModelProto, path: str | Path | None, data: Labelled,
     labels = data.labels.ravel()
     if labels.max(initial=0) >= found[0].shape[1]:
         raise DataError(f"label {labels.max()} is larger than the model's {found[0].shape[1]} classes allow.")
-    return float((found[0].argmax(1) == labels).mean())
+    return np.asarray(found[0].argmax(1) == labels, np.float64)
 
 
 def load_function(spec: str) -> Callable[[str], float]:

@@ -144,7 +144,7 @@ def _finish(
 
     def reached(kind: str, value: float) -> bool:
         if kind == "drop":
-            return search.loss(found) <= value
+            return found.loss.value <= value
         if kind == "latency":
             assert time is not None
             return time.high <= value * (1 + SPREAD)
@@ -163,6 +163,7 @@ def _finish(
         latency=_told(time, run.options.runtime, run.options.batch) if time else None,
         fidelity=found.fidelity,
         accuracy=None if found.accuracy is None else {"before": search.accuracy or 0.0, "after": found.accuracy},
+        loss=found.loss,
         surgery_check={"max_abs_diff": verdict.max_abs_diff, "ok": verdict.ok},
         groups=group_reports(found.coupling, found.plan, found.errors),
         blocks=search.blocks(found.coupling),
@@ -251,17 +252,12 @@ def compare(
     for graph, model, milliseconds in zip(graphs, (before, after), (time.before_ms, time.after_ms), strict=True):
         file_bytes = files.on_disk(Path(model)) if isinstance(model, str | Path) else None
         sizes.append(evaluation.size(graph, file_bytes, milliseconds))
-    accuracy = None
-    if labelled is not None:
-        right = [
-            evaluation.accuracy(p, m, labelled, runtime, batch or BATCH)
-            for p, m in zip(models, (before, after), strict=True)
-        ]
-        accuracy = {"before": right[0], "after": right[1]}
-    return Comparison(
-        sizes[0],
-        sizes[1],
-        evaluation.fidelity(answers[0], answers[1], count, found.origin),
-        accuracy,
-        _told(time, runtime, batch),
-    )
+    told = _told(time, runtime, batch)
+    fidelity = evaluation.fidelity(answers[0], answers[1], count, found.origin)
+    if labelled is None:
+        return Comparison(sizes[0], sizes[1], fidelity, None, evaluation.loss(fidelity), told)
+    scores = [
+        evaluation.scores(p, m, labelled, runtime, batch or BATCH) for p, m in zip(models, (before, after), strict=True)
+    ]
+    accuracy = {when: float(found.mean()) for when, found in zip(("before", "after"), scores, strict=True)}
+    return Comparison(sizes[0], sizes[1], fidelity, accuracy, evaluation.loss(fidelity, *scores), told)

@@ -44,18 +44,37 @@ class Latency:
 class Fidelity:
     """How well the pruned model answers like the original, on samples that took no part in pruning.
 
-    top1_agreement is None where the output doesn't look like class scores; relative_error is ‖y − y₀‖ / ‖y₀‖.
+    top1_agreement is None where the output doesn't look like class scores; relative_error is ‖y − y₀‖ / ‖y₀‖. The loss
+    on all such samples lies between low and high, as far as these samples tell (see `intervals`; None: they don't).
     """
 
     top1_agreement: float | None
     relative_error: float
     samples: int
     data: str  # "given" or "synthetic"
+    low: float | None = None
+    high: float | None = None
 
     @property
     def loss(self) -> float:
         """What `drop` counts: the share of answers that changed, or the relative error."""
         return self.relative_error if self.top1_agreement is None else round(1.0 - self.top1_agreement, 12)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What `drop` counts: of accuracy, agreement or the outputs (their relative error), measured on some samples.
+
+    Between low and high lies the true one (see `intervals`; None: not known). So many samples are needed, if the loss
+    stays what it is, until they show that it is at most what was allowed (None: nothing was, or none would show it).
+    """
+
+    of: str
+    value: float
+    low: float | None
+    high: float | None
+    samples: int
+    needed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +126,7 @@ class Report:
     after: Size
     fidelity: Fidelity
     accuracy: dict[str, float] | None
+    loss: Loss
     surgery_check: dict[str, Any]
     groups: list[GroupReport]
     left_alone: list[dict[str, str]]
@@ -143,6 +163,7 @@ class Comparison:
     after: Size
     fidelity: Fidelity
     accuracy: dict[str, float] | None
+    loss: Loss
     latency: Latency | None = None
 
     def json(self) -> dict[str, Any]:

@@ -1,16 +1,17 @@
 """From targets to the plan that meets them.
 
-A target that names a cost is met by one allocation; one that names a loss by bisection over the MACs, each candidate
-carried out and judged.
+A target that names a cost is met by one allocation; one that names a loss by a few candidates of different MACs, each
+carried out and judged on samples that took no part in making it.
 """
 
 from __future__ import annotations
 
 import tempfile
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from onnxprune.files import Model
 from onnxprune.files import save as save_model
 from onnxprune.graph import Array, Graph
 from onnxprune.plan import Plan, Weights
-from onnxprune.report import BlockReport, Fidelity, Target, block_report
+from onnxprune.report import BlockReport, Fidelity, Loss, Target, block_report
 from onnxprune.serialize import carried_out
 from onnxprune.steps import (
     Options,
@@ -47,7 +48,12 @@ from onnxprune.walk import layers_in_order
 
 Ints = NDArray[np.int64]
 KINDS = (*COSTS, "latency", "drop")
-BISECTIONS = 6
+STEPS = 64  # budgets from all to the least MACs, among which the one for a loss is found
+CANDIDATES = 6  # models made to find it
+FARTHEST = 8.0  # times that a change of the answers is scaled
+HALVINGS = 12
+ENOUGH = 0.8  # of the loss allowed
+FURTHER = 1.25  # by how much the change of the answers grows at least while less than that is lost
 TRIES = 8  # allocations until what is written costs what was asked for
 CLOSE = 0.002  # to what was asked for
 TIMED_TRIES = 4  # the same where a cost is timed, which takes a while and isn't exact
@@ -64,6 +70,8 @@ class Candidate:
     errors: dict[str, float]
     fidelity: Fidelity
     accuracy: float | None
+    loss: Loss
+    reach: float  # so many times its change of the answers loses what is allowed
 
 
 def parse_targets(texts: Sequence[str]) -> tuple[Target, ...]:
@@ -84,12 +92,12 @@ def parse_targets(texts: Sequence[str]) -> tuple[Target, ...]:
 
 
 class Search:
-    """Finds the plan that meets the targets: by cost where they name one, by bisection where they name a loss."""
+    """Finds the plan that meets the targets: by cost where they name one, by a few trials where they name a loss."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         original = Model(run.original.model, run.original.arrays)
-        self.before, self.accuracy = _answers(run, original), _accuracy(run, original)
+        self.before, self.scores = _answers(run, original), _scores(run, original)
 
     def other(self, **options: Any) -> Search:
         """A search on the same model and data with some other options."""
@@ -128,47 +136,78 @@ class Search:
             model = carried_out(self.run.coupling, plan)
         return Candidate(self.run.coupling, plan, model, errors, *self.judged(model))
 
-    def judged(self, model: Model) -> tuple[Fidelity, float | None]:
-        """How well a model answers like the one that is pruned, and its accuracy where there are labels."""
-        with self.run.timed("judge"):
-            after = _answers(self.run, model)
-            count = len(_judged(self.run)[1])
-            fidelity = evaluation.fidelity(self.before, after, count, self.run.samples.origin)
-            return fidelity, None if self.accuracy is None else _accuracy(self.run, model)
+    @property
+    def allowed(self) -> float | None:
+        """The largest loss that a target allows, if one does."""
+        return min((t.value for t in self.run.options.targets if t.kind == "drop"), default=None)
 
-    def loss(self, candidate: Candidate) -> float:
-        """What `drop` counts."""
-        if self.accuracy is not None and candidate.accuracy is not None:
-            return round(self.accuracy - candidate.accuracy, 12)  # 0.92 - 0.91 is 0.01
-        return candidate.fidelity.loss
+    @property
+    def accuracy(self) -> float | None:
+        """Of the model that is pruned, where there are labels."""
+        return None if self.scores is None else float(self.scores.mean())
+
+    def judged(self, model: Model) -> tuple[Fidelity, float | None, Loss, float]:
+        """How well a model answers like the one that is pruned, its accuracy where there are labels, loss and reach."""
+        with self.run.timed("judge"):
+            answers, scores = _answers(self.run, model), _scores(self.run, model)
+            count = len(_judged(self.run)[1])
+            fidelity = evaluation.fidelity(self.before, answers, count, self.run.samples.origin)
+            loss = evaluation.loss(fidelity, self.scores, scores)
+            accuracy = None if scores is None else float(scores.mean())
+            if self.allowed is None:
+                return fidelity, accuracy, loss, 1.0
+            loss = replace(loss, needed=evaluation.needed(loss, self.allowed))
+            return fidelity, accuracy, loss, self._reach(answers, loss.value)
+
+    def _reach(self, answers: Sequence[Array], loss: float) -> float:
+        """By what factor the change of the answers may grow until it loses what is allowed; at most FARTHEST."""
+        allowed, labelled = self.allowed or 0.0, self.run.labelled
+        unseen = labelled is not None and labelled.labels is None  # a function judges, and only files
+        if unseen or not answers or not evaluation.looks_like_scores(answers[0]):
+            return min(allowed / loss, FARTHEST) if loss > 0 else FARTHEST
+        before, change = self.before[0], answers[0] - self.before[0]
+        own = before.argmax(1)
+        truth = own if labelled is None or labelled.labels is None else labelled.labels.ravel()[: len(own)]
+
+        def within(factor: float) -> bool:
+            right = (before + factor * change).argmax(1) == truth
+            return float((own == truth).mean() - right.mean()) <= allowed
+
+        low, high = FARTHEST if within(FARTHEST) else 0.0, FARTHEST
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if within(middle) else (low, middle)
+        return low
 
     def best(self) -> tuple[Candidate, BudgetError | None]:
         """The candidate that meets the targets; or the best there is, and why it falls short."""
-        targets = self.run.options.targets
         if self.run.options.plan is not None:
             return self.carried_out(self.run.options.plan, {}), None
-        limits = [(t.kind, t.value) for t in targets if t.kind != "drop"]
-        drops = [t.value for t in targets if t.kind == "drop"]
-        failure, keep = None, None
+        limits = [(t.kind, t.value) for t in self.run.options.targets if t.kind != "drop"]
+        failure, keep, found = None, None, None
         if limits:
             try:
                 keep = self.within(limits)
             except BudgetError as error:
                 failure = BudgetError(f"{error}; {what_stands_in_the_way(self.run)}", error.reachable)
                 keep = {r.group.name: r.kept(int(r.levels[0])) for r in self.ranked.rankings}
-        if not drops:
-            assert keep is not None
-            return self.candidate(keep), failure
         if keep is not None:
             found = self.candidate(keep)
-            if self.loss(found) <= min(drops):
+            if self.allowed is None or found.loss.value <= self.allowed:
                 return found, failure
             failure = failure or BudgetError(
-                f"the cost asked for loses {self.loss(found):.3g}, more than the {min(drops):g} allowed; "
+                f"the cost asked for loses {found.loss.value:.3g}, more than the {self.allowed:g} allowed; "
                 "what was written loses no more than that",
                 self.share(limits[0][0], keep),
             )
-        return self.bisect(min(drops), failure)
+        assert self.allowed is not None
+        best, least = self.farthest(self.allowed, found)
+        if best is not None:
+            return best, failure
+        return self.candidate({}), failure or BudgetError(
+            f"no pruning was found with a loss of at most {self.allowed:g} (the smallest was {least:.3g}); "
+            "allow more with --target drop=, or give more data"
+        )
 
     def within(self, limits: Sequence[tuple[str, float]]) -> dict[str, Ints]:
         """Channels kept so that every cost is at most its fraction of the original's, as close as widths allow.
@@ -254,29 +293,52 @@ class Search:
         """What is to be said of the blocks that this search knows of."""
         return [block_report(coupling, block, removed=True) for block in coupling.graph.removed.values()]
 
-    def bisect(self, allowed: float, failure: BudgetError | None) -> tuple[Candidate, BudgetError | None]:
-        """The fewest MACs whose loss is at most `allowed`."""
-        cost = cost_of(self.run, self.ranked, "macs")
-        low, high = (
-            cost.total(np.array([r.levels[i] for r in self.ranked.rankings])) / count_of(self.run, "macs")
-            for i in (0, -1)
-        )
-        best: Candidate | None = None
-        least = np.inf
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            found = self.candidate(self.kept(allocate(self.run, self.ranked, "macs", middle)))
-            least = min(least, self.loss(found))
-            if self.loss(found) <= allowed:
-                best, high = found, middle
+    def farthest(self, allowed: float, tried: Candidate | None = None) -> tuple[Candidate | None, float]:
+        """The candidate of fewest MACs that loses at most `allowed`, if there is one; and the least loss that was seen.
+
+        The change of the answers grows like the root of the predicted error. How large it may be is told by scaling the
+        one that the last candidate made (first, that of the one `tried`, else noise), so few candidates are needed.
+        """
+        cost, whole = cost_of(self.run, self.ranked, "macs"), count_of(self.run, "macs")
+        most, fewest = (cost.total(np.array([r.levels[i] for r in self.ranked.rankings])) / whole for i in (-1, 0))
+        budgets = np.linspace(most, fewest * (1 + 1e-9), STEPS + 1)
+
+        @cache
+        def widths(step: int) -> list[int]:
+            return allocate(self.run, self.ranked, "macs", float(budgets[step]))
+
+        def change(step: int) -> float:
+            return float(np.sqrt(self._predicted(widths(step))))
+
+        good, bad, best, least = 0, STEPS + 1, None, np.inf
+        wanted, enough = self._reach(self._noise(), 1.0), False
+        if tried is not None:
+            kept = [len(tried.plan.keep[r.group.name]) for r in self.ranked.rankings]
+            wanted = float(np.sqrt(self._predicted(kept))) * tried.reach
+        for _ in range(CANDIDATES):
+            while good + 1 < bad and widths(good + 1) == widths(good):
+                good += 1
+            while good + 1 < bad <= STEPS and widths(bad - 1) == widths(bad):
+                bad -= 1
+            step = bisect_right(range(STEPS + 1), wanted, good + 1, bad, key=change) - 1
+            if bad - good == 1 or (step == good and enough):
+                break
+            if step == good or (bad <= STEPS and wanted >= change(bad)):  # as what is known already denies
+                step = (good + bad) // 2
+            found = self.candidate(self.kept(widths(step)))
+            least = min(least, found.loss.value)
+            enough = ENOUGH * allowed <= found.loss.value <= allowed
+            if found.loss.value <= allowed:
+                best, good = found, step
             else:
-                low = middle
-        if best is not None:
-            return best, failure
-        message = f"no pruning was found with a loss of at most {allowed:g} (the smallest was {least:.3g})"
-        return self.candidate({}), failure or BudgetError(
-            f"{message}; allow more with --target drop=, or give more data"
-        )
+                bad = step
+            wanted = change(step) * (found.reach if enough or bad == step else max(found.reach, FURTHER))
+        return best, least
+
+    def _noise(self) -> list[Array]:
+        """The answers changed by as much as they are, at random."""
+        rng = np.random.default_rng(self.run.options.seed)
+        return [b + rng.normal(size=b.shape) * np.sqrt(np.square(b).mean()) for b in self.before]
 
 
 def stamp(model: ModelProto, options: Options) -> None:
@@ -305,12 +367,12 @@ def _answers(run: Run, model: Model) -> list[Array]:
     return evaluation.answers(model, samples, indices, run.options.runtime, run.options.at_once)
 
 
-def _accuracy(run: Run, model: Model) -> float | None:
+def _scores(run: Run, model: Model) -> NDArray[np.float64] | None:
     if run.labelled is None:
         return None
     if run.labelled.function is None:
-        return evaluation.accuracy(model, None, run.labelled, run.options.runtime, run.options.at_once)
+        return evaluation.scores(model, None, run.labelled, run.options.runtime, run.options.at_once)
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
         path = Path(folder) / "model.onnx"
         save_model(model, path)
-        return evaluation.accuracy(model, path, run.labelled, run.options.runtime, run.options.at_once)
+        return evaluation.scores(model, path, run.labelled, run.options.runtime, run.options.at_once)

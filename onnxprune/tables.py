@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rich import box, filesize
 from rich.table import Table
 
 from onnxprune.methods import NEEDS, Criterion
-from onnxprune.report import BlockReport, Comparison, Fidelity, GroupReport, Inspection, Latency, Report, Size
+from onnxprune.report import (
+    BlockReport,
+    Comparison,
+    Fidelity,
+    GroupReport,
+    Inspection,
+    Latency,
+    Loss,
+    Report,
+    Size,
+    Target,
+)
 
 NAME = 40  # characters of a name that a table shows; both ends of a long one tell the most
 WHOLE = 10_000
@@ -28,7 +39,7 @@ def short(name: str, width: int = NAME) -> str:
 def outcome(report: Report, title: str) -> Table:
     """What a run did: sizes before and after, fidelity, accuracy, the surgery check and the targets."""
     table = _side_by_side(title, ("before", "after"), report.before, report.after, report.latency)
-    _add_fidelity(table, report.fidelity, report.accuracy)
+    _add_fidelity(table, report.fidelity, report.accuracy, report.loss)
     check = report.surgery_check
     note = f"largest difference to what was expected: {check['max_abs_diff']:.1g}"
     table.add_row("surgery check", "", "ok" if check["ok"] else "FAILED", "", note)
@@ -36,14 +47,27 @@ def outcome(report: Report, title: str) -> Table:
         names = _names([block.name for block in gone], NAME)
         table.add_row("blocks", str(len(report.blocks)), str(len(report.blocks) - len(gone)), "", f"without {names}")
     for target in report.targets:
-        table.add_row(f"target {target.kind}={target.value:g}", "", "reached" if target.reached else "missed", "", "")
+        reached = "reached" if target.reached else "missed"
+        table.add_row(f"target {target.kind}={target.value:g}", "", reached, "", _evidence(target, report.loss))
     return table
+
+
+def _evidence(target: Target, loss: Loss) -> str:
+    """How sure it is that a loss is what was allowed, or what it would take."""
+    if target.kind != "drop" or loss.high is None or not target.reached:
+        return ""
+    if loss.high <= target.value:
+        return "95 % sure"
+    judges = "labelled" if loss.of == "accuracy" else "held-out"
+    if loss.needed is None:
+        return "no number of samples would make it sure"
+    return f"to be 95 % sure: about {float(f'{loss.needed:.2g}'):,.0f} {judges} samples"
 
 
 def comparison(found: Comparison, names: Sequence[str]) -> Table:
     """Two models side by side."""
     table = _side_by_side("", [short(name, 24) for name in names], found.before, found.after, found.latency)
-    _add_fidelity(table, found.fidelity, found.accuracy)
+    _add_fidelity(table, found.fidelity, found.accuracy, found.loss)
     return table
 
 
@@ -142,13 +166,26 @@ def _size(size: Size) -> dict[str, str]:
     }
 
 
-def _add_fidelity(table: Table, fidelity: Fidelity, accuracy: Mapping[str, float] | None) -> None:
+def _add_fidelity(table: Table, fidelity: Fidelity, accuracy: Mapping[str, float] | None, loss: Loss) -> None:
+    """How alike the models answer, with intervals of what was measured on samples."""
     data = f"on {fidelity.samples} samples ({fidelity.data})"
     if fidelity.top1_agreement is not None:
-        table.add_row("agreement", "", f"{100 * fidelity.top1_agreement:.1f} %", "", f"same top class, {data}")
-    table.add_row("relative error", "", f"{fidelity.relative_error:.3g}", "", f"of the outputs, {data}")
+        right = _interval(fidelity, lambda changed: f"{100 - 100 * changed:.1f}")
+        table.add_row("agreement", "", f"{100 * fidelity.top1_agreement:.1f} %", "", f"same top class, {data}{right}")
+    error = _interval(fidelity, lambda changed: f"{changed:.3g}") if fidelity.top1_agreement is None else ""
+    table.add_row("relative error", "", f"{fidelity.relative_error:.3g}", "", f"of the outputs, {data}{error}")
     if accuracy is not None:
-        table.add_row("accuracy", *(f"{100 * accuracy[when]:.1f} %" for when in ("before", "after")), "", "")
+        points = _interval(loss, lambda change: f"{100 * change:.1f}") if loss.of == "accuracy" else ""
+        both = (f"{100 * accuracy[when]:.1f} %" for when in ("before", "after"))
+        table.add_row("accuracy", *both, "", points and f"loss{points} points")
+
+
+def _interval(found: Fidelity | Loss, shown: Callable[[float], str]) -> str:
+    """Between what the true figure lies, if that is known."""
+    if found.low is None or found.high is None:
+        return ""
+    low, high = sorted((shown(found.low), shown(found.high)), key=float)
+    return f", 95 % interval {low} to {high}"
 
 
 def _table(first: str, *others: str, title: str = "") -> Table:

@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from onnxprune import cli, options, pipeline, tables
 from onnxprune.cli import main
 from onnxprune.methods import catalogue
 from onnxprune.oracle import Verdict
+from onnxprune.report import Loss, Target
 
 MODELS = Path(__file__).parent.parent / "models"
 MLP = MODELS / "digits_mlp.onnx"
@@ -136,7 +138,9 @@ def test_final_table(out: Path) -> None:
     assert "17,024" in rows["MACs"]
     assert "ok" in rows["surgery check"]
     assert "reached" in rows["target macs=0."]
-    assert "500 samples (given)" in rows["agreement"]
+    assert re.search(r"500 samples \(given\), 95 % interval \d\d\.\d to (100|\d\d)\.\d$", rows["agreement"])
+    assert "interval" not in rows["relative error"]
+    assert re.search(r"loss, 95 % interval -?\d\.\d to \d\.\d points$", rows["accuracy"])
     assert result.stdout.splitlines()[-1].startswith("Go further: ")
     assert "\x1b" not in result.stdout + result.stderr
     assert not any(line.endswith(" ") for line in result.stdout.splitlines())
@@ -173,6 +177,29 @@ def test_json_is_one_object(out: Path) -> None:
     assert found["left_alone"] == [{"layer": "fc3/Gemm", "reason": "'logits' is an output of the model"}]
     assert set(found["seconds"]) >= {"calibrate", "select", "reconstruct", "total"}
     assert (found["input"], found["output"], found["seed"]) == (str(MLP), str(out), 0)
+
+
+def test_a_loss_comes_with_an_interval(out: Path) -> None:
+    found = json.loads(done(MLP, out, "--target", "drop=0.02", "--json").stdout)["loss"]
+    assert (found["of"], found["samples"]) == ("agreement", 120)
+    assert 0 <= found["low"] <= found["value"] <= 0.02 < found["high"]
+    assert found["needed"] > 120
+
+
+@pytest.mark.parametrize(
+    ("value", "high", "needed", "said"),
+    [
+        (0.01, 0.04, 13691, "to be 95 % sure: about 14,000 held-out samples"),
+        (0.01, 0.019, 80, "95 % sure"),
+        (0.02, 0.05, None, "no number of samples would make it sure"),
+        (0.01, None, None, ""),
+    ],
+)
+def test_how_sure_it_is_is_said(value: float, high: float | None, needed: int | None, said: str) -> None:
+    loss = Loss("agreement", value, 0.0, high, 120, needed)
+    assert tables._evidence(Target("drop", 0.02, True), loss) == said
+    assert tables._evidence(Target("drop", 0.02, False), loss) == ""
+    assert tables._evidence(Target("macs", 0.5, True), loss) == ""
 
 
 def test_accuracy_is_null_without_labels(out: Path) -> None:

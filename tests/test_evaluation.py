@@ -7,7 +7,17 @@ import models
 from onnxprune import calibration, evaluation
 from onnxprune.data import inputs_of
 from onnxprune.errors import DataError
-from onnxprune.evaluation import Labelled, accuracy, affordable, answers, fidelity, looks_like_scores, size
+from onnxprune.evaluation import (
+    Labelled,
+    affordable,
+    answers,
+    fidelity,
+    looks_like_scores,
+    loss,
+    needed,
+    scores,
+    size,
+)
 from onnxprune.graph import Graph
 
 
@@ -63,6 +73,58 @@ def test_scores_are_one_row_per_sample(shape, expected):
     assert looks_like_scores(np.zeros(shape)) == expected
 
 
+# ---- Losses
+
+
+def test_what_is_lost_lies_in_an_interval():
+    rng = np.random.default_rng(0)
+    before = rng.normal(size=(400, 3))
+    after = before + 0.1 * rng.normal(size=before.shape)
+    agreed = loss(fidelity([before], [after], 400, "given"))
+    changed = float((before.argmax(1) != after.argmax(1)).mean())
+    assert (agreed.of, agreed.samples) == ("agreement", 400)
+    assert 0 < agreed.low < agreed.value < agreed.high < 0.2
+    assert agreed.value == pytest.approx(changed)
+    moved = loss(fidelity([before[:, :1]], [after[:, :1]], 400, "given"))
+    assert moved.of == "outputs"
+    assert 0.08 < moved.low < moved.value < moved.high < 0.12
+    fell = loss(fidelity([before], [after], 400, "given"), np.ones(400), (np.arange(400) >= 20).astype(float))
+    assert (fell.of, fell.value) == ("accuracy", 0.05)
+    assert 0.02 < fell.low < 0.05 < fell.high < 0.08
+
+
+def test_nothing_is_said_where_nothing_is_known():
+    """Of one score, and of outputs whose rows aren't samples."""
+    boxes = fidelity([np.ones((5, 4, 1))], [np.ones((5, 4, 1))], 2, "given")
+    assert (boxes.low, boxes.high) == (None, None)
+    found = loss(boxes, np.array([0.9]), np.array([0.7]))
+    assert (found.of, found.value, found.low, found.high) == ("accuracy", 0.2, None, None)
+    assert needed(found, 0.5) is None
+
+
+@pytest.mark.parametrize("of", ["agreement", "accuracy", "outputs"])
+def test_so_many_samples_would_show_it(of):
+    """With as many of the same kind, the interval ends where it should; the same loss or more can't be shown."""
+    rng = np.random.default_rng(1)
+    before = rng.normal(size=(300, 1 if of == "outputs" else 4))
+    after = before + 0.05 * rng.normal(size=before.shape) * rng.gamma(0.1, 10, size=before.shape)
+    first = fidelity([before], [after], 300, "given")
+    right, still = np.ones(300), np.where(np.arange(300) < 15, 0.0, 1.0)
+    found = loss(first, right, still) if of == "accuracy" else loss(first)
+    allowed = found.value * 1.2
+    times = needed(found, allowed) / 300
+    assert times > 1
+    many = [np.tile(values, (round(times), 1)) for values in (before, after)]
+    again = fidelity([many[0]], [many[1]], len(many[0]), "given")
+    if of == "accuracy":
+        found = loss(again, np.tile(right, round(times)), np.tile(still, round(times)))
+    else:
+        found = loss(again)
+    assert found.high == pytest.approx(allowed, rel=0.03)
+    assert needed(found, found.value) is None
+    assert needed(found, found.value / 2) is None
+
+
 # ---- Answers
 
 
@@ -116,11 +178,12 @@ def test_accuracy_is_the_share_of_right_answers(model):
         ((right + 1) % 4, 0.0),
         (np.where(np.arange(20) < 5, (right + 1) % 4, right), 0.75),
     ):
-        assert accuracy(model, None, Labelled(samples(model, x), labels[:, None]), models.RUNTIME, 8) == expected
+        found = scores(model, None, Labelled(samples(model, x), labels[:, None]), models.RUNTIME, 8)
+        assert (found.shape, found.mean()) == ((20,), expected)
 
 
 def test_a_function_gets_the_path(model):
-    assert accuracy(model, "a.onnx", Labelled(function=lambda path: len(path)), models.RUNTIME, 8) == 6.0
+    assert scores(model, "a.onnx", Labelled(function=lambda path: len(path)), models.RUNTIME, 8).tolist() == [6.0]
 
 
 def test_what_goes_wrong_in_a_function_is_told_in_one_sentence(model):
@@ -128,23 +191,21 @@ def test_what_goes_wrong_in_a_function_is_told_in_one_sentence(model):
         raise KeyError("missing")
 
     with pytest.raises(DataError, match=r"--eval failed: KeyError: 'missing'"):
-        accuracy(model, "a.onnx", Labelled(function=fails), models.RUNTIME, 8)
+        scores(model, "a.onnx", Labelled(function=fails), models.RUNTIME, 8)
 
 
 def test_accuracy_needs_labels_scores_and_classes(model):
     with pytest.raises(DataError, match="needs labelled samples"):
-        accuracy(model, None, Labelled(), models.RUNTIME, 8)
+        scores(model, None, Labelled(), models.RUNTIME, 8)
     dense = models.depthwise()
     data = Labelled(samples(dense, models.data(dense, 3)), np.zeros(3, int))
     with pytest.raises(DataError, match="needs class scores"):
-        accuracy(dense, None, data, models.RUNTIME, 8)
+        scores(dense, None, data, models.RUNTIME, 8)
     with pytest.raises(DataError, match="label 4 is larger than the model's 4 classes"):
-        accuracy(model, None, Labelled(samples(model, models.data(model, 3)), np.array([0, 4, 1])), models.RUNTIME, 8)
+        scores(model, None, Labelled(samples(model, models.data(model, 3)), np.array([0, 4, 1])), models.RUNTIME, 8)
     integers = models.build("float[N,4] x", "int64[N,1] k", "k = ArgMax<axis=1>(x)", {})
     with pytest.raises(DataError, match="needs class scores"):
-        accuracy(
-            integers, None, Labelled(samples(integers, np.ones((2, 4), np.float32)), np.zeros(2)), models.RUNTIME, 8
-        )
+        scores(integers, None, Labelled(samples(integers, np.ones((2, 4), np.float32)), np.zeros(2)), models.RUNTIME, 8)
 
 
 def test_functions_are_found_in_files(tmp_path):

@@ -28,6 +28,7 @@ ORDER = [
     "takeover",
     "refinement",
     "plan",
+    "intervals",
     "report",
     "rewrite",
     "serialize",

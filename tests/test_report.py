@@ -13,6 +13,7 @@ from onnxprune.report import (
     Fidelity,
     GroupReport,
     Inspection,
+    Loss,
     Report,
     Size,
     Target,
@@ -103,13 +104,18 @@ def test_a_reason_of_a_group_goes_to_all_that_write_it():
 
 def test_everything_is_plain_data():
     size, fidelity = Size(1, 2, 3), Fidelity(None, 0.5, 4, "given")
+    loss = Loss("outputs", 0.5, 0.4, 0.6, 4)
     group = GroupReport("g", 4, 2, ["a"], ["b"], False, None)
     report = Report(
         method="reap", allocate="dp", reconstruct="ls", targets=[Target("macs", 0.5, True)], before=size, after=size,
-        fidelity=fidelity, accuracy=None, surgery_check={"max_abs_diff": 0.0, "ok": True}, groups=[group],
+        fidelity=fidelity, accuracy=None, loss=loss, surgery_check={"max_abs_diff": 0.0, "ok": True}, groups=[group],
         left_alone=[{"layer": "c", "reason": "-"}], seconds={"total": 1.0},
     )  # fmt: skip
-    for one in (report, Inspection(size, [group], [], {"x": [1, "N"]}, {}), Comparison(size, size, fidelity, None)):
+    for one in (
+        report,
+        Inspection(size, [group], [], {"x": [1, "N"]}, {}),
+        Comparison(size, size, fidelity, None, loss),
+    ):
         assert json.loads(json.dumps(one.json())) == one.json()
     assert report.json()["targets"] == [{"kind": "macs", "value": 0.5, "reached": True}]
     assert report.json()["warnings"] == []
