@@ -10,7 +10,8 @@ so that W itself comes back when nothing is removed and X hasn't changed. Everyt
 correlation units: rows scaled by D^½, H with a unit diagonal. Rows without variance are dead and have no part
 in the error. Whatever isn't finite, or can't be factored however damped, raises InternalError.
 
-`eliminate` ranks channels by exact greedy backward elimination, `Nested` solves for V at each of its levels.
+`eliminate` ranks channels by exact greedy backward elimination, `Nested` solves for V at each of its levels. Both take
+time as N³; `compressed` makes a smaller problem to rank the channels of a wide reader by.
 """
 
 from collections.abc import Sequence
@@ -26,10 +27,12 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 DEAD = 1e-14  # a row with less than this part of the largest variance is dead
+SINGULAR = 1e-10  # a direction with less than this part of the largest variance of its channel isn't told from rounding
 RETRIES = 12  # Cholesky factorisations tried, each with ten times the damping of the one before
-PANEL_ROWS = 64  # rows removed between two updates of the whole inverse
-MIRRORED = 256  # columns of a triangle mirrored at a time
-REFRESH = 8  # updates of the inverse before it is computed afresh
+WIDE = 2048  # rows of channels that a problem is compressed to
+PANEL_ROWS = 64  # rows removed between two updates of the whole inverse, at least
+PANELS = 8  # about as many updates in all
+TILE = 64  # rows of a matrix that are copied or mirrored at a time
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,34 @@ class Problem:
     rows: Indices
     importance: float = 1.0
     cross: Array | None = None
+
+
+def compressed(problem: Problem, most: int | None = None) -> Problem:
+    """The problem with about `most` (or `WIDE`) rows of channels if it has more: combinations of their own rows.
+
+    They are the k directions, at least one, in which the channel X_c [S, b] adds most to the outputs X_c W_c [S, o]:
+    the left singular vectors of that product.
+    """
+    n, b = problem.rows.shape
+    k = max(1, (most or WIDE) // n)
+    if k >= b:
+        return problem
+    rows, fixed = problem.rows, _fixed_rows(problem.rows, len(problem.gram))
+    variances, axes = np.linalg.eigh(problem.gram[rows[:, :, None], rows[:, None, :]])
+    floor = SINGULAR * variances.max(1, keepdims=True, initial=0.0)
+    root = np.sqrt(np.where(variances > floor, variances, 0.0))[:, None, :]
+    seen = (axes * root).swapaxes(1, 2) @ problem.weight[rows]
+    leading = np.linalg.eigh(seen @ seen.swapaxes(1, 2))[1][:, :, -k:]
+    combinations = (axes * _inverted(root)) @ leading
+
+    def combined(matrix: Array) -> Array:
+        own = combinations.swapaxes(1, 2) @ matrix[rows.ravel()].reshape(n, b, -1)
+        return np.concatenate([own.reshape(n * k, -1), matrix[fixed]])
+
+    gram = combined(np.ascontiguousarray(combined(problem.gram).T))
+    weight = np.concatenate([(leading.swapaxes(1, 2) @ seen).reshape(n * k, -1), problem.weight[fixed]])
+    cross = None if problem.cross is None else combined(problem.cross)
+    return Problem(gram, weight, np.arange(n * k).reshape(n, k), problem.importance, cross)
 
 
 @dataclass(frozen=True)
@@ -75,7 +106,7 @@ def eliminate(
     """
     n = _channel_count(problems)
     labels, cell_count = _labels(np.zeros(n, np.intp) if cells is None else cells)
-    panel = panel or max(1, PANEL_ROWS // max(problem.rows.shape[1] for problem in problems))
+    panel = panel or max(1, n // PANELS, PANEL_ROWS // max(problem.rows.shape[1] for problem in problems))
     survivors = _Survivors([_Reader(problem, damping, panel) for problem in problems], n)
     removals = max(n - keep, 0) // cell_count * cell_count
     order, losses = np.empty(removals, np.intp), np.empty(removals)
@@ -83,7 +114,7 @@ def eliminate(
         if step % cell_count == 0:
             waiting = np.ones(cell_count, bool)
         if step % panel == 0 and step > 0:
-            survivors.compact(afresh=step % (REFRESH * panel) == 0)
+            survivors.compact()
         order[step], losses[step] = survivors.remove_cheapest(waiting[labels])
         waiting[labels[order[step]]] = False
     return Elimination(order, losses)
@@ -120,6 +151,7 @@ class _Survivors:
         self.readers = readers
         self.channels = np.arange(n)
         self.gone = np.zeros(n, bool)
+        self.fresh = n  # channels when the inverses were last computed afresh
 
     def remove_cheapest(self, allowed: NDArray[np.bool_]) -> tuple[int, float]:
         """Remove the cheapest of the allowed [n] channels; return it and its cost."""
@@ -138,9 +170,11 @@ class _Survivors:
         position = int(costs.argmin())
         return position, float(costs[position])
 
-    def compact(self, *, afresh: bool) -> None:
-        """Drop what has gone, and bring every reader's inverse up to date (or compute it afresh)."""
+    def compact(self, *, afresh: bool = False) -> None:
+        """Drop what has gone, and bring every reader's inverse up to date; compute it afresh when half has gone."""
         alive = np.flatnonzero(~self.gone)
+        afresh = afresh or 2 * len(alive) <= self.fresh
+        self.fresh = len(alive) if afresh else self.fresh
         for reader in self.readers:
             reader.compact(alive, afresh=afresh)
         self.channels = self.channels[alive]
@@ -148,8 +182,10 @@ class _Survivors:
 
 
 class _Reader:
-    """The inverse M = H⁻¹ [N, N] and weights W = M G [N, o] of a problem's alive rows, channels' rows first.
+    """The inverse M = H⁻¹ [N, N] and the best weights W [N, o] of a problem's alive rows.
 
+    Rows of no channel stay: they are regressed out first, and H is the damped Gram matrix of what they leave of the
+    others. `start` is W as long as all rows are alive, so that H start is the target of any of them.
     Removing the rows c costs tr(W_cᵀ M_cc⁻¹ W_c); it takes M_:c M_cc⁻¹ M_c: from M, M_:c M_cc⁻¹ W_c from W.
     All that costs need are each channel's blocks [n, b, b] of M (`pivots`) and W Wᵀ (`power`), which are kept
     exact. M and W follow in panels; until then they stand for M − UᵀK and W − KᵀT, where U, K [r, N] and
@@ -160,15 +196,17 @@ class _Reader:
         self.block = problem.rows.shape[1]
         self.importance = problem.importance
         self.capacity = panel * self.block
-        rows = np.concatenate([problem.rows.ravel(), _fixed_rows(problem.rows, len(problem.gram))])
-        correlation = Correlation.of(problem.gram, rows)
-        self.correlation = correlation.matrix
-        lower, self.damping = _cholesky(self.correlation, damping)
-        prior = correlation.prior(problem.weight)
-        cross = self.correlation @ prior if problem.cross is None else correlation.covariance(problem.cross)
-        self.target = narrow(cross + self.damping * prior)
-        self.rows = np.arange(len(rows))
-        self._restart(len(problem.rows), *_inverse(lower, self.target))
+        fixed = _fixed_rows(problem.rows, len(problem.gram))
+        correlation = Correlation.of(problem.gram, np.concatenate([fixed, problem.rows.ravel()]))
+        lower, damping = _cholesky(correlation.matrix, damping)
+        weight = correlation.prior(problem.weight)
+        if problem.cross is not None:
+            weight, _ = lapack.dpotrs(lower, correlation.covariance(problem.cross) + damping * weight, lower=1)
+        self.start = narrow(weight[len(fixed) :])
+        lower = lower[len(fixed) :, len(fixed) :]
+        self.gram = lower @ lower.T
+        self.rows = np.arange(len(lower))
+        self._restart(len(problem.rows), _inverse(lower), self.start.copy())
 
     def costs(self) -> Array:
         """Importance times the error that removing each channel would add, [n]."""
@@ -187,7 +225,7 @@ class _Reader:
         t = self.weight[own] - past_k[:, own].T @ past_t
         products = t @ self.weight.T - (t @ past_t.T) @ past_k
         z = products - 0.5 * products[:, own] @ k
-        u_blocks, k_blocks, z_blocks = (x[:, : n * b].reshape(b, n, b).swapaxes(0, 1) for x in (u, k, z))
+        u_blocks, k_blocks, z_blocks = (x.reshape(b, n, b).swapaxes(0, 1) for x in (u, k, z))
         self.pivots -= k_blocks.swapaxes(1, 2) @ u_blocks
         change = k_blocks.swapaxes(1, 2) @ z_blocks
         self.power -= change + change.swapaxes(1, 2)
@@ -197,26 +235,24 @@ class _Reader:
 
     def compact(self, alive: Indices, *, afresh: bool) -> None:
         """Keep the channels at these positions, with an up-to-date (or freshly computed) inverse."""
-        n, b, r = len(self.pivots), self.block, self.used
-        places = np.arange(len(self.rows))
-        kept = np.concatenate([places[: n * b].reshape(n, b)[alive].ravel(), places[n * b :]])
+        b, r = self.block, self.used
+        kept = (alive[:, None] * b + np.arange(b)).ravel()
         self.rows = self.rows[kept]
         if afresh:
-            lower, _ = _cholesky(square(self.correlation, self.rows), self.damping)
-            self._restart(len(alive), *_inverse(lower, self.target[self.rows]))
+            inverse = _inverse(_cholesky(square(self.gram, self.rows), 0.0)[0])
+            weight = inverse @ (self.gram[self.rows] @ self.start)
         else:
-            u, k = self.u[:r, kept], self.k[:r, kept]
             inverse, weight = square(self.inverse, kept), self.weight[kept]
-            inverse -= u.T @ k
-            weight -= k.T @ self.t[:r]
-            self._restart(len(alive), inverse, weight)
+            inverse -= self.u[:r, kept].T @ self.k[:r, kept]
+            weight -= self.k[:r, kept].T @ self.t[:r]
+        self._restart(len(alive), inverse, weight)
 
     def _restart(self, n: int, inverse: Array, weight: Array) -> None:
         b = self.block
         self.inverse, self.weight = inverse, weight
         every = np.arange(n)
-        self.pivots = inverse[: n * b, : n * b].reshape(n, b, n, b)[every, :, every]
-        blocks = weight[: n * b].reshape(n, b, -1)
+        self.pivots = inverse.reshape(n, b, n, b)[every, :, every]
+        blocks = weight.reshape(n, b, -1)
         self.power = blocks @ blocks.swapaxes(1, 2)
         self.u, self.k = np.empty((2, self.capacity, len(inverse)))
         self.t = np.empty((self.capacity, weight.shape[1]))
@@ -229,19 +265,24 @@ def _fixed_rows(rows: Indices, size: int) -> Indices:
 
 def symmetric(upper: Array) -> Array:
     """The symmetric matrix [N, N] with this upper triangle, whatever is below it; row-major."""
-    full = upper.copy(order="C")
-    for start in range(0, len(full), MIRRORED):
-        stop = start + MIRRORED
-        full[stop:, start:stop] = full[start:stop, stop:].T
-        block = full[start:stop, start:stop]
+    full = upper.copy(order="K")
+    for start in range(0, len(full), TILE):
+        own = slice(start, start + TILE)
+        block = full[own, own]
         block[:] = np.triu(block) + np.triu(block, 1).T
-    return full
+        for below in range(start + TILE, len(full), TILE):
+            full[below : below + TILE, own] = full[own, below : below + TILE].T
+    return full if full.flags.c_contiguous else full.T
 
 
 def square(matrix: Array, rows: Indices) -> Array:
-    """Some rows and the same columns of a symmetric matrix, in this order."""
+    """Some rows and the same columns of a symmetric matrix, in this order; row-major."""
     matrix = matrix.T if matrix.flags.f_contiguous else matrix  # whole rows are quick to copy where they are contiguous
-    return matrix.take(rows, 0).take(rows, 1)
+    found = np.empty((len(rows), len(rows)))
+    for start in range(0, len(rows), TILE):
+        own = slice(start, start + TILE)
+        np.take(matrix.take(rows[own], 0), rows, 1, out=found[own], mode="clip")
+    return found
 
 
 def narrow(target: Array) -> Array:
@@ -253,11 +294,10 @@ def narrow(target: Array) -> Array:
     return np.ascontiguousarray(r.T)
 
 
-def _inverse(lower: Array, target: Array) -> tuple[Array, Array]:
-    """H⁻¹ and H⁻¹ target, given the lower Cholesky factor of H."""
-    weight, _ = lapack.dpotrs(lower, target, lower=1)
+def _inverse(lower: Array) -> Array:
+    """H⁻¹, given the lower Cholesky factor of H."""
     triangle, _ = lapack.dpotri(lower, lower=1)
-    return symmetric(triangle.T), np.ascontiguousarray(weight)
+    return symmetric(triangle.T)
 
 
 class Nested:
@@ -373,14 +413,14 @@ def _demand_finite(moment: Array) -> None:
         raise InternalError("a layer's moments aren't finite: look for infinities in the data")
 
 
-def _cholesky(correlation: Array, damping: float) -> tuple[Array, float]:
-    """Lower factor of correlation + λ I, and λ: the damping, or ten times more as often as needed."""
-    smallest = len(correlation) * np.finfo(np.float64).eps
+def _cholesky(gram: Array, damping: float) -> tuple[Array, float]:
+    """Lower factor of a matrix (diagonal about 1) + λ I, and λ: the damping, or ten times more as often as needed."""
+    smallest = len(gram) * np.finfo(np.float64).eps
     for _ in range(RETRIES):
-        damped = correlation.copy()
-        np.fill_diagonal(damped, 1.0 + damping)
+        damped = gram.copy()
+        damped.flat[:: len(gram) + 1] += damping
         lower, failed = lapack.dpotrf(damped.T, lower=1, clean=1, overwrite_a=1)
         if not failed and np.diagonal(lower).min(initial=1.0) ** 2 > smallest:
             return lower, damping
         damping = max(10 * damping, 1e-12)
-    raise InternalError(f"a Gram matrix of {len(correlation)} rows isn't positive definite, however much damped")
+    raise InternalError(f"a Gram matrix of {len(gram)} rows isn't positive definite, however much damped")

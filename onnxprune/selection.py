@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnxprune.activity import Activity
 from onnxprune.allocation import Curve
 from onnxprune.coupling import Coupling, Group
-from onnxprune.elimination import Nested, Problem, eliminate, ranked_rows, square
+from onnxprune.elimination import Nested, Problem, compressed, eliminate, ranked_rows, square
 from onnxprune.evaluation import collected
 from onnxprune.graph import Array
 from onnxprune.methods import Evidence, Method
@@ -242,7 +242,7 @@ def rank(
 def chosen(linear: Linear, group: Group, moments: Sequence[Moments], width: int) -> Ints:
     """The channels that a layer keeps of a group, by REAP: those that serve best for its targets, if it has any."""
     problem, damping = problem_of(linear, group, moments)
-    removed = eliminate([problem], damping=damping, keep=width, cells=group.cells).order
+    removed = eliminate([compressed(problem)], damping=damping, keep=width, cells=group.cells).order
     return np.setdiff1d(np.arange(group.channels), removed)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune import elimination
-from onnxprune.elimination import Nested, Problem, eliminate, ranked_rows, solve, squared_error
+from onnxprune.elimination import Nested, Problem, compressed, eliminate, ranked_rows, solve, squared_error
 from onnxprune.errors import InternalError
 
 
@@ -241,6 +241,55 @@ def test_mismatches():
         eliminate([a, b])
     with pytest.raises(ValueError, match="equally large"):
         eliminate([b], cells=np.array([0, 0, 1, 1, 1]))
+
+
+# ---- Smaller problems
+
+
+@pytest.mark.parametrize(("k", "fixed", "changed"), [(1, 0, False), (2, 3, False), (3, 2, True)])
+def test_compressed_channels_are_their_leading_directions(k, fixed, changed):
+    """What is left of each channel makes the best approximation of rank k of what it adds to the outputs."""
+    data = Data(15, n=6, b=4, o=5, fixed=fixed, changed=changed)
+    problem = compressed(data.problem, 6 * k + k - 1)
+    assert problem.rows.tolist() == np.arange(6 * k).reshape(6, k).tolist()
+    assert len(problem.gram) == 6 * k + fixed
+    y = data.x[:, data.kept_rows([])] @ data.w[data.kept_rows([])]
+    for own in data.problem.rows:
+        u, s, v = np.linalg.svd(data.x[:, own] @ data.w[own], full_matrices=False)
+        y = y + (u[:, :k] * s[:k]) @ v[:k]
+    made = problem.weight.T @ problem.gram @ problem.weight
+    np.testing.assert_allclose(made, y.T @ y, rtol=1e-6, atol=1e-9 * np.trace(made))
+    if changed:
+        np.testing.assert_allclose(problem.weight.T @ problem.cross, y.T @ data.y, atol=1e-9 * np.trace(made))
+
+
+def test_channels_of_lower_rank_lose_nothing():
+    rng = np.random.default_rng(16)
+    x = np.einsum("snk,nkb->snb", rng.normal(size=(100, 8, 2)), rng.normal(size=(8, 2, 4))).reshape(100, 32)
+    problem = Problem(x.T @ x, rng.normal(size=(32, 6)), np.arange(32).reshape(8, 4))
+    result, reference = eliminate([compressed(problem, 16)], damping=1e-9), eliminate([problem], damping=1e-9)
+    np.testing.assert_array_equal(result.order, reference.order)
+    np.testing.assert_allclose(result.losses, reference.losses, rtol=1e-4)
+
+
+def test_problems_that_are_small_enough_stay():
+    problem = Data(17, n=6, b=4).problem
+    assert compressed(problem, 24) is problem
+    assert compressed(problem, 23) is not problem
+    single = Data(17, n=6).problem
+    assert compressed(single, 2) is single
+
+
+def test_dead_channels_stay_dead_when_compressed():
+    data = Data(18, n=4, b=3)
+    dead = data.problem.rows[2]
+    data.problem.gram[dead] = data.problem.gram[:, dead] = 0
+    result = eliminate([compressed(data.problem, 8)])
+    assert result.order[0] == 2
+    assert result.losses[0] == 0
+
+
+# ---- Least squares
 
 
 def test_nothing_removed_gives_the_weights_back():

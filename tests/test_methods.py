@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune import methods
+from onnxprune import elimination, methods
 from onnxprune.elimination import Problem
 from onnxprune.errors import InternalError, UsageError
 from onnxprune.methods import METHODS, NEEDS, Evidence, by_score, find
@@ -185,6 +185,15 @@ def test_reap_removes_what_the_others_can_stand_in_for():
     one = Evidence([problem], [x.mean(0)], np.ones((5, 1)), np.zeros(5, int), 1e-9, rng)
     for name in ("reap", "obspa"):
         assert find(name).order(one)[0] in (0, 1, 4)
+
+
+def test_reap_ranks_the_channels_of_wide_readers_by_smaller_problems(monkeypatch):
+    one = evidence(1, 9, b=4, readers=2)
+    exact = find("reap").order(one)
+    monkeypatch.setattr(elimination, "WIDE", 18)
+    smaller = elimination.eliminate([elimination.compressed(p, 18) for p in one.problems], damping=one.damping)
+    np.testing.assert_array_equal(find("reap").order(one), smaller.order)
+    assert smaller.order.tolist() != exact.tolist()
 
 
 @pytest.mark.parametrize(

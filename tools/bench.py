@@ -17,7 +17,7 @@ import numpy as np
 import onnxprune
 from onnxprune.calibration import PLAIN
 from onnxprune.data import samples_of
-from onnxprune.elimination import Problem, eliminate
+from onnxprune.elimination import Elimination, Problem, compressed, eliminate
 from onnxprune.evaluation import answers
 from onnxprune.files import load
 from onnxprune.graph import Graph
@@ -27,14 +27,19 @@ Benchmark = tuple[str, Callable[[], object]]
 
 
 def elimination(quick: bool) -> Iterator[Benchmark]:
-    """Backward elimination of all channels: neurons (b = 1), taps of 3×3 convolutions (b = 9)."""
-    for n, b, outputs in [(256, 1, 64), (32, 9, 32)] if quick else [(2048, 1, 512), (256, 9, 256)]:
+    """Backward elimination of all channels: neurons (b = 1), taps of 3×3 convolutions (b = 9), wide ones compressed."""
+    for n, b, outputs in [(256, 1, 64), (32, 9, 32)] if quick else [(2048, 1, 512), (224, 9, 256), (512, 9, 512)]:
         rng = np.random.default_rng(0)
         rows = np.arange(n * b).reshape(n, b)
         x = rng.normal(size=(rows.size, 32)) @ rng.normal(size=(32, rows.size))
         x += rng.normal(size=x.shape)
         problem = Problem(x.T @ x, rng.normal(size=(rows.size, outputs)), rows)
-        yield f"eliminate n={n} b={b} o={outputs}", partial(eliminate, [problem])
+        yield f"eliminate n={n} b={b} o={outputs}", partial(ranked, problem)
+
+
+def ranked(problem: Problem) -> Elimination:
+    """As REAP does it."""
+    return eliminate([compressed(problem)])
 
 
 BENCHMARKS = [elimination]

@@ -1,6 +1,6 @@
 """REAP: remove the channels whose behaviour the others can reconstruct."""
 
-from onnxprune.elimination import eliminate
+from onnxprune.elimination import compressed, eliminate
 from onnxprune.methods import Evidence, Ints, method
 
 
@@ -16,7 +16,9 @@ def reap(evidence: Evidence) -> Ints:
 
     The full text was not at hand: whether the paper selects per channel or per column of a k × k patch isn't known to
     us. Here a channel is the block of all columns that it feeds, in all its readers, and the removal cost is the exact
-    increase of the damped least-squares error (see `elimination`).
+    increase of the damped least-squares error (see `elimination`). Where a reader is wide, each channel's
+    leading directions stand for its block.
     """
     keep = len(set(evidence.cells.tolist()))
-    return eliminate(evidence.problems, damping=evidence.damping, cells=evidence.cells, keep=keep).order
+    problems = [compressed(problem) for problem in evidence.problems]
+    return eliminate(problems, damping=evidence.damping, cells=evidence.cells, keep=keep).order
