@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxprune.coupling import Coupling, Group, varying
+from onnxprune.coupling import Coupling, Group
 from onnxprune.graph import Array, Graph, key
+from onnxprune.ids import varying
 from onnxprune.ops.elementwise import elementwise_alone
 from onnxprune.runtime import Runtime
 
@@ -72,27 +73,27 @@ def collect_activity(
 ) -> dict[str, Activity]:
     """Activity of the channels of each group, over all its activations: group name -> shares."""
     places = {g.name: [(v, where) for v in activations(coupling, g) if (where := _place(coupling, v))] for g in groups}
-    axes = {value: axis for found in places.values() for value, (axis, _) in found}
+    axes = {value: own for found in places.values() for value, (own, _) in found}
     session = runtime.session(_counting(coupling.graph, axes))
     sums: dict[str, Float] = {}
     samples = 0
     for feed in feeds:
         count = len(next(iter(feed.values())))
         for name, value in session.run(feed).items():
-            sums[name] = sums.get(name, np.zeros(1)) + count * value.astype(np.float64)
+            sums[name] = sums.get(name, np.zeros(1)) + count * value.astype(np.float64).ravel()
         samples += count
         progress(count)
     shares = {name: value / max(samples, 1) for name, value in sums.items()}
     return {g.name: _of_group(g, [(shares, v, labels) for v, (_, labels) in places[g.name]]) for g in groups}
 
 
-def _place(coupling: Coupling, value: str) -> tuple[int, NDArray[np.int64]] | None:
-    """The axis along which channels lie in a value, and the component of each of its places."""
+def _place(coupling: Coupling, value: str) -> tuple[list[int], NDArray[np.int64]] | None:
+    """The axis along which channels lie in a value (the axes if they lie in lanes), and the component of each place."""
     ids = coupling.notes.ids.get(value)
     if ids is None or not (axes := varying(coupling.components.free(ids))):
         return None
-    along = np.moveaxis(ids, axes[-1], 0).reshape(ids.shape[axes[-1]], -1)[:, 0]
-    return axes[-1], coupling.components.of(along)
+    along = ids[tuple(slice(None) if a in axes else 0 for a in range(ids.ndim))]
+    return axes, coupling.components.of(along.ravel())
 
 
 def _of_group(group: Group, found: list[tuple[Mapping[str, Float], str, NDArray[np.int64]]]) -> Activity:
@@ -106,14 +107,14 @@ def _of_group(group: Group, found: list[tuple[Mapping[str, Float], str, NDArray[
     return Activity(zeros, faint)
 
 
-def _counting(graph: Graph, axes: Mapping[str, int]) -> ModelProto:
-    """The model with two outputs per value, `<value>/zeros` and `<value>/faint`: shares along its channel axis."""
+def _counting(graph: Graph, axes: Mapping[str, Sequence[int]]) -> ModelProto:
+    """The model with two outputs per value, `<value>/zeros` and `<value>/faint`: shares along its channel axes."""
     model = ModelProto()
     model.CopyFrom(graph.model)
     model.ir_version = max(model.ir_version, 4)  # constants needn't be inputs
     del model.graph.output[:]
-    for value, axis in axes.items():
-        others = [a for a in range(len(graph.shapes[value])) if a != axis]
+    for value, own in axes.items():
+        others = [a for a in range(len(graph.shapes[value])) if a not in own]
         model.graph.node.extend(_count(model, graph, value, others))
         for part in ("zeros", "faint"):
             model.graph.output.append(helper.make_tensor_value_info(f"{value}/{part}", TensorProto.FLOAT, None))
@@ -145,7 +146,7 @@ def _count(model: ModelProto, graph: Graph, value: str, others: Sequence[int]) -
         node("Cast", ["off"], "counted zeros", to=TensorProto.FLOAT),
         mean("counted zeros", "zeros", others),
         node("Mul", ["float", "float"], "square"),
-        mean("square", "power", range(len(others) + 1)),
+        mean("square", "power", range(len(graph.shapes[value]))),
         node("Sqrt", ["power"], "rms"),
         node("Mul", ["rms", "part"], "limit"),
         node("Less", ["size", "limit"], "below"),

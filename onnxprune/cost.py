@@ -127,9 +127,10 @@ def macs_of_widths(coupling: Coupling, groups: list[Group]) -> Bilinear:
         inputs = notes.readers.get(index)
         outputs = notes.writers.get(index, notes.ids[key(graph.nodes[index])].ravel())
         if inputs is not None and index in notes.feedback:  # a matrix for the input, and one for its own channels
-            each = count / len(outputs) / (len(inputs) + len(outputs))
+            lanes = graph.shapes[graph.nodes[index].input[R]][0]  # each reads its own
+            each = count / len(outputs) / (len(inputs) + len(outputs) / lanes)
             terms.add(each, inputs, outputs)
-            terms.add(each, outputs, outputs)
+            terms.add(each / lanes, outputs, outputs)
         elif inputs is not None:
             terms.add(count / len(inputs) / len(outputs), inputs, outputs)
         else:  # a depthwise convolution, a product of activations by heads
@@ -162,7 +163,7 @@ def _stored(coupling: Coupling, groups: list[Group], each: Callable[[str], int],
             terms.add(each(name) * prod(graph.shapes[name]) / len(inputs) / len(outputs), inputs, outputs)
             tensors.pop(name)
     for name, axes in tensors.items():
-        rest = prod(n for a, n in enumerate(graph.shapes[name]) if a not in axes)
+        rest = prod(graph.shapes[name]) / prod(ids.size for ids in axes.values())
         terms.add(each(name) * rest, *axes.values())
     everything = np.array([g.channels for g in groups], float)
     terms.constant(0.0)

@@ -10,13 +10,14 @@ Likewise for copies: keys that all heads share can only go as a whole, so then t
 
 Both probes of the graph are walked with the same ids of parameters, so a coupling has to hold for every size of the
 symbolic dimensions. One invariant is enforced afterwards: the ids of a value vary along one axis only. Otherwise a
-Reshape that splits channels (a shuffle, attention heads) couldn't be written for fewer of them.
+Reshape that splits channels (a shuffle, attention heads) couldn't be written for fewer of them. The exception are
+*lanes*, channels that lie side by side and of which each lane keeps equally many (the directions of an LSTM).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import gcd
@@ -28,8 +29,8 @@ from onnx import NodeProto
 from onnxprune import contrib
 from onnxprune.bodies import subgraphs
 from onnxprune.errors import ModelError
-from onnxprune.graph import QUANTIZED, STANDARD, Graph, fresh, key
-from onnxprune.ids import Components, Ids, Ledger
+from onnxprune.graph import QUANTIZED, STANDARD, Array, Graph, fresh, key
+from onnxprune.ids import Components, Ids, Ledger, varying
 from onnxprune.ops import Visit, find
 from onnxprune.ops.linear import Linear, describe, loop, share
 from onnxprune.ops.registry import Notes, Parameter, Rule
@@ -46,12 +47,21 @@ ONLY = "it makes only one channel"
 
 @dataclass(frozen=True)
 class Member:
-    """A slice of a tensor that goes with the channels: index [n, r] are channel i's places along the axis."""
+    """A slice of a tensor that goes with the channels: index [n, r] are channel i's places along the axis.
+
+    With `lanes`, places are counted through the elements of axis 0, each of which has channels of its own.
+    """
 
     tensor: str
     axis: int
     role: str
     index: Ints
+    lanes: bool = False
+
+    def slices(self, array: Array) -> Array:
+        """The tensor as [places, ...]."""
+        moved = np.moveaxis(array, self.axis, 1 if self.lanes else 0)
+        return moved.reshape(-1, *moved.shape[2:]) if self.lanes else moved
 
 
 @dataclass(frozen=True)
@@ -72,9 +82,10 @@ class Group:
     """`channels` independently removable channels. `reads` [n, r] per reader: the input channels that channel i feeds.
 
     `loops` says the same of the nodes that make them and read them again a step later.
-    `cells` labels the channels whose counts must stay equal between labels (the groups of a grouped convolution);
-    `stream` marks channels that pass through the sum of two activations, as in a residual network. Where the channels
-    are dims of attention heads, `heads` says of each what belongs together when its dims are turned (see `heads`).
+    `cells` labels the channels whose counts must stay equal between labels (the groups of a grouped convolution, the
+    directions of a recurrent layer); `stream` marks channels that pass through the sum of two activations, as in a
+    residual network. Where the channels are dims of attention heads, `heads` says of each what belongs together when
+    its dims are turned (see `heads`).
     """
 
     name: str
@@ -177,19 +188,33 @@ class Mask:
     def inputs(self, linear: Linear) -> NDArray[np.bool_]:
         """Kept flags of a layer's input channels."""
         notes = self.coupling.notes
-        ids = notes.feedback[linear.index][linear.weight_at][1] if linear.loops else notes.readers[linear.index]
-        return self.of(ids)
+        ids = notes.feedback[linear.index][linear.weight_at] if linear.loops else notes.readers[linear.index]
+        return self.of(ids.ravel())
 
     def __call__(self, name: str, axis: int) -> NDArray[np.bool_]:
-        """Kept flags along one axis of a value, real length; all True on an axis along which channels don't vary."""
+        """Kept flags along one axis of a value, real length; all True on an axis along which channels don't vary.
+
+        Of lanes that lie side by side along another axis, the flags are those of the first; all keep equally many.
+        """
         ids, length = self.coupling.notes.ids.get(name), self.coupling.graph.shapes[name][axis]
-        if ids is None or axis not in varying(self.coupling.components.free(ids)):
+        if ids is None or varying(self.coupling.components.free(ids))[-1:] != [axis]:
             return np.ones(length, bool)
         return self.of(np.moveaxis(ids, axis, 0).reshape(length, -1)[:, 0])
 
+    def kept(self, name: str, value: Array) -> Array:
+        """What stays of a value of the full size."""
+        ids = self.coupling.notes.ids.get(name)
+        if ids is None or not (axes := varying(self.coupling.components.free(ids))):
+            return value
+        *lanes, axis = axes
+        if not lanes:
+            return value.compress(self(name, axis), axis)
+        flags = np.broadcast_to(self.of(ids), value.shape)
+        return value[flags].reshape(*value.shape[:axis], -1, *value.shape[axis + 1 :])
+
     def feeds_back(self, index: int) -> bool:
         """Whether a node reads its own channels, and some of these go."""
-        return any(not self.of(ids).all() for _, ids in self.coupling.notes.feedback.get(index, {}).values())
+        return any(not self.of(ids).all() for ids in self.coupling.notes.feedback.get(index, {}).values())
 
     def restated(self, name: str) -> bool:
         """Whether a computed size depends on a number of channels of which some go."""
@@ -304,21 +329,35 @@ def _fits(v: Visit, known: Rule) -> bool:
     return True
 
 
-def varying(labels: Ids) -> list[int]:
-    """The axes of an array along which anything varies."""
-    return [a for a, n in enumerate(labels.shape) if n > 1 and (labels != labels.take([0], a)).any()]
+def _one_axis(ledger: Ledger, walks: Sequence[Notes]) -> Components:
+    """Tie until what is free in every value varies along one axis only; the innermost such axis wins.
 
-
-def _one_axis(ledger: Ledger, walks: Iterable[Notes]) -> Components:
-    """Tie until what is free in every value varies along one axis only; the innermost such axis wins."""
+    But lanes may lie along another one in front of it, since all keep equally many channels.
+    """
     components = ledger.solve()
     for notes in walks:
         for name, ids in notes.ids.items():
-            if sum(n > 1 for n in ids.shape) > 1 and len(axes := varying(components.free(ids))) > 1:
-                rows = np.moveaxis(ids, axes[-1], 0).reshape(ids.shape[axes[-1]], -1)
-                ledger.tie(rows, rows[:, :1], f"'{name}' arranges channels along two axes")
-                components = ledger.solve()
+            if sum(n > 1 for n in ids.shape) < 2 or len(axes := varying(components.free(ids))) < 2:
+                continue
+            alike = len({walk.ids[name].shape for walk in walks if name in walk.ids}) == 1
+            if alike and len(axes) == 2 and _in_lanes(ledger, components, ids, axes[1]):
+                continue
+            lanes = ledger.lane_axes(ids)
+            axis = next((a for a in axes[::-1] if a not in lanes), axes[-1])
+            rows = np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)
+            ledger.tie(rows, rows[:, :1], f"'{name}' arranges channels along two axes")
+            components = ledger.solve()
     return components
+
+
+def _in_lanes(ledger: Ledger, components: Components, ids: Ids, axis: int) -> bool:
+    """Whether every row along an axis holds the channels of one lane, of those that belong together."""
+
+    def rows(ids: Ids) -> set[tuple[int, ...]]:
+        return {tuple(sorted(row)) for row in components.free(ids).reshape(-1, ids.shape[-1]).tolist()}
+
+    found = rows(np.moveaxis(ids, axis, -1))
+    return any(found <= rows(lanes) for lanes in ledger.lanes)
 
 
 @dataclass(frozen=True)
@@ -344,11 +383,11 @@ def _locate(notes: Notes, components: Components) -> _Places:
     """All occurrences of what isn't frozen."""
     ports = [_Port(ids, parameter=p) for p, ids in notes.parameters.items()]
     ports += [_Port(ids, reader=index) for index, ids in notes.readers.items()]
-    ports += [_Port(ids, loop=index) for index, own in notes.feedback.items() for _, ids in own.values()]
+    ports += [_Port(ids, loop=index) for index, own in notes.feedback.items() for ids in own.values()]
     ports += [_Port(ids) for ids in notes.parts]
     places: dict[int, list[tuple[int, int]]] = defaultdict(list)  # component -> (port, position)
     for number, port in enumerate(ports):
-        for position, component in enumerate(components.of(port.ids).tolist()):
+        for position, component in enumerate(components.of(port.ids).ravel().tolist()):
             if component >= 0 and component not in components.frozen:
                 places[component].append((number, position))
     alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -404,7 +443,8 @@ def _group(
     streams: list[Ids],
 ) -> Group | None:
     """The group of these components, or None if no layer reads them, or nothing would be saved."""
-    members = tuple(Member(p.tensor, p.axis, p.role, index) for port, index in at if (p := port.parameter) is not None)
+    named = [(port.parameter, index) for port, index in at if port.parameter is not None]
+    members = tuple(Member(p.tensor, p.axis, p.role, index, p.lanes) for p, index in named)
     reads = {port.reader: index for port, index in at if port.reader is not None}
     loops = {port.loop: index for port, index in at if port.loop is not None}
     if not reads or not members:

@@ -25,6 +25,11 @@ def widen(ids: Ids, shape: Sequence[int], axes: Sequence[int] | None = None) -> 
     return np.broadcast_to(ids, full)
 
 
+def varying(labels: Ids) -> list[int]:
+    """The axes of an array along which anything varies."""
+    return [a for a, n in enumerate(labels.shape) if n > 1 and (labels != labels.take([0], a)).any()]
+
+
 def narrow(ids: Ids) -> Ids:
     """`ids` with every axis along which nothing varies cut to length 1."""
     for axis in range(ids.ndim):
@@ -106,6 +111,7 @@ class Ledger:
     dimensions: list[tuple[int, Ids]] = field(default_factory=list)
     rows: dict[int, Ids] = field(default_factory=dict)
     partitions: dict[Hashable, Ids] = field(default_factory=dict)
+    lanes: list[Ids] = field(default_factory=list)
 
     def fresh(self, key: Hashable, n: int) -> Ids:
         """`n` ids that belong to `key`: the same ones whenever it is asked for again."""
@@ -155,6 +161,23 @@ class Ledger:
     def partition(self, key: Hashable, rows: Ids) -> None:
         """Every row of the matrix `rows` must lose equally many channels (conv groups, for example)."""
         self.partitions.setdefault(key, rows)
+
+    def side_by_side(self, key: Hashable, rows: Ids) -> None:
+        """A partition whose rows, its *lanes*, lie side by side along an axis of their own in some values."""
+        if len(rows) > 1 and key not in self.partitions:
+            self.partition(key, rows)
+            self.lanes.append(rows)
+
+    def lane_axes(self, ids: Ids) -> list[int]:
+        """The axes along which lanes lie, if ids vary along others, too."""
+        if not self.lanes or ids.size == 1:
+            return []
+        number = np.zeros(ids.shape, np.int64)
+        for rows in self.lanes:
+            for lane, row in enumerate(rows, 1):
+                number[np.isin(ids, row)] = lane
+        axes = varying(number)
+        return axes if len(axes) < len(varying(ids)) else []
 
     def solve(self) -> Components:
         """Connected components of all ties, and the frozen ones with their reason."""

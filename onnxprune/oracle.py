@@ -20,7 +20,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from onnxprune.bodies import subgraphs
-from onnxprune.coupling import Coupling, Mask
+from onnxprune.coupling import Coupling
 from onnxprune.errors import InternalError
 from onnxprune.files import Model
 from onnxprune.graph import RANDOM, Array, Graph
@@ -71,7 +71,7 @@ def check(coupling: Coupling, plan: Plan, pruned: Model | ModelProto, feeds: Ite
     full = silenced(coupling, plan)
 
     def kept(feeds: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
-        return [{name: _kept(x, name, mask) for name, x in run.items()} for run in _values(full, points, feeds)]
+        return [{name: mask.kept(name, x) for name, x in run.items()} for run in _values(full, points, feeds)]
 
     expected = kept(feeds)
     verdicts = _verdicts(expected, _values(pruned, points, feeds), points)
@@ -122,16 +122,6 @@ def demand(verdict: Verdict) -> None:
             f"the pruned model differs from its full-size twin at '{verdict.where}' by {verdict.max_abs_diff:.1e} "
             "of its size, so nothing is written; please report this model, it is a bug."
         )
-
-
-def _kept(value: Array, name: str, mask: Mask) -> Array:
-    """A value of the twin without the channels that are gone."""
-    if name not in mask.coupling.notes.ids:
-        return value
-    for axis in range(value.ndim):
-        flags = mask(name, axis)
-        value = value if flags.all() else value.compress(flags, axis)
-    return value
 
 
 def _compare(expected: Array, found: Array, name: str, tolerance: float) -> Verdict:

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from onnxprune import files
@@ -28,6 +29,7 @@ from onnxprune.ops import Cut, View, find
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Plan, Weights
 
+Cuts = dict[tuple[int, int], dict[int, tuple[tuple[int, ...], ...]]]  # (node, input) -> axis -> places of each lane
 Message = TypeVar("Message", ModelProto, NodeProto, onnx.ValueInfoProto)
 
 
@@ -216,20 +218,29 @@ def _shrink(draft: _Draft, index: int, node: NodeProto) -> NodeProto:
     return node
 
 
-def _cuts(draft: _Draft) -> dict[tuple[int, int], dict[int, tuple[int, ...]]]:
-    """(node, input) -> axis -> places that stay, for every use of a constant that loses some."""
-    cuts: dict[tuple[int, int], dict[int, tuple[int, ...]]] = {}
+def _cuts(draft: _Draft) -> Cuts:
+    """What stays of every use of a constant that loses something."""
+    cuts: Cuts = {}
     for use, axes in draft.coupling.notes.uses.items():
         masks = {axis: draft.mask.of(ids) for axis, ids in axes.items()}
-        found = {axis: tuple(np.flatnonzero(m).tolist()) for axis, m in masks.items() if not m.all()}
+        found = {axis: tuple(map(_places, np.atleast_2d(m))) for axis, m in masks.items() if not m.all()}
         if found:
             cuts[use] = found
     return cuts
 
 
-def _cut_inputs(
-    draft: _Draft, index: int, node: NodeProto, cuts: dict[tuple[int, int], dict[int, tuple[int, ...]]]
-) -> NodeProto:
+def _places(flags: NDArray[np.bool_]) -> tuple[int, ...]:
+    return tuple(np.flatnonzero(flags).tolist())
+
+
+def _taken(value: Array, axis: int, lanes: Sequence[Sequence[int]]) -> Array:
+    """The places of an axis that stay: the same everywhere, or those of each lane, an element of axis 0."""
+    if len(lanes) == 1:
+        return value.take(lanes[0], axis)
+    return np.stack([part.take(places, axis - 1) for part, places in zip(value, lanes, strict=True)])
+
+
+def _cut_inputs(draft: _Draft, index: int, node: NodeProto, cuts: Cuts) -> NodeProto:
     """The node with its constants cut; one that all its readers cut alike keeps its name."""
     for i, name in enumerate(draft.graph.nodes[index].input):
         if (index, i) not in cuts or node.input[i] != name or name in draft.replaced:
@@ -238,7 +249,7 @@ def _cut_inputs(
         alike = all(cuts.get(use) == cuts[index, i] and use not in draft.rewritten for use in uses)
         value = draft.graph.array(name)
         for axis, places in cuts[index, i].items():
-            value = value.take(places, axis)
+            value = _taken(value, axis, places)
         if alike and name in draft.graph.initializers and name not in draft.graph.outputs:
             draft.replaced[name] = np.asarray(value, order="C")
         else:
@@ -309,11 +320,10 @@ def without_feedback(mask: Mask, index: int, constant: Callable[[Array, str], st
     """A copy of a recurrent node in which removed channels have no effect on the other channels that it makes."""
     graph = mask.coupling.graph
     node = _copy(graph.nodes[index])
-    for i, (axis, ids) in mask.coupling.notes.feedback.get(index, {}).items():
-        value = graph.array(node.input[i])
-        flags = mask.of(ids).astype(value.dtype).reshape([-1 if a == axis else 1 for a in range(value.ndim)])
+    for i, ids in mask.coupling.notes.feedback.get(index, {}).items():
+        value, flags = graph.array(node.input[i]), mask.of(ids)
         if not flags.all():
-            node.input[i] = constant(value * flags, f"{node.input[i]}_silenced")
+            node.input[i] = constant(value * flags.astype(value.dtype), f"{node.input[i]}_silenced")
     return node
 
 

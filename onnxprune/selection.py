@@ -136,7 +136,7 @@ def producer_weights(coupling: Coupling, group: Group) -> Float:
         if member.role == "writer" and linears and len(linears) == len(makers):
             parts += [_made(coupling, group, linear) for linear in linears]
         elif member.role == "writer":
-            tensor = np.moveaxis(coupling.graph.array(member.tensor), member.axis, 0).astype(np.float64)
+            tensor = member.slices(coupling.graph.array(member.tensor)).astype(np.float64)
             parts.append(tensor[member.index].reshape(group.channels, -1))
     return np.concatenate(parts, axis=1)
 

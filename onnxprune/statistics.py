@@ -184,10 +184,9 @@ def gathering(graph: Graph, linears: Sequence[Linear], outputs: Sequence[str] = 
 def _gather(graph: Graph, body: GraphProto, linear: Linear) -> None:
     """Append the nodes that gather one layer's rows: from the last axis of an input that is made flat in front."""
     rows, index, flat, shape, last = (f"{linear.key}/{part}" for part in ("rows", "index", "flat", "shape", "last"))
-    rank, x = len(graph.shapes[linear.input]), linear.input
-    axis = linear.axis % rank
-    if not linear.window and axis != rank - 1:
-        order = [*(a for a in range(rank) if a != axis), axis]
+    x = linear.input
+    order = linear.order(len(graph.shapes[x]))
+    if not linear.window and order != sorted(order):
         body.node.append(helper.make_node("Transpose", [x], [last], perm=order))
         x = last
     sizes = [0, linear.channels, -1] if linear.window else [-1, linear.channels]

@@ -1727,6 +1727,83 @@ case("lstm_in_both_directions", "float[N,S,5] x", "float[N,S,3] y", """
 """, at=np.asarray(1), axis0=[0], two=[2], six=[6], w=(2, 24, 5), r=(2, 24, 6), b=(2, 48), join=[0, 0, -1],
     w2=(2, 16, 12), r2=(2, 16, 4), b2=(2, 32), join2=[0, 0, 8], wy=(8, 3))  # fmt: skip
 
+BOTH = {"w": (2, 24, 5), "r": (2, 24, 6), "b": (2, 48)}
+
+case("last_states_of_both_directions", "float[S,2,5] x", "float[2,3] y", """
+    a, h, c = LSTM<hidden_size=6, direction="bidirectional">(x, w, r, b, "", h0, c0, p)
+    f = Gather<axis=0>(h, first)
+    g = Slice(h, one, two, zero)
+    k = Squeeze(g, zero)
+    i, j = Split<axis=0>(c, halves)
+    l = Squeeze(i, zero)
+    m = Squeeze(j, zero)
+    q = Concat<axis=1>(f, k, l, m)
+    y = Gemm(q, wy)
+""", **BOTH, h0=(2, 2, 6), c0=(2, 2, 6), p=(2, 18), first=np.asarray(0), zero=[0], one=[1], two=[2], halves=[1, 1],
+    wy=(24, 3))  # fmt: skip
+
+case("states_of_both_directions_go_on", "float[S,N,5] x, float[T,N,5] z", "float[T,N,3] y", """
+    a, h, c = LSTM<hidden_size=6, direction="bidirectional">(x, w, r, b)
+    i = Tanh(h)
+    d, e, f = LSTM<hidden_size=6, direction="bidirectional">(z, w, r2, b, "", i, c)
+    t = Transpose<perm=[0,2,1,3]>(d)
+    size = Shape(t)
+    start = Slice(size, zero, two)
+    shape = Concat<axis=0>(start, rest)
+    j = Reshape(t, shape)
+    y = MatMul(j, wy)
+""", **BOTH, r2=(2, 24, 6), zero=[0], two=[2], rest=[12], wy=(12, 3))  # fmt: skip
+
+case("directions_that_are_added", "float[S,N,5] x", "float[S,N,3] y", """
+    a = LSTM<hidden_size=6, direction="bidirectional">(x, w, r, b)
+    s = ReduceSum<keepdims=0>(a, one)
+    y = MatMul(s, wy)
+""", **BOTH, one=[1], wy=(6, 3))  # fmt: skip
+
+case("directions_that_are_read_apart", "float[S,N,5] x", "float[S,N,3] y", """
+    a = LSTM<hidden_size=6, direction="bidirectional">(x, w, r, b)
+    f, g = Split<axis=1>(a, halves)
+    d = Squeeze(f, one)
+    e = Squeeze(g, one)
+    k = MatMul(d, wf)
+    l = MatMul(e, wg)
+    y = Add(k, l)
+""", **BOTH, one=[1], halves=[1, 1], wf=(6, 3), wg=(6, 3))  # fmt: skip
+
+case("directions_that_are_interleaved", "float[S,N,5] x", "float[S,N,3] y", """
+    a = LSTM<hidden_size=6, direction="bidirectional">(x, w, r, b)
+    t = Transpose<perm=[0,2,3,1]>(a)
+    j = Reshape(t, join)
+    y = MatMul(j, wy)
+""", **BOTH, join=[0, 0, 12], wy=(12, 3))  # fmt: skip
+
+case("directions_that_are_read_alike", "float[S,N,5] x", "float[S,2,N,3] y", """
+    a = LSTM<hidden_size=6, direction="bidirectional">(x, w, r, b)
+    d = Add(a, shift)
+    y = MatMul(d, wy)
+""", **BOTH, shift=(6,), wy=(6, 3))  # fmt: skip
+
+case("parts_of_both_directions", "float[S,N,5] x", "float[S,N,3] y", """
+    a = LSTM<hidden_size=6, direction="bidirectional">(x, w, r, b)
+    p = Slice(a, two, five, last)
+    t = Transpose<perm=[0,2,1,3]>(p)
+    j = Reshape(t, join)
+    y = MatMul(j, wy)
+""", **BOTH, two=[2], five=[5], last=[3], join=[0, 0, 6], wy=(6, 3))  # fmt: skip
+
+case("last_states_of_two_layers", "float[S,N,5] x", "float[N,3] y", """
+    a, h = GRU<hidden_size=4, direction="bidirectional">(x, w, r)
+    t = Transpose<perm=[0,2,1,3]>(a)
+    j = Reshape(t, join)
+    b, i = GRU<hidden_size=4, direction="bidirectional">(j, w2, r)
+    k = Concat<axis=0>(h, i)
+    f = Gather<axis=0>(k, second)
+    g = Gather<axis=0>(k, third)
+    q = Concat<axis=1>(f, g)
+    y = Gemm(q, wy)
+""", w=(2, 12, 5), r=(2, 12, 4), join=[0, 0, -1], w2=(2, 12, 8), second=np.asarray(2), third=np.asarray(3),
+    wy=(8, 3))  # fmt: skip
+
 case("gru_to_its_last_state", "float[N,3,8,8] x", "float[N,3] y", """
     k = Conv(x, wk)
     m = ReduceMean<axes=[3], keepdims=0>(k)

@@ -313,9 +313,9 @@ def doubled(
         for member in one.members:
             if member.role == "reader":
                 continue
-            value = np.moveaxis(numpy_helper.to_array(tensors[member.tensor]).copy(), member.axis, 0)
-            value[member.index[second]] = value[member.index[first]]
-            array = np.ascontiguousarray(np.moveaxis(value, 0, member.axis))
+            array = numpy_helper.to_array(tensors[member.tensor]).copy()
+            places = member.slices(np.arange(array.size).reshape(array.shape))
+            array.flat[places[member.index[second]]] = array.flat[places[member.index[first]]]
             tensors[member.tensor].CopyFrom(numpy_helper.from_array(array, member.tensor))
         keep[one.name] = np.setdiff1d(np.arange(one.channels), second)
     return model, keep

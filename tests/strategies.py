@@ -138,7 +138,7 @@ BLOCKS = [
     block("$y = Sub($k, $x)", k="c 1 1"),
     block("$y = PRelu($x, $k)", k="c 1 1"),
     block("$t = Sigmoid($x); $y = Pow($t, $k)", k="c 1 1"),
-    block("$t = Sigmoid($z); $y = Div($x, $t)"),
+    block("$s = Sigmoid($z); $t = Exp($s); $y = Div($x, $t)"),
     *(block(f"$t = {op}($x, $z); $y = Cast<to=1>($t)", since=16)
       for op in ["Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"]),
     block("$y = Mod<fmod=1>($x, $k)", since=10, k=np.float32(0.5)),
@@ -287,6 +287,10 @@ BLOCKS = [
     *(rows(f"$t = Transpose<perm=[1,0,2]>($x); $u = {op}<hidden_size=$o>($t, $w, $r, $b); $q = Squeeze($u, $one); "
            "$y = Transpose<perm=[1,0,2]>($q)", gives="o", since=14,
            w=f"1 {g}o c", r=f"1 {g}o o", b=f"1 {2 * g}o", one=[1])
+      for op, g in [("LSTM", 4), ("GRU", 3), ("RNN", 1)]),
+    *(rows(f'$t = Transpose<perm=[1,0,2]>($x); $u = {op}<hidden_size=$o, direction="bidirectional">($t, $w, $r, $b); '
+           "$q = Transpose<perm=[0,2,1,3]>($u); $m = Reshape($q, $join); $y = Transpose<perm=[1,0,2]>($m)",
+           gives="2o", since=14, w=f"2 {g}o c", r=f"2 {g}o o", b=f"2 {2 * g}o", join=[SIZE**2, -1, "2o"])
       for op, g in [("LSTM", 4), ("GRU", 3), ("RNN", 1)]),
 ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cases import CASES
 
 import models
 from onnxprune.activity import FAINT, activations, collect_activity
@@ -55,6 +56,16 @@ def test_batches_count_by_their_size_in_every_opset(opset):
     assert not found.zeros.any()
     parts = [counted(model, ["r"], [feed])[1] for feed in feeds]
     np.testing.assert_allclose(found.faint, (20 * parts[0] + 10 * parts[1]) / 30, atol=1e-6)
+
+
+def test_units_of_both_directions():
+    case = CASES["lstm_in_both_directions"]
+    coupling, feed = models.coupled(case.model()), case.feed(4)
+    assert activations(coupling, coupling.groups[0]) == ["a"]
+    found = collect_activity(coupling, coupling.groups, [feed], models.RUNTIME)["a"]
+    size = np.abs(models.values(case.model(), feed, ["a"])["a"])
+    faint = size < FAINT * np.sqrt(np.mean(size**2))
+    np.testing.assert_allclose(found.faint, faint.mean((0, 2)).ravel(), atol=1e-6)
 
 
 def test_channels_last_and_streams():

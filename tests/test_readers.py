@@ -178,13 +178,19 @@ def test_recurrent_layers_are_two_products(name):
             b = graph.array(node.input[3]) if len(node.input) > 3 else np.zeros((len(w), 2 * w.shape[1]))
             for linear, weight, bias in ((describe(graph, index), w, b[:, : w.shape[1]]),
                                          (loop(graph, index), r, b[:, w.shape[1] :])):  # fmt: skip
-                x = np.random.default_rng(2).normal(size=(5, weight.shape[2]))
-                expected = [x @ one.T + add for one, add in zip(weight, bias, strict=True)]
+                x = np.random.default_rng(2).normal(size=(5, linear.channels))
+                each = np.split(x, linear.conv_group, axis=1) * (len(weight) // linear.conv_group)
+                expected = [own @ one.T + add for own, one, add in zip(each, weight, bias, strict=True)]
                 np.testing.assert_allclose(linear.apply(x), np.concatenate(expected, axis=1), atol=1e-6)
                 tensor, biases = linear.tensors(linear)
                 np.testing.assert_array_equal(tensor, weight)
                 np.testing.assert_allclose(biases, b)
-            assert loop(graph, index).input == next(output for output in node.output if output)
+            states = loop(graph, index)
+            assert states.input == next(output for output in node.output if output)
+            if node.output[0]:  # a row for each step and sample: the units of all directions
+                value = np.arange(3 * len(w) * 4 * r.shape[2]).reshape(3, len(w), 4, -1)
+                rows = states.sample(value, states.output_shape(value.shape), np.arange(12))
+                np.testing.assert_array_equal(rows, value.swapaxes(1, 2).reshape(12, -1))
 
 
 def test_cells_alone_do_not_tell_the_units():

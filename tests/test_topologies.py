@@ -63,7 +63,7 @@ TOPOLOGIES = {
     "gated FFN with RMSNorm": "gated_ffn",
     "MLP-Mixer": "mixer mixer_without_normalization",
     "LSTM, GRU, RNN": "lstm gru_to_its_last_state rnn_after_another",
-    "recurrent, bidirectional and stacked": "lstm_in_both_directions",
+    "recurrent, bidirectional and stacked": "lstm_in_both_directions last_states_of_both_directions",
     "Conv1d and Conv3d": "conv1d conv3d",
     "MLP of scikit-learn": "mlp_matmul",
     "several inputs and outputs": "two_inputs two_heads",

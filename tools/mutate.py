@@ -38,7 +38,7 @@ SOURCES += [ROOT / "onnxprune/coupling.py", ROOT / "onnxprune/ids.py"]
 TESTS = ["ids", "coupling", "heads", "ops", "attention", "recurrent", "rewrite", "oracle", "graph", "selection"]
 TESTS += ["factorize", "properties"]
 
-REMOVED = {"tie", "freeze", "freeze_all", "measured", "partition"}
+REMOVED = {"tie", "freeze", "freeze_all", "measured", "partition", "side_by_side"}
 LISTS = {"ties", "freezes", "dimensions", "parts"}  # what is appended to these is a tie or a freeze, too
 FIRST = "ids[tuple(slice(0, 1) if a in {b % ids.ndim for b in axes} else slice(None) for a in range(ids.ndim))]"
 UNTIED = {

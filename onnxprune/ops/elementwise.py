@@ -73,7 +73,7 @@ def keeps_sums(v: Visit) -> bool:
 @rule("Gelu", "QuickGelu", "FastGelu", domain=DOMAIN)
 def unary(v: Visit) -> None:
     """The ids of the input."""
-    v.set(v.ids(0))
+    v.set(v.ids(0, lanes=True))
 
 
 def shrink_cast(cut: Cut) -> None:
@@ -91,7 +91,7 @@ def keeps_floats(v: Visit) -> bool:
 @rule("Cast", "CastLike", shrink=shrink_cast, commutes=keeps_floats)
 def cast(v: Visit) -> None:
     """The ids of the input; a size that becomes a number to calculate with stays what it was, so it must be known."""
-    ids = v.ids(0)
+    ids = v.ids(0, lanes=True)
     v.accept(1)  # CastLike takes the type alone
     if v.name(0) in v.notes.ids and v.probe.values.get(v.name(0)) is not None and _becomes_float(v):
         if not v.fixed(0):
@@ -110,7 +110,7 @@ def _becomes_float(v: Visit) -> bool:
 def dropout(v: Visit) -> None:
     """Does nothing at inference; its mask is like its input."""
     for k in range(len(v.node.output)):
-        v.set(v.ids(0), k)
+        v.set(v.ids(0, lanes=True), k)
 
 
 def bounds(graph: Graph, node: NodeProto) -> tuple[float, float] | None:

@@ -65,8 +65,9 @@ class Linear:
     graph, because the node goes on computing with it. `weight_at` and `bias_at` are the node's inputs for the
     constants `weight` and `bias`, which `tensors` makes of the matrix and the offset; a node that takes no bias
     (`bias_at` 0) gets an Add behind it. `beside` [conv_group * o] is what else the bias tensor holds, if anything.
-    `loops` marks what a recurrent node makes of its own channels. `shared` [m, t] are the rows of each of m channels
-    that share one coefficient; None at tap level.
+    `loops` marks what a recurrent node makes of its own channels. The columns are in `lanes` equal parts, each of which
+    holds its part of the outputs so many times as there are gates; an input in lanes has these along `lane_axis`.
+    `shared` [m, t] are the rows of each of m channels that share one coefficient; None at tap level.
     """
 
     index: int
@@ -86,6 +87,8 @@ class Linear:
     tensors: Tensors = by_rows
     beside: Float | None = None
     loops: bool = False
+    lanes: int = 1
+    lane_axis: int | None = None
     shared: Ints | None = None
 
     @property
@@ -178,12 +181,9 @@ class Linear:
         return wide, self.offset + np.concatenate(added)
 
     def cut(self, inputs: NDArray[np.bool_], outputs: NDArray[np.bool_]) -> Linear:
-        """The layer on kept input and output channels, of which each convolution group has equally many.
-
-        The columns may be several times the output channels, one after the other, as for the gates of an LSTM.
-        """
+        """The layer on kept input and output channels; each group and each lane keeps equally many of them."""
         rows = np.repeat(inputs, self.taps).reshape(self.conv_group, -1)
-        kept = np.tile(outputs, len(self.offset) // len(outputs))
+        kept = np.tile(outputs.reshape(self.lanes, -1), len(self.offset) // len(outputs)).ravel()
         columns = kept.reshape(self.conv_group, -1)
         blocks = [block[r][:, c] for block, r, c in zip(self.matrix, rows, columns, strict=True)]
         beside = None if self.beside is None else self.beside[kept]
@@ -196,8 +196,18 @@ class Linear:
         """
         if self.window:
             return x[2:], y[2:]
-        rest = x[: self.axis % len(x)] + x[self.axis % len(x) + 1 :]
+        rest = tuple(x[a] for a in self.order(len(x))[: -len(self.axes)])
         return rest, rest
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes that hold the input channels."""
+        return (self.axis,) if self.lane_axis is None else (self.lane_axis, self.axis)
+
+    def order(self, rank: int) -> list[int]:
+        """All axes of an input, those that hold its channels last."""
+        held = [a % rank for a in self.axes]
+        return [a for a in range(rank) if a not in held] + held
 
     def reads(self, x: Shape, y: Shape, positions: Ints) -> tuple[Ints, NDArray[np.bool_]]:
         """Where output `positions` read the input of shape x, flat over its repeated axes: [P, taps] each."""
@@ -233,7 +243,7 @@ class Linear:
         """The elements of x at flat places `index` [P, taps], on all channels: what the appended nodes compute."""
         if self.window:
             return x.reshape(*x.shape[:2], -1)[:, :, index.ravel()]
-        return np.moveaxis(x, self.axis, -1).reshape(-1, self.channels)[index.ravel()]
+        return x.transpose(self.order(x.ndim)).reshape(-1, self.channels)[index.ravel()]
 
     def sample(self, x: Array, y: Shape, positions: Ints) -> Array:
         """Rows that the layer reads at the output positions."""

@@ -16,7 +16,8 @@ STAYS = "moves them in a way that can't be written for fewer channels"
 @rule("Transpose", commutes=always)
 def transpose(v: Visit) -> None:
     """Permutes the axes."""
-    v.set(v.ids(0).transpose(v.attr("perm", range(v.ids(0).ndim)[::-1])))
+    ids = v.ids(0, lanes=True)
+    v.set(ids.transpose(v.attr("perm", range(ids.ndim)[::-1])))
 
 
 # ---------------------------------------------------------------------------------------------- reshaping
@@ -56,13 +57,13 @@ def rereshape(v: Visit) -> None:
         v.accept(1)
     else:
         run_time(v, v.ids(0), 1)
-    v.set(reshape(v.ids(0), v.shape(0), v.out_shape()))
+    v.set(reshape(v.ids(0, lanes=True), v.shape(0), v.out_shape()))
 
 
 @rule("Flatten", "Squeeze", "Unsqueeze", commutes=always)
 def flatten(v: Visit) -> None:
     """Merges, drops or adds axes; nothing in it names a number of channels."""
-    v.set(reshape(v.ids(0), v.shape(0), v.out_shape()))
+    v.set(reshape(v.ids(0, lanes=True), v.shape(0), v.out_shape()))
 
 
 def repeats(v: View) -> list[int] | None:
@@ -194,9 +195,11 @@ def space_to_depth(v: Visit) -> None:
 def concat(v: Visit) -> None:
     """Puts values side by side."""
     axis = v.attr("axis", 1) % len(v.out_shape())
-    active = [v.ids(i) for i in range(len(v.node.input)) if not v.static(i)]
-    varying = [a for a in range(len(v.out_shape())) if any(ids.shape[a] > 1 for ids in active)]
-    parts = [v.ids(i) if not v.static(i) else _constant(v, i, varying) for i in range(len(v.node.input))]
+    inputs = range(len(v.node.input))
+    lanes = not any(v.static(i) for i in inputs)
+    active = {i: v.ids(i, lanes=lanes) for i in inputs if not v.static(i)}
+    varying = [a for a in range(len(v.out_shape())) if any(ids.shape[a] > 1 for ids in active.values())]
+    parts = [active[i] if i in active else _constant(v, i, varying) for i in inputs]
     if varying and axis not in varying:
         v.set(v.united(parts))
         return
@@ -231,13 +234,20 @@ def shrink_split(cut: Cut) -> None:
 def split(v: Visit) -> None:
     """Cuts one axis into parts."""
     axis = v.attr("axis", 0) % len(v.shape(0))
-    ids = v.ids(0)
+    ids = cut_along(v, {axis})
     if not v.fixed(1):
         v.freeze(ids, "cuts them at places that are known only at run time")
     ends = np.cumsum([v.out_shape(k)[axis] for k in range(len(v.node.output))])
     whole = widen(ids, v.shape(0), [axis])
     for k, part in enumerate(np.split(whole, ends[:-1], axis)):
         v.set_part(part, whole, k)
+
+
+def cut_along(v: Visit, axes: set[int]) -> Ids:
+    """Ids of input 0, of which parts along some axes are taken. Each lane has its own, so these are cut apart only."""
+    ids = v.ids(0, lanes=True)
+    varying = {axis for axis in axes if ids.shape[axis] > 1}
+    return ids if varying <= set(v.ledger.lane_axes(ids)) else v.ids(0)
 
 
 def slice_terms(v: View) -> list[tuple[int, int, int, int]] | None:
@@ -281,11 +291,11 @@ def shrink_slice(cut: Cut) -> None:
 @rule("Slice", shrink=shrink_slice, commutes=always)
 def cut_out(v: Visit) -> None:
     """Takes a part; a channel axis only in steps of one and at known places."""
-    ids, terms = v.ids(0), slice_terms(v)
+    terms = slice_terms(v)
     if terms is None:
         v.freeze_all("cuts them at places that are known only at run time")
         return
-    whole = ids
+    whole = ids = cut_along(v, {axis for axis, *_ in terms})
     for axis, start, end, step in terms:
         if ids.shape[axis] > 1:
             if step != 1 or not all(v.fixed(i) for i in range(1, 5)):
@@ -321,8 +331,8 @@ def gather(v: Visit) -> None:
     if v.static(0):
         look_up(v)
         return
-    ids, indices, inner = v.ids(0), v.value(1), len(v.shape(1))
-    axis = v.attr("axis", 0) % ids.ndim
+    axis, indices, inner = v.attr("axis", 0) % len(v.shape(0)), v.value(1), len(v.shape(1))
+    ids = cut_along(v, {axis})
     counted = v.value(0) is not None  # sizes, of which any may be picked
     if ids.size == ids.shape[axis] > 1 and v.static(1) and everything(v.shape(0), axis, indices):
         v.freeze(ids, "lets what reads it choose among them, so they stay")
@@ -333,8 +343,10 @@ def gather(v: Visit) -> None:
         v.set(picked) if counted else v.set_part(picked, ids)
         return
     if ids.shape[axis] > 1:
-        whole = v.gather(ids, {axis}, "picks single channels")
-        known = v.static(1) and v.graph.array(v.name(1)).size == 1 and whole.any()
+        one = v.static(1) and v.graph.array(v.name(1)).size == 1
+        lane = one and axis in v.ledger.lane_axes(ids)
+        whole = ids if lane else v.gather(ids, {axis}, "picks single channels")
+        known = one and whole.any()
         ids = ids.take(v.graph.array(v.name(1)).ravel(), axis) if known else whole  # one of those that go together
     v.set(ids.reshape(ids.shape[:axis] + (1,) * inner + ids.shape[axis + 1 :]))
 
@@ -487,12 +499,12 @@ def shape_of(v: Visit) -> None:
 
     A list of sizes is as long as ever, whatever the sizes are.
     """
-    ids = v.ids(0)
+    ids = v.ids(0, lanes=True)
     if v.ledger.sizes(ids):
         ids = np.zeros((1,) * ids.ndim, np.int64)
     lengths = np.zeros(ids.ndim, np.int64)
     for axis, n in enumerate(ids.shape):
-        if n > 1:
+        if n > 1 and axis not in v.ledger.lane_axes(ids):
             lengths[axis] = v.ledger.fresh(("length", v.name(0), axis), 1)[0]
             v.ledger.measured(int(lengths[axis]), ids, axis)
     v.set(lengths[v.attr("start", 0) : v.attr("end", len(lengths))])

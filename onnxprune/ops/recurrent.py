@@ -2,8 +2,11 @@
 
 The gates add what they make of the input to what they make of the units of the step before. The former is a linear
 layer like any other, though its output is no value of the graph. The latter is one, too, that reads the layer's own
-channels: it is noted as feedback, which the full-size twin silences. Unit i of both directions is one channel,
-since their outputs lie side by side in one value and there is one `hidden_size`.
+channels: it is noted as feedback, which the full-size twin silences.
+
+Each direction has units of its own, which only it remembers. There is one `hidden_size`, so both keep equally many.
+They lie side by side along an axis of their own, as lanes, until something behind the layer puts them one after the
+other, as most networks do. Where something else is done with them (they are added, say), unit i of both is one channel.
 """
 
 from __future__ import annotations
@@ -44,9 +47,9 @@ def input_linear(graph: Graph, index: int) -> Linear | None:
 
 
 def loop_linear(graph: Graph, index: int) -> Linear | None:
-    """What they make of the units of the step before, as far as the graph tells: of all steps or of the last one.
+    """What they make of their units of the step before, as far as the graph tells: of all steps or of the last one.
 
-    Both directions' units stand for one another. In a GRU that resets its units before the matrix it is an estimate.
+    In a GRU that resets its units before the matrix it is an estimate.
     """
     states = any(graph.nodes[index].output[:2])  # an LSTM may give nothing but its cells
     return _linear(View(graph, graph.probes[0], index), loops=True) if states else None
@@ -57,7 +60,8 @@ def _linear(v: View, loops: bool) -> Linear | None:
     if not all(v.static(i) and floating(v.graph.array(v.name(i))) for i in given):
         return None
     weight = v.graph.array(v.name(weight_at)).astype(np.float64)
-    directions, columns, inputs = weight.shape
+    directions, columns, _ = weight.shape
+    matrix = weight.transpose(0, 2, 1) if loops else weight.reshape(directions * columns, -1).T[None]
     both = v.graph.array(v.name(B)).astype(np.float64) if v.has(B) else np.zeros((directions, 2 * columns))
     halves = [half.ravel() for half in np.split(both, 2, axis=1)]
     offset, beside = reversed(halves) if loops else halves
@@ -66,11 +70,19 @@ def _linear(v: View, loops: bool) -> Linear | None:
         assert linear.beside is not None
         parts = [half.reshape(directions, -1) for half in (linear.offset, linear.beside)]
         bias = np.concatenate(parts[::-1] if loops else parts, axis=1)
-        return linear.matrix[0].T.reshape(directions, -1, linear.matrix.shape[1]), bias
+        return linear.matrix.transpose(0, 2, 1).reshape(directions, -1, linear.matrix.shape[1]), bias
 
     names = (f"{key(v.node)}/loop", key(v.node)) if loops else (key(v.node), v.name(0))
-    return Linear(v.index, *names, "", v.name(weight_at), v.name(B), weight.reshape(-1, inputs).T[None], offset,
-                  weight_at=weight_at, bias_at=B, tensors=tensors, beside=beside, loops=loops)  # fmt: skip
+    lane_axis = _lane_axis(v, list(v.node.output).index(key(v.node))) if loops else None
+    return Linear(v.index, *names, "", v.name(weight_at), v.name(B), matrix, offset,
+                  weight_at=weight_at, bias_at=B, tensors=tensors, beside=beside, loops=loops,
+                  lanes=directions, lane_axis=lane_axis)  # fmt: skip
+
+
+def _lane_axis(v: View, k: int) -> int:
+    """The axis of output k along which the directions lie."""
+    layout: int = v.attr("layout", 0)
+    return layout if k else layout + 1
 
 
 @rule("LSTM", "GRU", "RNN", linear=input_linear, loop=loop_linear, shrink=shrink_recurrent)
@@ -79,39 +91,41 @@ def recurrent(v: Visit) -> None:
     if not all(v.static(i) and floating(v.graph.array(v.name(i))) for i in (W, R)):
         v.freeze_all("reads its weights from another node, not from a constant")
         return
-    gates = GATES[v.node.op_type]
-    units = v.parameter(R, 2)
-    _parameters(v, units, gates)
+    units = v.parameter(R, 2, lanes=True)
+    v.ledger.side_by_side((v.index, "directions"), units)
+    _parameters(v, units, GATES[v.node.op_type])
     for i in (INITIAL_H, INITIAL_C):
         if v.has(i):
             _initial_state(v, i, units)
     v.tie(v.contracted(0, 2), v.parameter(W, 2, "reader"))
-    v.notes.writers[v.index] = units
-    v.notes.feedback[v.index] = {R: (2, units)}
+    v.notes.writers[v.index] = units.ravel()
+    v.notes.feedback[v.index] = {R: units[:, None]}
     for k in range(len(v.node.output)):
         if v.node.output[k]:
-            v.set_channels(units, len(v.out_shape(k)) - 1, k)
+            rank, lanes = len(v.out_shape(k)), _lane_axis(v, k)
+            v.set(units.reshape([len(units) if a == lanes else 1 for a in range(rank - 1)] + [-1]), k)
 
 
 def _parameters(v: Visit, units: Ids, gates: int) -> None:
     """Every gate has a row per unit in both matrices, two biases, and in an LSTM three of them a weight of the cell."""
-    v.tie(v.parameter(W, 1, "writer"), np.tile(units, gates))
-    v.tie(v.parameter(R, 1), np.tile(units, gates))
+    v.tie(v.parameter(W, 1, "writer", lanes=True), np.tile(units, gates))
+    v.tie(v.parameter(R, 1, lanes=True), np.tile(units, gates))
     for i, rows in ((B, 2 * gates), (P, 3)):
         if v.static(i):
-            v.tie(v.parameter(i, 1), np.tile(units, rows))
+            v.tie(v.parameter(i, 1, lanes=True), np.tile(units, rows))
         elif v.has(i):
             v.freeze(units, "reads its parameters from another node")
 
 
 def _initial_state(v: Visit, i: int, units: Ids) -> None:
     """A state that isn't constant belongs to the units of the layer that makes it."""
+    lanes = _lane_axis(v, 1)
     if v.static(i):
-        v.tie(v.parameter(i, 2), units)
+        v.tie(v.parameter(i, 2, lanes=lanes == 0), units)
     elif zeros(v, i):
         v.accept(i)
     else:
-        state = v.channels(i, 2)
+        state = v.ids(i, lanes=True)
         if not state.any():
             v.freeze(units, "starts from a state that isn't made of channels")
-        v.tie(state, units)
+        v.tie(v.unite(state, {1 - lanes}).reshape(state.shape[lanes], -1), units)

@@ -22,13 +22,15 @@ class Parameter:
     """An axis of a constant tensor whose elements belong to channels; as a "writer" it makes them.
 
     A weight is the same for all who read it: two layers that share one share their channels. Of a "parameter" every
-    `user` may have a copy of its own (tools that clean graphs merge all constants of equal content).
+    `user` may have a copy of its own (tools that clean graphs merge all constants of equal content). With `lanes`,
+    each element of axis 0 has channels of its own along the axis.
     """
 
     tensor: str
     axis: int
     role: str  # "writer", "reader" or "parameter"
     user: int | None = None
+    lanes: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Notes:
     places: dict[int, int] = field(default_factory=dict)  # node index -> the input that has those channels
     writers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it makes
     sums: list[tuple[Ids, Ids]] = field(default_factory=list)  # ids of the two activations that are added
-    feedback: dict[int, dict[int, tuple[int, Ids]]] = field(default_factory=dict)  # node index -> input -> (axis, ids)
+    feedback: dict[int, dict[int, Ids]] = field(default_factory=dict)  # node index -> input -> ids of its own channels
     refused: dict[int, str] = field(default_factory=dict)  # node index -> why no channels pass through it
     parts: list[Ids] = field(default_factory=list)  # ids of a part that is cut out of a value: one of them must stay
     heads: set[int] = field(default_factory=set)  # node indices of products of activations
@@ -134,11 +136,15 @@ class Visit(View):
         self.ledger, self.notes = ledger, notes
         self.seen: set[int] = set()
 
-    def ids(self, i: int) -> Ids:
-        """Ids of input i; none for constants, whose axes `parameter` names one by one."""
+    def ids(self, i: int, *, lanes: bool = False) -> Ids:
+        """Ids of input i; none for constants, whose axes `parameter` names one by one.
+
+        Where lanes lie side by side along an axis of their own, they are tied, unless the rule can do with `lanes`.
+        """
         self.seen.add(i)
-        rank = len(self.shape(i))
-        return self.notes.ids.get(self.name(i), np.zeros((1,) * rank, np.int64))
+        ids = self.notes.ids.get(self.name(i), np.zeros((1,) * len(self.shape(i)), np.int64))
+        axes = [] if lanes else self.ledger.lane_axes(ids)
+        return self.unite(ids, axes) if axes else ids
 
     def accept(self, *inputs: int) -> None:
         """Inputs that state sizes, and that `shrink` states anew when channels go: they hinder none from going."""
@@ -199,11 +205,12 @@ class Visit(View):
         self.freeze(one, why)
         return one.reshape((1,) * (len(self.out_shape()) if rank is None else rank))
 
-    def parameter(self, i: int, axis: int, role: str = "parameter") -> Ids:
-        """Ids of an axis of the constant input i."""
-        user = self.index if role == "parameter" else None
-        ids = self.ledger.fresh(("constant", self.name(i), axis, user), self.shape(i)[axis])
-        self.notes.parameters.setdefault(Parameter(self.name(i), axis, role, user), ids)
+    def parameter(self, i: int, axis: int, role: str = "parameter", *, lanes: bool = False) -> Ids:
+        """Ids of an axis of the constant input i; with `lanes` [length of axis 0, length]."""
+        user, shape = self.index if role == "parameter" else None, self.shape(i)
+        ids = self.ledger.fresh(("constant", self.name(i), axis, user), shape[axis] * (shape[0] if lanes else 1))
+        ids = ids.reshape(shape[0], -1) if lanes else ids
+        self.notes.parameters.setdefault(Parameter(self.name(i), axis, role, user, lanes), ids)
         self.notes.uses.setdefault((self.index, i), {})[axis] = ids
         return ids
 
@@ -219,8 +226,9 @@ class Visit(View):
         self.set(vector.reshape(shape), k)
 
     def set_part(self, ids: Ids, whole: Ids, k: int = 0) -> None:
-        """Ids of output k, cut out of an axis of `whole`: a part never loses all its channels."""
-        if ids.size < whole.size:
+        """Ids of output k, cut out of an axis of `whole`: a part never loses all its channels, nor does a lane."""
+        cut = [axis for axis, n in enumerate(whole.shape) if ids.shape[axis] < n]
+        if not set(cut) <= set(self.ledger.lane_axes(whole)):
             self.notes.parts.append(np.unique(ids[ids != 0]))
         self.set(ids, k)
 
