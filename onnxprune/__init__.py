@@ -5,6 +5,7 @@ __version__ = "0.1.0"
 from onnxprune.errors import BudgetError, DataError, InternalError, ModelError, OnnxPruneError
 from onnxprune.pipeline import Result, apply, compare, inspect, prune
 from onnxprune.plan import Plan
+from onnxprune.sweep import sweep
 
 __all__ = [
     "BudgetError",
@@ -19,4 +20,5 @@ __all__ = [
     "compare",
     "inspect",
     "prune",
+    "sweep",
 ]

@@ -14,9 +14,9 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,11 @@ from onnxprune.calibration import LABELS, Preprocessing
 from onnxprune.errors import BudgetError, DataError, ModelError, OnnxPruneError, OutputError, UsageError
 from onnxprune.files import Model, beside, load, on_disk
 from onnxprune.methods import catalogue
-from onnxprune.options import COMPARE, HEADS, IN, JSON, PATH, PRUNE, SHAPES, VERBOSE, Sectioned, write_sections
+from onnxprune.options import COMPARE, HEADS, IN, JSON, PATH, PRUNE, SHAPES, SWEEP, VERBOSE, Sectioned, write_sections
 from onnxprune.plan import Plan
-from onnxprune.report import Report
+from onnxprune.report import Report, Target
 from onnxprune.runtime import Runtime, provider
+from onnxprune.sweep import Point, expanded, knee, picture
 
 WIDE = 140  # columns of a table where there is no terminal to ask
 
@@ -181,33 +182,24 @@ def main() -> None:
 @PRUNE
 def prune(source: Path, out: Path | None, **given: Any) -> None:
     """Prune IN and write the result to OUT, which has the same inputs and outputs."""
-    plan = _prepared(source, out, given)
-    named = ("method", "allocate", "reconstruct", "granularity", "attention", "refine", "iterations", "retrain")
-    choices = {name: given[name] for name in (*named, "threshold", "streams", "serialize", "include", "exclude")}
-    limits = {name: given[name] for name in ("round_to", "min_channels", "batch", "max_memory", "seed")}
-    failure = None
+    plan, failure = _prepared(source, out, given), None
     with _working(bars=not given["quiet"]) as progress:
         try:
             result = onnxprune.prune(
                 source,
                 target=given["target"],
-                calibration=given["calib"],
-                eval=given["evaluate"],
-                preprocessing=_preprocessing(given),
-                samples=given["samples"],
-                input_shapes=_shapes(given),
-                progress=progress,
-                runtime=_runtime(given),
+                iterations=given["iterations"],
+                retrain=given["retrain"],
                 plan=plan,
-                **choices,
-                **limits,
+                progress=progress,
+                **_common(given),
             )
         except BudgetError as error:
             if error.result is None:
                 raise
             result, failure = error.result, error
     if given["save_plan"]:
-        _save_plan(result.plan, given["save_plan"])
+        _written(given["save_plan"], result.plan.save)
     if out is not None and not given["dry_run"]:
         result.save(out, external=given["save_as_external_data"] or None)
         _warn_of_leftovers(result.written, out)
@@ -220,6 +212,61 @@ def prune(source: Path, out: Path | None, **given: Any) -> None:
         _show_report(report, source, written, given)
     if failure is not None:
         raise failure
+
+
+@main.command("sweep", cls=Sectioned, short_help="One calibration, a model per target, and how they compare.")
+@IN
+@SWEEP
+def sweep_(source: Path, to: Path, targets: tuple[str, ...], **given: Any) -> None:
+    """Prune IN for several targets and write a model for each to DIR, with a table and a picture of all of them.
+
+    \b
+    onnxprune sweep model.onnx --to models --targets macs=0.8,0.6,0.4
+    """
+    outs, drawing = _prepared_sweep(source, to, targets, given)
+    points: list[Point] = []
+    interrupted = False
+    with _working(bars=not given["quiet"]) as progress:
+        try:
+            for point in onnxprune.sweep(source, targets, progress=progress, **_common(given)):
+                if point.result is not None:
+                    out = outs[point.target]
+                    point.result.save(out, external=given["save_as_external_data"] or None)
+                    report = _with_files(point.result.report, source, out)
+                    point = replace(point, result=replace(point.result, report=report))
+                points.append(point)
+        except KeyboardInterrupt:
+            interrupted = True
+    made = [point for point in points if point.result is not None]
+    best = knee(points)
+    if made:
+        text = picture(f"{source.name}, {given['method']}", points)
+        _written(drawing, lambda path: path.write_text(text, "utf-8"))
+    for point in made[:1]:
+        assert point.result is not None
+        _warn(point.result.report, given["quiet"])
+    names = [str(outs[point.target]) if point.result is not None else None for point in points]
+    if given["as_json"]:
+        facts = {"onnxprune": onnxprune.__version__, "input": str(source), "seed": given["seed"]}
+        rows = [{"output": name} | _row(point) for name, point in zip(names, points, strict=True)]
+        drawn = str(drawing) if made else None
+        _show_json(facts | {"points": rows, "knee": None if best is None else names[best], "picture": drawn})
+    elif not given["quiet"] and points:
+        _show("", tables.sweep(points, best, source.name))
+        _show(*(f"{p.target.kind}={p.target.value:g}: {p.failure}." for p in points if p.failure))
+        _show(f"Written to {to}: {len(made)} models" + (f" and {drawing.name}." if made else "."))
+    if interrupted:
+        _say("error", f"interrupted; {len(made)} of {len(outs)} models were written to {to}.")
+        click.get_current_context().exit(130)
+    failures = [point.failure for point in points if point.failure is not None]
+    if failures:
+        raise BudgetError(f"{len(failures)} of {len(points)} targets can't be reached: {failures[0]}")
+
+
+def _row(point: Point) -> dict[str, Any]:
+    if point.result is not None:
+        return point.result.report.json()
+    return {"targets": [asdict(point.target)], **_shortfall(point.failure)}
 
 
 @main.command(cls=Sectioned, short_help="What can be pruned in a model, and why the rest can't.")
@@ -320,6 +367,39 @@ def _prepared(source: Path, out: Path | None, given: Mapping[str, Any]) -> Plan 
     return Plan.load(given["plan"]) if given["plan"] else None
 
 
+def _prepared_sweep(
+    source: Path, to: Path, targets: Sequence[str], given: Mapping[str, Any]
+) -> tuple[dict[Target, Path], Path]:
+    """The same for a sweep; gives the files that are to be written: one for each target, and the picture."""
+    wanted = expanded(targets)
+    _preprocessing(given)
+    _check_source(source)
+    provider(given["provider"])
+    if to.exists() and not to.is_dir():
+        raise OutputError(f"{to} is not a folder; give --to a folder for the models.")
+    outs = {t: to / f"{source.stem}-{t.kind}{t.value:g}.onnx" for t in wanted}
+    drawing = to / f"{source.stem}-pareto.svg"
+    to.mkdir(parents=True, exist_ok=True)
+    for out in outs.values():
+        _check_out(out, source, given["force"])
+        _check_data(out, source, given)
+    _check_out(drawing, source, given["force"])
+    return outs, drawing
+
+
+def _common(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What all that prunes takes from the command line, as `onnxprune.prune` calls it."""
+    named = ("method", "allocate", "reconstruct", "granularity", "attention", "refine", "threshold", "streams")
+    limits = ("serialize", "include", "exclude", "round_to", "min_channels", "batch", "max_memory", "seed", "samples")
+    return {name: given[name] for name in (*named, *limits)} | {
+        "calibration": given["calib"],
+        "eval": given["evaluate"],
+        "preprocessing": _preprocessing(given),
+        "input_shapes": _shapes(given),
+        "runtime": _runtime(given),
+    }
+
+
 def _check_source(source: Path) -> None:
     if source.is_file() and not os.access(source, os.R_OK):
         raise ModelError(f"{source} can't be read: you have no permission to.")
@@ -392,11 +472,11 @@ def _is_labelled(data: str, model: Path) -> bool:
 # ---------------------------------------------------------------------------------------------- after a run
 
 
-def _save_plan(plan: Plan, path: Path) -> None:
-    """Write a plan whole or not at all."""
+def _written(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        plan.save(temporary)
+        write(temporary)
         temporary.replace(path)
     except OSError as error:
         raise OutputError(f"can't write {path} ({error.strerror or error}); nothing was written.") from error

@@ -45,6 +45,10 @@ class Shallowing(Search):
             gains = method.gains(self._features(found)).tolist()
         return dict(sorted(zip((b.output for b in found), gains, strict=True), key=lambda pair: pair[1]))
 
+    def ready(self) -> None:
+        """Do what is the same for all targets."""
+        assert self.gains
+
     def _features(self, blocks: Sequence[Block]) -> methods.Features:
         """Features on labelled samples if there are any, else on all that don't judge."""
         run, labelled = self.run, self.run.labelled

@@ -27,6 +27,7 @@ RECONSTRUCTIONS = ("auto", *MODES)
 SECTIONS = {
     "How much, and how": (
         "target",
+        "targets",
         "method",
         "allocate",
         "reconstruct",
@@ -41,7 +42,18 @@ SECTIONS = {
     "Which layers": ("streams", "serialize", "include", "exclude", "round-to", "min-channels"),
     "Data": ("data", "calib", "samples", "eval", "input-shapes", "mean", "std", "layout", "resize", "mirror"),
     "Machine": ("provider", "threads", "custom-ops", "batch", "max-memory", "seed"),
-    "Output": ("save-plan", "save-as-external-data", "dry-run", "force", "json", "quiet", "verbose", "version", "help"),
+    "Output": (
+        "to",
+        "save-plan",
+        "save-as-external-data",
+        "dry-run",
+        "force",
+        "json",
+        "quiet",
+        "verbose",
+        "version",
+        "help",
+    ),
 }
 
 
@@ -176,17 +188,7 @@ MACHINE = _options(
         help="Samples that are run at once, also where models are timed.  [default: 64; 1 where models are timed]",
     ),
 )
-PRUNE = _options(
-    click.option(
-        "--target",
-        metavar="KIND=V",
-        multiple=True,
-        help="macs=0.5, params=0.5, size=0.5 or latency=0.7 (fractions kept; size: of the file, latency: of the time "
-        "that a run takes with --provider, --threads and --batch), or drop=0.01 (the most pruned "
-        "model whose loss stays under that: of accuracy with --eval, else of agreement with the original). "
-        "Repeatable; the tightest wins.  "
-        "[default: drop=0.01; drop=0.001 on synthetic data]",
-    ),
+HOW = _options(
     click.option(
         "--method",
         type=click.Choice([m.name for m in catalogue()], case_sensitive=False),
@@ -221,19 +223,8 @@ PRUNE = _options(
         is_flag=True,
         help="Swap channels that stay for ones that go while that lowers the least-squares error; takes longer.",
     ),
-    click.option(
-        "--iterations",
-        metavar="N",
-        type=click.IntRange(1),
-        default=1,
-        help="Reach the cost in N steps, each from what the one before it left and repaired.",
-    ),
-    click.option(
-        "--retrain",
-        metavar="COMMAND",
-        help="Your own training, run after every step: a command with {in} and {out} in it, the .onnx files that it "
-        "reads and writes.",
-    ),
+)
+FORM = _options(
     click.option(
         "--threshold",
         metavar="GAIN",
@@ -256,8 +247,8 @@ PRUNE = _options(
         "convolution reads its own channels of the stream, through a Gather; always: no sums, the stream is carried "
         "through the blocks' convolutions (SRN).",
     ),
-    click.option("--plan", metavar="FILE", type=PATH, help="Carry out a saved plan instead of choosing one."),
-    click.option("--save-plan", metavar="FILE", type=PATH, help="Write the plan, to be carried out again with --plan."),
+)
+LAYERS = _options(
     click.option("--include", metavar="GLOB", multiple=True, help="Prune only layers with such names. Repeatable."),
     click.option(
         "--exclude", metavar="GLOB", multiple=True, help="Keep the inputs and outputs of such layers. Repeatable."
@@ -272,6 +263,8 @@ PRUNE = _options(
     click.option(
         "--min-channels", metavar="N", type=click.IntRange(1), default=1, help="Channels that every layer keeps."
     ),
+)
+GIVEN = _options(
     click.option(
         "--calib",
         metavar="PATH",
@@ -290,8 +283,8 @@ PRUNE = _options(
     click.option(
         "--seed", metavar="N", type=click.IntRange(0), default=0, help="Seed of everything that is drawn at random."
     ),
-    click.option("--dry-run", is_flag=True, help="Do everything but write OUT, which may be left out."),
-    click.option("--force", is_flag=True, help="Overwrite OUT, even if it is IN."),
+)
+WRITTEN = _options(
     click.option(
         "--save-as-external-data",
         is_flag=True,
@@ -300,6 +293,56 @@ PRUNE = _options(
     JSON,
     click.option("-q", "--quiet", is_flag=True, help="No table, no progress, no warnings but that of synthetic data."),
     VERBOSE,
+)
+PRUNE = _options(
+    click.option(
+        "--target",
+        metavar="KIND=V",
+        multiple=True,
+        help="macs=0.5, params=0.5, size=0.5 or latency=0.7 (fractions kept; size: of the file, latency: of the time "
+        "that a run takes with --provider, --threads and --batch), or drop=0.01 (the most pruned "
+        "model whose loss stays under that: of accuracy with --eval, else of agreement with the original). "
+        "Repeatable; the tightest wins.  "
+        "[default: drop=0.01; drop=0.001 on synthetic data]",
+    ),
+    HOW,
+    click.option(
+        "--iterations",
+        metavar="N",
+        type=click.IntRange(1),
+        default=1,
+        help="Reach the cost in N steps, each from what the one before it left and repaired.",
+    ),
+    click.option(
+        "--retrain",
+        metavar="COMMAND",
+        help="Your own training, run after every step: a command with {in} and {out} in it, the .onnx files that it "
+        "reads and writes.",
+    ),
+    FORM,
+    click.option("--plan", metavar="FILE", type=PATH, help="Carry out a saved plan instead of choosing one."),
+    click.option("--save-plan", metavar="FILE", type=PATH, help="Write the plan, to be carried out again with --plan."),
+    LAYERS,
+    GIVEN,
+    click.option("--dry-run", is_flag=True, help="Do everything but write OUT, which may be left out."),
+    click.option("--force", is_flag=True, help="Overwrite OUT, even if it is IN."),
+    WRITTEN,
+)
+SWEEP = _options(
+    click.option("--to", metavar="DIR", type=PATH, required=True, help="Folder for the models and the picture."),
+    click.option(
+        "--targets",
+        metavar="KIND=V,V,...",
+        multiple=True,
+        default=("macs=0.8,0.6,0.4",),
+        help="A model for each value of macs, params, size, latency or drop; see --target. Repeatable.",
+    ),
+    HOW,
+    FORM,
+    LAYERS,
+    GIVEN,
+    click.option("--force", is_flag=True, help="Overwrite what DIR has of the same name."),
+    WRITTEN,
 )
 COMPARE = _options(
     click.option(

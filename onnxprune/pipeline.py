@@ -33,7 +33,7 @@ from onnxprune.heads import ATTENTION, attend, restored
 from onnxprune.iteration import iterate
 from onnxprune.merging import planned
 from onnxprune.plan import Plan
-from onnxprune.report import Comparison, Inspection, Latency, Report, group_reports, left_alone
+from onnxprune.report import Comparison, Inspection, Latency, Report, Target, group_reports, left_alone
 from onnxprune.runtime import Runtime
 from onnxprune.search import Candidate, Search, parse_targets, stamp
 from onnxprune.serialize import carried_out, serialize
@@ -89,10 +89,30 @@ def prune(
     `Options`. Raises OnnxPruneError: ModelError, DataError, BudgetError (its `result` is the best that was found),
     InternalError.
     """
+    targets = parse_targets([target] if isinstance(target, str) else list(target))
+    with threadpool_limits(1, user_api="blas"):
+        search, given = begun(
+            model, targets, calibration, eval, preprocessing, samples, input_shapes, progress, **options
+        )
+        return finished(search, given)
+
+
+def begun(
+    model: ModelProto | str | Path,
+    targets: tuple[Target, ...],
+    calibration: Any = None,
+    eval: Any = None,
+    preprocessing: Preprocessing = PLAIN,
+    samples: int | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    progress: Progress = lambda stage, done, total: None,
+    **options: Any,
+) -> tuple[Search, Model]:
+    """The search for what meets the targets, with its data read, and the model that was given; see `prune`."""
     unknown = sorted(set(options) - {f.name for f in fields(Options)})
     if unknown:
         raise UsageError(f"unknown option '{unknown[0]}'; options are: {', '.join(f.name for f in fields(Options))}.")
-    chosen = Options(targets=parse_targets([target] if isinstance(target, str) else list(target)), **options)
+    chosen = Options(targets=targets, **options)
     given = files.read(model)
     graph = Graph.of(given, input_shapes)
     chosen.runtime.session(given)  # a model that onnxruntime can't load is an error now, not later
@@ -100,13 +120,17 @@ def prune(
     labelled = labelled_of(eval, graph, preprocessing) if eval is not None else None
     on_disk = files.on_disk(given.path) if given.path is not None else None
     copies = 2 if preprocessing.mirror else 1
-    with threadpool_limits(1, user_api="blas"):
-        run = prepare(graph, found, chosen, labelled, progress, copies=copies, on_disk=on_disk)
-        search = Shallowing(run) if chosen.by_blocks and chosen.plan is None else Search(run)
-        if chosen.iterations > 1 or chosen.retrain is not None:
-            return _finish(search, given, *iterate(search, _verified))
-        best, failure = search.best()
-        return _finish(search, given, best, _verified(search, best), failure)
+    run = prepare(graph, found, chosen, labelled, progress, copies=copies, on_disk=on_disk)
+    return Shallowing(run) if chosen.by_blocks and chosen.plan is None else Search(run), given
+
+
+def finished(search: Search, given: Model) -> Result:
+    """What meets the targets, checked and reported. Raises BudgetError like `prune`."""
+    options = search.run.options
+    if options.iterations > 1 or options.retrain is not None:
+        return _finish(search, given, *iterate(search, _verified))
+    best, failure = search.best()
+    return _finish(search, given, best, _verified(search, best), failure)
 
 
 def _verified(search: Search, found: Candidate) -> oracle.Verdict:

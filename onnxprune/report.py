@@ -135,6 +135,13 @@ class Report:
     blocks: list[BlockReport] = field(default_factory=list)
     latency: Latency | None = None
 
+    def kept(self, kind: str) -> float | None:
+        """The share that is left of a cost (see `Target`), if it is known."""
+        if kind == "latency":
+            return self.latency.ratio if self.latency else None
+        before, after = (getattr(size, {"size": "bytes"}.get(kind, kind)) for size in (self.before, self.after))
+        return float(after / before) if before else None
+
     def json(self) -> dict[str, Any]:
         """The report as plain data, as `--json` prints it."""
         return asdict(self)

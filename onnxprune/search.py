@@ -100,11 +100,16 @@ class Search:
         self.before, self.scores = _answers(run, original), _scores(run, original)
 
     def other(self, **options: Any) -> Search:
-        """A search on the same model and data with some other options."""
+        """A search on the same model and data with some other options; the ranking stays if those are the targets."""
         found = copy(self)
-        found.__dict__.pop("ranked", None)
+        if set(options) != {"targets"}:
+            found.__dict__.pop("ranked", None)
         found.run = replace(self.run, options=replace(self.run.options, **options))
         return found
+
+    def ready(self) -> None:
+        """Do what is the same for all targets."""
+        assert self.ranked
 
     def on(self, model: Model) -> Search:
         """The same search on another model of the same inputs."""

@@ -21,6 +21,7 @@ from onnxprune.report import (
     Size,
     Target,
 )
+from onnxprune.sweep import Point
 
 NAME = 40  # characters of a name that a table shows; both ends of a long one tell the most
 WHOLE = 10_000
@@ -69,6 +70,43 @@ def comparison(found: Comparison, names: Sequence[str]) -> Table:
     table = _side_by_side("", [short(name, 24) for name in names], found.before, found.after, found.latency)
     _add_fidelity(table, found.fidelity, found.accuracy, found.loss)
     return table
+
+
+def sweep(points: Sequence[Point], knee: int | None, name: str) -> Table:
+    """A row for each target: what is left and what is lost, with intervals; or what can be reached in its place."""
+    table = _table("target", "MACs", "params", "file size", "time", "agreement", "relative error", "accuracy", "")
+    known = [point.result.report for point in points if point.result is not None]
+    if known:
+        before, accuracy = known[0].before, known[0].accuracy
+        cells = (f"{before.macs:,}", f"{before.params:,}", filesize.decimal(before.bytes), _size(before)["latency"])
+        right = f"{100 * accuracy['before']:.1f} %" if accuracy else DASH
+        table.add_row(short(name, 24), *cells, "", "", right, "original")
+    for i, point in enumerate(points):
+        target = f"{point.target.kind}={point.target.value:g}"
+        if point.result is None:
+            reachable = point.failure.reachable if point.failure else 1.0
+            table.add_row(target, *[DASH] * 7, f"out of reach: {reachable:.3f}")
+            continue
+        report = point.result.report
+        left = [report.kept(kind) for kind in ("macs", "params", "size", "latency")]
+        table.add_row(
+            target, *(DASH if x is None else f"{x:.3f}" for x in left), *_judged(report), "knee" if i == knee else ""
+        )
+    return table
+
+
+def _judged(report: Report) -> tuple[str, str, str]:
+    """Agreement, relative error and accuracy, what `drop` counts with its interval."""
+    fidelity, accuracy, loss = report.fidelity, report.accuracy, report.loss
+    agreement = DASH if fidelity.top1_agreement is None else f"{100 * fidelity.top1_agreement:.1f} %"
+    error, right = f"{fidelity.relative_error:.3g}", f"{100 * accuracy['after']:.1f} %" if accuracy else DASH
+    if fidelity.top1_agreement is not None:
+        agreement += _between(fidelity, lambda lost: f"{100 - 100 * lost:.1f}")
+    else:
+        error += _between(fidelity, lambda lost: f"{lost:.3g}")
+    if accuracy and loss.of == "accuracy":
+        right += _between(loss, lambda lost: f"{100 * (accuracy['before'] - lost):.1f}")
+    return agreement, error, right
 
 
 def widths(groups: Iterable[GroupReport]) -> Table:
@@ -182,10 +220,19 @@ def _add_fidelity(table: Table, fidelity: Fidelity, accuracy: Mapping[str, float
 
 def _interval(found: Fidelity | Loss, shown: Callable[[float], str]) -> str:
     """Between what the true figure lies, if that is known."""
+    ends = _ends(found, shown)
+    return f", 95 % interval {ends[0]} to {ends[1]}" if ends else ""
+
+
+def _between(found: Fidelity | Loss, shown: Callable[[float], str]) -> str:
+    ends = _ends(found, shown)
+    return f" ({ends[0]}–{ends[1]})" if ends else ""
+
+
+def _ends(found: Fidelity | Loss, shown: Callable[[float], str]) -> list[str]:
     if found.low is None or found.high is None:
-        return ""
-    low, high = sorted((shown(found.low), shown(found.high)), key=float)
-    return f", 95 % interval {low} to {high}"
+        return []
+    return sorted((shown(found.low), shown(found.high)), key=float)
 
 
 def _table(first: str, *others: str, title: str = "") -> Table:

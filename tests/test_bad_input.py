@@ -255,7 +255,7 @@ def test_provider_that_is_not_there(out: Path) -> None:
         (("--reconstruct", "voodoo"), "--reconstruct"),
         (("--target", "voodoo=1"), "voodoo=1"),
         (("--target", "watts=0.5"), "isn't known"),
-        (("--target", "size=0.5"), "isn't known"),
+        (("--target", "speed=0.5"), "isn't known"),
         (("--target", "macs=half"), "needs a number"),
         (("--target", "macs=1.5"), "out of range"),
         (("--target", "macs=nan"), "out of range"),
@@ -305,7 +305,7 @@ def test_options_that_are_not_there_yet_are_refused(option: tuple[str, ...], out
         (("--serialize", "sometimes"), "'--serialize'"),
         (("--serialize", "auto", "--iterations", "2", "--target", "macs=0.5"), "in steps"),
         (("--iterations", "0"), "'--iterations'"),
-        (("--iterations", "2"), "give --target macs= or params="),
+        (("--iterations", "2"), "give a target such as macs="),
         (("--iterations", "2", "--target", "macs=0.5", "--save-plan", "p.npz"), "a plan holds one step"),
     ],
 )
@@ -318,7 +318,7 @@ def test_arguments_that_are_missing(out: Path) -> None:
     fails(2, "prune", says="IN.onnx")
     fails(2, "inspect", says="IN.onnx")
     fails(2, "compare", MLP, says="B.onnx")
-    fails(2, "sweep", MLP, "--to", out.parent, says="--to")
+    fails(2, "sweep", MLP, says="--to")
 
 
 # ---- plans

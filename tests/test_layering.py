@@ -60,6 +60,8 @@ ORDER += [
     "depth",
     "iteration",
     "pipeline",
+    "picture",
+    "sweep",
     "options",
     "tables",
     "cli",
