@@ -191,6 +191,11 @@ class Mask:
         ids = notes.feedback[linear.index][linear.weight_at] if linear.loops else notes.readers[linear.index]
         return self.of(ids.ravel())
 
+    def outputs(self, linear: Linear) -> NDArray[np.bool_]:
+        """Kept flags of a layer's output channels; all True where it only puts them into their places."""
+        ids = self.coupling.notes.writers.get(linear.index)
+        return np.ones(len(linear.offset), bool) if ids is None else self.of(ids)
+
     def __call__(self, name: str, axis: int) -> NDArray[np.bool_]:
         """Kept flags along one axis of a value, real length; all True on an axis along which channels don't vary.
 
@@ -501,4 +506,5 @@ def _has_weights(graph: Graph, node: NodeProto) -> bool:
     shapes = [graph.shapes.get(name, ()) for name in node.input if name in graph.static]
     matrix = any(sum(n > 1 for n in shape) > 1 for shape in shapes)
     known = find(node)
-    return matrix if known is None else known.linear is not None and (matrix or node.op_type != "MatMul")
+    alone = node.op_type not in ("MatMul", "Gather")
+    return matrix if known is None else known.linear is not None and (matrix or alone)

@@ -244,7 +244,7 @@ FORM = _options(
         type=click.Choice(serialize.MODES),
         default="never",
         help="Residual blocks in another form, so that every layer prunes the stream by itself: never; auto: each "
-        "convolution reads its own channels of the stream, through a Gather; always: no sums, the stream is carried "
+        "convolution reads, and adds to, its own channels of the stream; always: no sums, the stream is carried "
         "through the blocks' convolutions (SRN).",
     ),
 )

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from onnxprune.coupling import Coupling, Mask
 from onnxprune.elimination import Correlation, Factor
 from onnxprune.graph import Array
+from onnxprune.ops.choice import filled
 from onnxprune.ops.elementwise import bounds
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
@@ -71,7 +72,7 @@ def masked(linear: Linear, flags: NDArray[np.bool_], matrix: Float | None = None
 
 def silent(coupling: Coupling, mask: Mask, linear: Linear, weights: Weights) -> Weights:
     """Weights of a layer of one convolution group, zero for output channels that are removed."""
-    outputs = mask.of(coupling.notes.writers[linear.index])
+    outputs = mask.outputs(linear)
     return Weights(weights.matrix * outputs, weights.offset * outputs)
 
 
@@ -91,11 +92,11 @@ def taken_over(
     """The layer's own weights where the rows `to` [m, b] gained factor [m] times the rows `gone` [m, b], for all moves.
 
     Rows are those of the whole input, all conv groups; nothing moves between these. With the mean of the rows that the
-    fit sees, the bias keeps every output's mean.
+    fit sees, the bias keeps every output's mean. A fixed layer takes nothing over but means.
     """
     groups, n, o = linear.matrix.shape
     own, new = linear.matrix.reshape(-1, o), linear.matrix.reshape(-1, o).copy()
-    for gone, to, factor in moves:
+    for gone, to, factor in () if linear.fixed else moves:
         within = (gone // n == to // n)[..., None]
         np.add.at(new, to, within * factor[:, None, None] * own[gone])
     weights = masked(linear, flags, new.reshape(groups, n, o))
@@ -179,6 +180,7 @@ class Equations:
         self.own = [] if len(moments.target_shift) else [b @ w for b, w in zip(blocks, linear.matrix, strict=True)]
         kept = kept_rows(linear, flags)
         self.correlations = [Correlation.of(block, rows) for block, rows in zip(blocks, kept, strict=True)]
+        self.fixed = masked(linear, flags).matrix if linear.fixed else None
         self._factors: dict[float, list[Factor]] = {}
 
     def solve(self, damping: float, moments: Moments | None = None) -> Weights:
@@ -188,7 +190,8 @@ class Equations:
         matrices, offsets = [], []
         for g, factor in enumerate(self._factored(damping)):
             block, columns = _block(linear, g)
-            matrix = factor.solve(self.own[g] if cross is None else cross[block, columns], linear.matrix[g])
+            goals = self.own[g] if cross is None else cross[block, columns]
+            matrix = factor.solve(goals, linear.matrix[g]) if self.fixed is None else self.fixed[g]
             mean = moments.mean[block]
             goal = mean @ linear.matrix[g] + linear.offset[columns] if cross is None else moments.target_mean[columns]
             matrices.append(matrix)
@@ -312,8 +315,8 @@ def front_to_back(
                     walk.recall([linear.index, *linear.tail])
                     linear = replace(linear, shared=None)  # the original has no such channels
                 needed = not flags.all() or linear.input in walk.drifted or other or choice is not None
-                found = None
-                if linear.refittable and (needed or (_shortcut(walk, linear) and linear.shared is None)):
+                found, idle = None, linear.fixed and flags.all()
+                if linear.refittable and not idle and (needed or (_shortcut(walk, linear) and linear.shared is None)):
                     layer = _Layer(walk, before, linear, flags, sizes[0], samples, seed)
                     if choice is not None:
                         keep = {**keep, **choice(linear, layer.moments)}
@@ -449,15 +452,15 @@ class _Layer:
 
 def _shortcut(walk: Walk, linear: Linear) -> str:
     """The other operand of the sum that the layer's output goes into, if it is known by now and has drifted."""
-    graph = walk.graph
-    consumers = graph.consumers.get(linear.output, [])
-    if len(consumers) != 1 or linear.output in graph.outputs:
+    graph, output = walk.graph, filled(walk.graph, linear.output)
+    consumers = graph.consumers.get(output, [])
+    if len(consumers) != 1 or output in graph.outputs:
         return ""
     node = graph.nodes[consumers[0]]
     if node.op_type != "Add" or len(set(node.input)) != 2:
         return ""
-    other = next(name for name in node.input if name != linear.output)
-    same = graph.shapes.get(other) == graph.shapes.get(linear.output)
+    other = next(name for name in node.input if name != output)
+    same = graph.shapes.get(other) == graph.shapes.get(output)
     return other if other in walk.drifted and same and other in walk.pruned[0] else ""
 
 

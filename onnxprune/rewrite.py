@@ -265,8 +265,7 @@ def _renew(draft: _Draft, index: int, node: NodeProto, cut: bool) -> list[NodePr
         return [node]
     layers = draft.renewed[index]
     if cut:
-        outputs = draft.mask.of(draft.coupling.notes.writers[index])
-        layers = [layer.cut(draft.mask.inputs(layer), outputs) for layer in layers]
+        layers = [layer.cut(draft.mask.inputs(layer), draft.mask.outputs(layer)) for layer in layers]
 
     def constant(name: str, value: Array, hint: str) -> str:
         return draft.renew(name, value, index, hint)
@@ -300,8 +299,9 @@ def _renew_node(
     graph: Graph, node: NodeProto, layer: Linear, constant: Callable[[str, Array, str], str], taken: set[str]
 ) -> list[NodeProto]:
     """Give the node a layer's weights; the nodes that must come behind it."""
-    dtype = graph.array(layer.weight).dtype
-    weight, offset = (value.astype(dtype) for value in layer.tensors(layer))
+    weight, offset = layer.tensors(layer)
+    weight = weight.astype(graph.array(layer.weight).dtype)
+    offset = offset.astype(helper.tensor_dtype_to_np_dtype(graph.types[layer.input]))
     node.input[layer.weight_at] = constant(layer.weight, weight, f"{layer.weight}_new")
     if layer.tail:
         node.output[0] = layer.output

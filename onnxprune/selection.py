@@ -116,8 +116,13 @@ def dense(linear: Linear) -> Float:
 
 
 def separated(linear: Linear, gram: Float) -> Float:
-    """A Gram matrix without what couples different convolution groups, which no output sees."""
+    """A Gram matrix without what couples different convolution groups, or channels that only take their places.
+
+    No output sees that.
+    """
     groups, n, _ = linear.matrix.shape
+    if linear.fixed:
+        return np.diag(np.diag(gram))
     if groups == 1:
         return gram
     same = np.kron(np.eye(groups, dtype=bool), np.ones((n, n), bool))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 
 import numpy as np
@@ -9,14 +10,19 @@ import pytest
 from onnx import ModelProto
 
 import models
-from onnxprune import files, oracle, pipeline
+from onnxprune import files, methods, oracle, pipeline
 from onnxprune.cost import total_macs
-from onnxprune.coupling import Coupling, couple
+from onnxprune.coupling import Coupling, Group, couple
 from onnxprune.errors import BudgetError
 from onnxprune.graph import Graph
+from onnxprune.ops.choice import fills_up
+from onnxprune.ops.linear import Linear
 from onnxprune.plan import Plan
+from onnxprune.reconstruct import refit
 from onnxprune.rewrite import pruned
+from onnxprune.selection import flags_without, rank
 from onnxprune.serialize import carried_out, positive, serialize
+from onnxprune.statistics import Moments
 
 TAIL = "p = GlobalAveragePool(z)\nf = Flatten(p)\n[head] y = Gemm<transB=1>(f, wy, by)"
 X, Y = "float[N,3,8,8] x", "float[N,4] y"
@@ -186,6 +192,114 @@ def test_every_convolution_chooses_what_it_reads_of_the_stream(name):
     assert not any(g.stream and g.writers and len(g.reads) > 1 for g in coupling.groups if "input of" in g.name)
 
 
+WRITERS = {
+    "identity": {"one_b", "two_b"},
+    "projection": {"one_b", "two_b", "short"},
+    "option_a": {"one_b", "two_b"},
+    "bottleneck": {"c", "s", "g"},
+    "pre_activation": {"b", "e"},
+    "linear_bottleneck": {"c", "g"},
+    "linear_bottleneck_of_opset_9": {"c", "g"},
+    "one_layer": {"a", "b"},
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_convolution_chooses_what_it_adds_to_the_stream(name):
+    _, coupling = made(name, "auto")
+    fills = {
+        i for i, node in enumerate(coupling.graph.nodes) if node.op_type == "Gather" and fills_up(coupling.graph, i)
+    }
+    assert {group.name for group in coupling.groups if fills & group.reads.keys()} == WRITERS[name]
+    assert not any(fills & group.reads.keys() and len(group.reads) > 1 for group in coupling.groups)
+    assert not any(coupling.layer(i).startswith("fill") for i in coupling.left_alone)
+
+
+def writer(name: str = "two_b") -> tuple[Coupling, Group, Linear]:
+    """A group of channels that are added to a stream, and what fills up those that are left out."""
+    _, coupling = made("identity", "auto")
+    group = coupling.by_name[name]
+    (index,) = group.reads
+    linear = coupling.linear(index)
+    assert linear is not None
+    return coupling, group, linear
+
+
+def rows(count: int = 300) -> np.ndarray:
+    """What a writer makes, correlated and of unequal variance, behind the padding."""
+    rng = np.random.default_rng(5)
+    made = rng.normal(size=(count, 6)) @ rng.normal(size=(6, 6)) * [3, 1, 5, 2, 6, 4] + rng.normal(size=6)
+    return np.column_stack([np.zeros(count), made]).astype(np.float32)
+
+
+def test_what_a_writer_leaves_out_is_the_mean_of_what_is_missing():
+    _, group, linear = writer()
+    x = rows()
+    for target in (None, x[:, 1:] + np.arange(6, dtype=np.float32)):
+        moments = Moments.starting_with(x, target)
+        moments.add(x, target)
+        flags = flags_without(linear, group, np.asarray([1, 4]))
+        found = refit(linear, flags, moments, None)
+        kept = np.asarray([1, 0, 1, 1, 0, 1])
+        assert (found.weights.matrix[0] == np.eye(7, 6, -1) * kept).all()
+        wanted = x[:, 1:].mean(0) * (1 - kept) + (0 if target is None else np.arange(6))
+        assert found.weights.offset == pytest.approx(wanted, abs=1e-5)
+        variance = x[:, 1:].var(0, dtype=float)
+        assert found.error == pytest.approx(variance[[1, 4]].sum() / variance.sum(), rel=1e-4)
+
+
+def test_the_error_of_leaving_out_is_the_variance_of_what_is_left_out():
+    coupling, group, linear = writer()
+    x = rows()
+    moments = Moments.starting_with(x)
+    moments.add(x)
+    method, rng = methods.find("reap"), np.random.default_rng(0)
+    assert isinstance(method, methods.Method)
+    ranking = rank(coupling, group, {linear.key: [moments]}, method, np.arange(1, 7), rng)
+    variance = x[:, 1:].var(0, dtype=float)
+    assert ranking.order.tolist() == np.argsort(variance)[:5].tolist()
+    expected = np.cumsum(np.sort(variance))[::-1] / variance.sum()
+    assert ranking.errors == pytest.approx([*expected[1:], 0.0], rel=1e-3)
+
+
+def test_only_zeros_in_front_let_a_writer_choose():
+    def filling(body: str, **weights: object) -> bool:
+        text = f"[a] a = Conv(x, w, b)\n{body}\ny = Relu(g)"
+        fixed = {"w": (4, 3, 1, 1), "b": (4,), "front": [0, 1, 0, 0] + 4 * [0], "rest": np.arange(1, 5)}
+        used = {k: v for k, v in (fixed | weights).items() if f"{k}" in text}
+        graph = Graph(models.build(X, "float[N,4,8,8] y", text, used))
+        return any(node.op_type == "Gather" and fills_up(graph, i) for i, node in enumerate(graph.nodes))
+
+    pick = "g = Gather<axis=1>(p, rest)"
+    assert filling(f"p = Pad(a, front)\n{pick}")
+    assert filling(f"p = Pad(a, front, none)\n{pick}", none=np.float32(0))
+    assert not filling(f"p = Pad(a, front, none)\n{pick}", none=np.float32(1))
+    assert not filling(f'p = Pad<mode="edge">(a, front)\n{pick}')
+    assert not filling(f"p = Pad(a, behind)\n{pick}", behind=[0, 0, 0, 0, 0, 1, 0, 0])
+    assert not filling(f"p = Pad(a, beside)\n{pick}", beside=[0, 1, 1, 0, 0, 0, -1, 0])
+    assert not filling(f"p = Pad(a, front)\n{pick}", rest=np.asarray([1, 2, 4, 3]))
+    assert not filling(f"p = Relu(a)\n{pick}", rest=np.asarray([0, 1, 2, 3]))
+
+
+def test_without_choices_a_layer_is_fitted_as_ever():
+    """One whose output is filled up takes up the drift of its shortcut, too. Of few samples all places are fitted."""
+    _, plain = run("identity", "never", "macs=0.9", include=("one_a",), samples=6)
+    _, lazy = run("identity", "auto", "macs=0.9", include=("one_a",), samples=6)
+    assert [n.op_type for n in lazy.model.graph.node] == [n.op_type for n in plain.model.graph.node]
+    assert {n.name for n in lazy.model.graph.initializer} == {n.name for n in plain.model.graph.initializer}
+    assert difference(plain.model, lazy.model) < 1e-4
+
+
+def test_channels_that_only_take_their_places_take_nothing_over():
+    """Unification can't mix channels where each only takes its place."""
+    _, result = run("identity", "auto", "macs=0.5", method="nu")
+    _, coupling = made("identity", "auto")
+    fills = [name for name, linear in coupling.layers.items() if linear.fixed and name in result.plan.weights]
+    assert fills
+    for name in fills:
+        assert set(np.unique(result.plan.weights[name].matrix)) == {0.0, 1.0}
+
+
 def test_gathers_that_lost_nothing_are_dropped():
     model, coupling = made("identity", "auto")
     everything = carried_out(coupling, Plan(serialize="auto")).proto
@@ -195,7 +309,11 @@ def test_gathers_that_lost_nothing_are_dropped():
     keep = {"input of two_a": np.asarray([0, 2, 5])}
     some = carried_out(coupling, Plan(keep, serialize="auto")).proto
     assert [n.op_type for n in some.graph.node].count("Gather") == 1
-    assert [n.op_type for n in pruned(coupling, Plan(keep)).proto.graph.node].count("Gather") == 2
+    assert [n.op_type for n in pruned(coupling, Plan(keep)).proto.graph.node].count("Gather") == 4
+    keep = {"one_b": np.arange(5)}  # the padding takes the place of the last channel, of which there are five then
+    some = carried_out(coupling, Plan(keep, serialize="auto")).proto
+    counts = Counter(n.op_type for n in some.graph.node)
+    assert (counts["Pad"], counts["Gather"]) == (1, 1)
 
 
 def test_a_gather_that_is_an_output_stays():

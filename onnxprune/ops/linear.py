@@ -67,7 +67,8 @@ class Linear:
     (`bias_at` 0) gets an Add behind it. `beside` [conv_group * o] is what else the bias tensor holds, if anything.
     `loops` marks what a recurrent node makes of its own channels. The columns are in `lanes` equal parts, each of which
     holds its part of the outputs so many times as there are gates; an input in lanes has these along `lane_axis`.
-    `shared` [m, t] are the rows of each of m channels that share one coefficient; None at tap level.
+    `fixed` marks one that only puts channels in their places: a fit changes nothing but the offset. `shared` [m, t] are
+    the rows of each of m channels that share one coefficient; None at tap level.
     """
 
     index: int
@@ -89,6 +90,7 @@ class Linear:
     loops: bool = False
     lanes: int = 1
     lane_axis: int | None = None
+    fixed: bool = False
     shared: Ints | None = None
 
     @property

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.graph import Array, Shape, key
+from onnxprune.graph import key
 from onnxprune.ids import Ids, reshape, widen
+from onnxprune.ops.choice import everything, filling, fills_up, pads
 from onnxprune.ops.registry import Cut, View, Visit, always, rule
 
 STAYS = "moves them in a way that can't be written for fewer channels"
@@ -306,27 +307,27 @@ def cut_out(v: Visit) -> None:
 
 
 def shrink_gather(cut: Cut) -> None:
-    """Indices along the channel axis count the channels kept before them, and stay where their own channel does."""
+    """Indices along the channel axis count the channels kept before them, and stay where their own channel does.
+
+    Where that stays but the channel that was picked doesn't, the first one is picked: the padding (see `fills_up`).
+    """
     x, y = cut.node.input[0], key(cut.node)
     axis = int(cut.attrs.get("axis", 0)) % len(cut.shape(x))
     mask, listed = cut.mask(x, axis), len(cut.shape(x)) == len(cut.shape(y))
     if mask.all() and (not listed or cut.mask(y, axis).all()):
         return
     indices = cut.graph.array(cut.node.input[1]) % len(mask)
-    cut.set_input(1, (np.cumsum(mask) - 1)[indices[cut.mask(y, axis)]], "kept")
+    places = np.cumsum(mask) - 1
+    places[~mask] = 0
+    cut.set_input(1, places[indices[cut.mask(y, axis)]], "kept")
 
 
-def everything(shape: Shape, axis: int, indices: Array | None) -> bool:
-    """Whether these are all places along an axis, in their order."""
-    return indices is not None and indices.shape == (shape[axis],) and bool((indices == np.arange(shape[axis])).all())
-
-
-@rule("Gather", shrink=shrink_gather, commutes=always)
+@rule("Gather", shrink=shrink_gather, commutes=always, linear=filling)
 def gather(v: Visit) -> None:
     """Picks places of one axis: of a channel axis only by a constant list.
 
     One that picks all channels in their order does nothing, unless it is there to let what reads it do with fewer: its
-    result has channels of its own, and those of its input stay.
+    result has channels of its own, and those of its input stay. With one that fills up it is the other way round.
     """
     if v.static(0):
         look_up(v)
@@ -334,6 +335,12 @@ def gather(v: Visit) -> None:
     axis, indices, inner = v.attr("axis", 0) % len(v.shape(0)), v.value(1), len(v.shape(1))
     ids = cut_along(v, {axis})
     counted = v.value(0) is not None  # sizes, of which any may be picked
+    if not counted and fills_up(v.graph, v.index):
+        v.contracted(0, axis)
+        filled = v.ledger.fresh(("filled", v.index), v.out_shape()[axis])
+        v.freeze(filled, "lets what writes them leave some out, so they stay")
+        v.set_channels(filled, axis)
+        return
     if ids.size == ids.shape[axis] > 1 and v.static(1) and everything(v.shape(0), axis, indices):
         v.freeze(ids, "lets what reads it choose among them, so they stay")
         v.set_channels(v.ledger.fresh(("choice", v.index), ids.size), axis)
@@ -364,23 +371,6 @@ def look_up(v: Visit) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- padding, resizing
-
-
-def pads(v: View) -> tuple[list[int], list[int]] | None:
-    """(begins, ends) per axis of a Pad node; None when they aren't known."""
-    rank = len(v.shape(0))
-    if v.graph.opset < 11:
-        return list(v.attr("pads")[:rank]), list(v.attr("pads")[rank:])
-    known = v.value(1)
-    if known is None:
-        return None
-    given, axes = known.tolist(), v.value(3)
-    if axes is None:
-        return given[:rank], given[rank:]
-    begins, ends = [0] * rank, [0] * rank
-    for k, axis in enumerate(axes.tolist()):
-        begins[axis], ends[axis] = given[k], given[len(given) // 2 + k]
-    return begins, ends
 
 
 def shrink_pad(cut: Cut) -> None:
