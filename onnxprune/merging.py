@@ -78,7 +78,7 @@ def mergeable(graph: Graph, blocks: Sequence[Block]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Branch:
+class Branch:
     """A residual block taken apart. Copies (Identity) are passed by."""
 
     graph: Graph
@@ -128,6 +128,11 @@ class _Branch:
             raise _Unlike("one of them reads a value from elsewhere")
         return [place[name] for name in values]
 
+    @property
+    def layers(self) -> list[Linear]:
+        """The layers among the parts."""
+        return [part for part in self.parts if isinstance(part, Linear)]
+
 
 def _made(part: Linear | NodeProto) -> str:
     return part.output if isinstance(part, Linear) else key(part)
@@ -138,7 +143,7 @@ class _Wide:
 
     def __init__(self, draft: _Draft, blocks: Sequence[Block]) -> None:
         self.draft, self.graph = draft, draft.graph
-        self.branches = [_Branch(self.graph, block) for block in blocks]
+        self.branches = [Branch(self.graph, block) for block in blocks]
         self.nodes: list[NodeProto] = []
         self.targets: list[NodeProto] = []
         self._demand_run(blocks)

@@ -34,7 +34,7 @@ from onnxprune.ops.elementwise import bounds
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
 from onnxprune.runtime import Runtime
-from onnxprune.statistics import Moments, collect, draw, positions_wanted
+from onnxprune.statistics import Moments, collect, draw, parted, positions_wanted
 from onnxprune.walk import Walk, layers_in_order
 
 Float = NDArray[np.float64]
@@ -351,13 +351,7 @@ class _Layer:
     @cached_property
     def moments(self) -> list[Moments]:
         """Of the samples to fit and, if there are any, of those to choose dampings by."""
-        parts: list[Moments] = []
-        for batch in range(len(self.walk.original)):
-            x, y = self.rows(batch)
-            if batch in (0, self.split):
-                parts.append(Moments(parts[0].shift, parts[0].target_shift) if parts else Moments.starting_with(x, y))
-            parts[-1].add(x, y)
-        return parts
+        return parted(map(self.rows, range(len(self.walk.original))), self.split)
 
     def refit(self, needed: bool = True) -> Refit | None:
         """Least squares, then a few steps behind the activation where there is one; None if unneeded and no better."""

@@ -145,6 +145,16 @@ class Moments:
         return self.about(self.mean, self.target_mean)
 
 
+def parted(batches: Iterable[tuple[Array, Array]], split: int) -> list[Moments]:
+    """Moments of the rows and targets of the batches before the split and, if there are any, of those behind it."""
+    parts: list[Moments] = []
+    for number, (x, y) in enumerate(batches):
+        if number in (0, split):
+            parts.append(Moments(parts[0].shift, parts[0].target_shift) if parts else Moments.starting_with(x, y))
+        parts[-1].add(x, y)
+    return parts
+
+
 def positions_wanted(linear: Linear, samples: int, batch: int) -> int:
     """How many output positions become rows in a batch of all samples: 8 rows per column, and 10 per sample, at least.
 

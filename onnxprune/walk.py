@@ -105,7 +105,7 @@ class Walk:
         beside = {name for i in own for name in self.graph.reads(self.graph.nodes[i])} if wanted else set[str]()
         self.recall(nodes, beside - self.drifted)
         if wanted:
-            self._run(_segment(self, self.graph, own, wanted, self.renewed, self.mask), self.pruned, wanted)
+            self._run(part(self, self.graph, own, wanted, self.renewed, self.mask), self.pruned, wanted)
         for batch in (*self.original, *self.pruned):
             for name in [n for n in batch if not self._alive(n)]:
                 self._forget(batch.pop(name))
@@ -116,7 +116,7 @@ class Walk:
         made = [name for step in steps for name in self.reference.nodes[step].output if name]
         needed = [name for name in made if self._alive(name) or name in beside]
         if needed:
-            self._run(_segment(self, self.reference, steps, needed), self.original, needed)
+            self._run(part(self, self.reference, steps, needed), self.original, needed)
 
     def _steps(self) -> dict[int, list[int]]:
         """For each node of the graph the nodes that the original runs at its turn: what it makes follows from them."""
@@ -197,7 +197,7 @@ class Walk:
         rest = [i for i in self.schedule[self.position :] if i not in skipped]
         made = {name for i in rest for name in self.graph.nodes[i].output}
         made |= {layer.output for layer in layers}
-        return _segment(self, self.graph, rest, [name for name in names if name in made], replaced, mask)
+        return part(self, self.graph, rest, [name for name in names if name in made], replaced, mask)
 
     def _last_use(self) -> dict[str, int]:
         last: dict[str, int] = {}
@@ -206,9 +206,10 @@ class Walk:
             last |= dict.fromkeys((name for node in nodes for name in self.graph.reads(node)), position)
         return last | dict.fromkeys(self.graph.outputs, len(self.schedule))
 
-    def keep(self, names: Iterable[str]) -> None:
-        """Don't drop these values."""
-        self.last_use.update(dict.fromkeys(names, len(self.schedule)))
+    def keep(self, names: Iterable[str], until: int | None = None) -> None:
+        """Don't drop these values, or not before a node has its turn."""
+        last = len(self.schedule) if until is None else self.place[until]
+        self.last_use.update({name: max(last, self.last_use.get(name, 0)) for name in names})
 
 
 def by_depth(coupling: Coupling) -> list[int]:
@@ -228,7 +229,7 @@ def by_depth(coupling: Coupling) -> list[int]:
     return [index for *_, index in sorted(order)]
 
 
-def _segment(
+def part(
     walk: Walk,
     graph: Graph,
     nodes: Sequence[int],

@@ -56,6 +56,7 @@ ORDER += [
     "latency",
     "factorize",
     "steps",
+    "segments",
     "search",
     "depth",
     "iteration",

@@ -208,6 +208,20 @@ def test_the_users_own_mapped_files_stay(folder, tmp_path_factory):
     assert path.exists()
 
 
+def test_what_is_kept_for_a_while():
+    coupling = models.coupled(models.mlp())
+    layers = layers_in_order(coupling)
+    with Walk(coupling, models.feeds(models.mlp(), 5), models.RUNTIME) as walk:
+        walk.keep(["h0"], layers[2].index)
+        walk.keep(["h0"], layers[1].index)
+        walk.advance(layers[2].index)
+        assert set(walk.original[0]) == {"h0", "r1"}
+        walk.recall([layers[2].index])
+        assert set(walk.original[0]) == {"h0", "r1", "y"}
+        walk.advance()
+        assert set(walk.original[0]) == {"y"}
+
+
 def test_no_file_is_left_after_an_exception(folder):
     model = models.mlp()
     coupling = models.coupled(model)
