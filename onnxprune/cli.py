@@ -390,7 +390,18 @@ def _prepared_sweep(
 def _common(given: Mapping[str, Any]) -> dict[str, Any]:
     """What all that prunes takes from the command line, as `onnxprune.prune` calls it."""
     named = ("method", "allocate", "reconstruct", "granularity", "attention", "refine", "threshold", "streams")
-    limits = ("serialize", "include", "exclude", "round_to", "min_channels", "batch", "max_memory", "seed", "samples")
+    limits = (
+        "serialize",
+        "include",
+        "exclude",
+        "keep",
+        "round_to",
+        "min_channels",
+        "batch",
+        "max_memory",
+        "seed",
+        "samples",
+    )
     return {name: given[name] for name in (*named, *limits)} | {
         "calibration": given["calib"],
         "eval": given["evaluate"],

@@ -61,10 +61,10 @@ class Shallowing(Search):
         return diagnose(run.coupling, blocks, feeds, run.options.runtime, labelled.labels.ravel()[order])
 
     def _wanted(self, block: Block) -> bool:
-        """Whether --include and --exclude let a block go."""
+        """Whether --include, --exclude and --keep let a block go."""
         graph, options = self.run.coupling.graph, self.run.options
         names = [graph.nodes[i].name or key(graph.nodes[i]) for i in block.nodes]
-        left = any(fnmatch(name, pattern) for pattern in options.exclude for name in names)
+        left = any(fnmatch(name, pattern) for pattern in (*options.exclude, *options.limits) for name in names)
         return not left and (not options.include or any(fnmatch(n, p) for p in options.include for n in names))
 
     def after(self, outputs: Sequence[str]) -> Search:

@@ -39,7 +39,7 @@ SECTIONS = {
         "threshold",
         "plan",
     ),
-    "Which layers": ("streams", "serialize", "include", "exclude", "round-to", "min-channels"),
+    "Which layers": ("streams", "serialize", "include", "exclude", "keep", "round-to", "min-channels"),
     "Data": ("data", "calib", "samples", "eval", "input-shapes", "mean", "std", "layout", "resize", "mirror"),
     "Machine": ("provider", "threads", "custom-ops", "batch", "max-memory", "seed"),
     "Output": (
@@ -108,6 +108,18 @@ def resize(text: str) -> int | tuple[int, int]:
     if match is None:
         raise click.BadParameter(f"'{text}' is not a size; write 256 (shorter side, then cropped) or 224,224.")
     return (int(match[1]), int(match[2])) if match[2] else int(match[1])
+
+
+def limit(text: str) -> tuple[str, float]:
+    """Names of layers, and a share, from conv1*=0.5."""
+    name, _, share = text.rpartition("=")
+    try:
+        found = float(share)
+    except ValueError:
+        found = 0.0
+    if not name or not 0 < found <= 1:
+        raise click.BadParameter(f"'{text}' is not a share of channels that stays; write one like 'conv1*=0.5'.")
+    return name, found
 
 
 def multiple(text: str) -> int | None:
@@ -252,6 +264,13 @@ LAYERS = _options(
     click.option("--include", metavar="GLOB", multiple=True, help="Prune only layers with such names. Repeatable."),
     click.option(
         "--exclude", metavar="GLOB", multiple=True, help="Keep the inputs and outputs of such layers. Repeatable."
+    ),
+    click.option(
+        "--keep",
+        metavar="GLOB=SHARE",
+        type=limit,
+        multiple=True,
+        help="Keep at least this share of the outputs of such layers, 'block1/*=0.5' half of them. Repeatable.",
     ),
     click.option(
         "--round-to",

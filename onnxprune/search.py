@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from glob import escape
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from onnxprune.steps import (
     cost_of,
     count_of,
     coupled,
+    least_width,
     rank,
     reconstruct,
     refine,
@@ -113,9 +115,14 @@ class Search:
 
     def on(self, model: Model) -> Search:
         """The same search on another model of the same inputs."""
-        graph = Graph.of(model, self.run.coupling.graph.dims)
-        coupling = coupled(graph, self.run.options)
-        return Search(replace(self.run, coupling=coupling, original=graph, on_disk=None))
+        before, options = self.run.coupling, self.run.options
+        graph = Graph.of(model, before.graph.dims)
+        coupling = coupled(graph, options)
+        limits = {g.name: least_width(before, g, options) for g in before.groups}  # shares are of what there was
+        now = {g.name: g.channels for g in coupling.groups}
+        keep = {escape(name): least / now[name] for name, least in limits.items() if name in now}
+        options = replace(options, keep=keep if options.keep else ())
+        return Search(replace(self.run, coupling=coupling, original=graph, on_disk=None, options=options))
 
     @cached_property
     def ranked(self) -> Ranked:

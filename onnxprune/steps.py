@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cached_property
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,7 @@ class Options:
     serialize: str = "never"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    keep: tuple[tuple[str, float], ...] | Mapping[str, float] = ()  # names of layers, shares of channels that stay
     round_to: int | None = None
     min_channels: int = 1
     batch: int | None = None  # samples in a run; without it BATCH, but TIMED_BATCH where runs are timed
@@ -112,6 +114,9 @@ class Options:
             raise UsageError(
                 "serialized blocks can't be pruned in steps: give serialize without iterations or retrain."
             )
+        for name, share in self.limits.items():
+            if not 0 < share <= 1:
+                raise UsageError(f"layers can't keep {share:g} of their channels, as '{name}' should: give up to 1.")
         if self.iterations < 1:
             raise UsageError(f"{self.iterations} iterations can't be done: give at least 1.")
         costs = self.targets and all(t.kind != "drop" for t in self.targets)
@@ -129,6 +134,16 @@ class Options:
             )
         if self.threshold is not None and not self.by_blocks:
             raise UsageError(f"a threshold is for methods that remove whole blocks, and {self.method} isn't one.")
+
+    @property
+    def step(self) -> int:
+        """What widths are multiples of."""
+        return DEFAULT_STEP if self.round_to is None else self.round_to
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The share of its channels that each layer called like this keeps at least."""
+        return dict(self.keep)
 
     @property
     def mode(self) -> str:
@@ -244,6 +259,7 @@ def prepare(
     options = replace(options, targets=targets)
     coupling = coupled(serial.graph, options)
     run = Run(coupling, found, options, labelled, division, progress, graph, serial.left, on_disk=on_disk)
+    run.warnings += [f"no layer is called like {option} '{name}'." for option, name in _unmatched(coupling, options)]
     if np.isin(division.judge, division.fit).any():
         run.warnings.append("too few samples to hold any back: the result is judged on samples that were fitted.")
     if found.origin == "synthetic" and run.blind:
@@ -253,6 +269,13 @@ def prepare(
     elif found.origin == "synthetic":
         run.warnings.append("no calibration data: synthetic inputs were used, so the result is a guess; pass --calib.")
     return run
+
+
+def _unmatched(coupling: Coupling, options: Options) -> Iterator[tuple[str, str]]:
+    """Options that name layers, with names that no layer has."""
+    known = {coupling.layer(i) for i in range(len(coupling.graph.nodes))} | {group.name for group in coupling.groups}
+    for option, given in (("--include", options.include), ("--exclude", options.exclude), ("--keep", options.limits)):
+        yield from ((option, name) for name in given if not any(fnmatch(one, name) for one in known))
 
 
 def coupled(graph: Graph, options: Options) -> Coupling:
@@ -342,13 +365,13 @@ def rank(run: Run) -> Ranked:
 def _levels(run: Run, groups: Sequence[Group]) -> list[Ints]:
     """Widths that each group may have. Where time counts, the steps in which it goes, and below the first a few."""
     options = run.options
-    step = DEFAULT_STEP if options.round_to is None else options.round_to
-    found = [selection.widths(group, step, options.min_channels) for group in groups]
+    fewest = [least_width(run.coupling, group, options) for group in groups]
+    found = [selection.widths(group, options.step, least) for group, least in zip(groups, fewest, strict=True)]
     if options.round_to is not None or not options.for_time:
         return found
     with run.timed("latency"):
         coarse = latency.step(options.runtime)
-    steps = [selection.widths(group, coarse, options.min_channels) for group in groups]
+    steps = [selection.widths(group, coarse, least) for group, least in zip(groups, fewest, strict=True)]
     return [fine[(fine < own[0]) | np.isin(fine, own)] for fine, own in zip(found, steps, strict=True)]
 
 
@@ -420,10 +443,21 @@ def prunable(run: Run) -> list[Group]:
     return [g for g in run.coupling.groups if not why_left_out(run.coupling, g, run.options)]
 
 
+def least_width(coupling: Coupling, group: Group, options: Options) -> int:
+    """How many of a group's channels stay at least, for the sake of the layers that make them."""
+    makers = _makers(coupling, group)
+    shares = [share for pattern, share in options.limits.items() if any(fnmatch(name, pattern) for name in makers)]
+    return max(options.min_channels, ceil(max(shares, default=0.0) * group.channels - 1e-9))
+
+
+def _makers(coupling: Coupling, group: Group) -> list[str]:
+    return [coupling.layer(i) for i in group.writers] + [group.name]
+
+
 def why_left_out(coupling: Coupling, group: Group, options: Options | None = None) -> str:
     """Why a group that could be cut stays whole; empty if it doesn't."""
-    touched = [coupling.layer(i) for i in (*group.writers, *group.reads)] + [group.name]
-    makers = [coupling.layer(i) for i in group.writers] + [group.name]
+    makers = _makers(coupling, group)
+    touched = [*makers, *(coupling.layer(i) for i in group.reads)]
     if group.stream and (options is None or options.streams == "keep"):
         many = f"{len(group.writers)} layers write to"
         return f"its channels are a residual stream that {many}: it stays whole without --streams prune"
@@ -431,6 +465,8 @@ def why_left_out(coupling: Coupling, group: Group, options: Options | None = Non
         return "left out by --exclude"
     if options and options.include and not any(fnmatch(name, p) for p in options.include for name in makers):
         return "left out by --include"
+    if options and len(selection.widths(group, options.step, least_width(coupling, group, options))) == 1:
+        return f"its {group.channels} channels are as few as it may have: {_spelt(options)}"
     return "" if factorize.measured(coupling, group) else _unfit(coupling, group)
 
 
@@ -620,12 +656,18 @@ def what_stands_in_the_way(run: Run) -> str:
     coupling, options = run.coupling, run.options
     reasons = [reason for i, reason in coupling.left_alone.items() if not _makes_output(coupling, i)]
     reasons += [reason for g in coupling.groups if (reason := why_left_out(coupling, g, options))]
-    if not reasons:
-        step = DEFAULT_STEP if options.round_to is None else options.round_to
-        return f"what stands in the way: widths are multiples of {step} and at least {options.min_channels}"
-    named = "; ".join(list(dict.fromkeys(reasons))[:3])
-    count = f"{len(reasons)} layers or groups stay" if len(reasons) > 1 else "one layer or group stays"
-    return f"what stands in the way: {count} ({named}); `onnxprune inspect` lists all"
+    told = [_spelt(options)] if not reasons or options.limits or options.min_channels > 1 else []
+    if reasons:
+        named = "; ".join(list(dict.fromkeys(reasons))[:3])
+        count = f"{len(reasons)} layers or groups stay" if len(reasons) > 1 else "one layer or group stays"
+        told.append(f"{count} ({named}); `onnxprune inspect` lists all")
+    return f"what stands in the way: {'; '.join(told)}"
+
+
+def _spelt(options: Options) -> str:
+    """What options allow of widths."""
+    limits = "".join(f", {100 * share:g} % of '{name}'" for name, share in options.limits.items())
+    return f"widths are multiples of {options.step} and at least {options.min_channels}{limits}"
 
 
 def _makes_output(coupling: Coupling, index: int) -> bool:

@@ -312,6 +312,7 @@ def test_drop_is_the_default_target(out: Path) -> None:
         ("--input-shapes", "x:1,64"),
         ("--input-shapes", "x:[1,64]"),
         ("--layout", "nchw"),
+        ("--keep", "fc1*=0.75", "--keep", "fc[2-9]=0.1"),
     ],
 )
 def test_options(out: Path, more: tuple[str, ...]) -> None:
@@ -319,6 +320,9 @@ def test_options(out: Path, more: tuple[str, ...]) -> None:
     kept = {g["name"]: g["kept"] for g in found["groups"]}
     if "--round-to" in more and "8" in more:
         assert all(n % 8 == 0 and n >= 16 for n in kept.values())
+    if "--keep" in more:
+        assert kept["fc1/Gemm"] >= 96
+        assert kept["fc2/Gemm"] < 64
     if "--include" in more:
         assert kept["fc2/Gemm"] == 64
     if "--exclude" in more:

@@ -232,6 +232,7 @@ def test_include_and_exclude():
     kept = shallowed(model, target="drop=0.9", exclude=("two_a",))
     assert [b.name for b in kept.report.blocks] == ["r"]
     assert shallowed(model, target="drop=0.9", include=("two_*",)).plan.removed == ("r2",)
+    assert [b.name for b in shallowed(model, target="drop=0.9", keep={"two_a": 0.5}).report.blocks] == ["r"]
 
 
 @pytest.mark.parametrize("model", [models.residual(), transformer(), models.mlp((12, 10, 10, 4))])

@@ -61,6 +61,14 @@ def test_the_target_is_reached_step_by_step(name, method, monkeypatch):
     ]
 
 
+def test_limits_are_shares_of_what_there_was_before_the_first_step():
+    model = models.mlp()
+    result = prune(model, "reap", target="macs=0.35", iterations=4, keep={"fc0": 0.5})
+    kept = {g.name: g.kept for g in result.report.groups}
+    assert kept["fc0"] == 8
+    assert kept["fc1"] < 5
+
+
 def test_the_report_follows_channels_and_answers_over_all_steps():
     model = models.convs()
     result = prune(model, iterations=3)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import models
 from onnxprune import evaluation, oracle, reconstruct, search, steps
-from onnxprune.allocation import Bilinear
+from onnxprune.allocation import ALLOCATORS, Bilinear
 from onnxprune.calibration import load, synthetic
 from onnxprune.cost import COSTS, parameters, total_macs
 from onnxprune.data import inputs_of
@@ -381,6 +381,86 @@ def test_copies_in_a_stream_go_for_free(name, monkeypatch):
 )
 def test_layers_are_included_and_excluded_by_name(options, left):
     assert names(**options) == left
+
+
+LIMITS = {
+    "include": ({"include": ("c2", "f1")}, lambda name, kept, n: kept == n or name != "c1"),
+    "exclude": ({"exclude": ("c1",)}, lambda name, kept, n: kept == n or name != "c1"),
+    "round_to": ({"round_to": 3}, lambda name, kept, n: kept == n or kept % 3 == 0),
+    "min_channels": ({"min_channels": 5}, lambda name, kept, n: kept >= 5),
+    "keep": ({"keep": (("c*", 0.7), ("f1", 0.11))}, lambda name, kept, n: kept >= (7 if name == "f1" else 6)),
+}
+
+
+@pytest.mark.parametrize("allocate", ALLOCATORS)
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("target", ["macs=0.75", "params=0.5", "size=0.5", "drop=0.4"])
+def test_every_allocator_honours_limits(limit, allocate, target):
+    options, allowed = LIMITS[limit]
+    found = ready("lenet", count=60, **options)
+    found = found.other(targets=parse_targets([target]))
+    found.run.options = replace(found.run.options, allocate=allocate)
+    best, failure = found.best()
+    assert failure is None
+    widths = {
+        g.name: (len(best.plan.keep.get(g.name, range(g.channels))), g.channels) for g in found.run.coupling.groups
+    }
+    assert all(allowed(name, kept, n) for name, (kept, n) in widths.items())
+    assert any(kept < n for kept, n in widths.values())
+
+
+@pytest.mark.parametrize("allocate", ALLOCATORS)
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ("include", "left out by --include"),
+        ("exclude", "left out by --exclude"),
+        ("round_to", "widths are multiples of 3 and at least 1"),
+        ("min_channels", "widths are multiples of 1 and at least 5"),
+        ("keep", "at least 1, 70 % of 'c*', 11 % of 'f1'"),
+    ],
+)
+def test_a_limit_that_stands_in_the_way_is_named(limit, said, allocate):
+    found = Search(run("lenet", allocate=allocate, targets=["macs=0.01"], **LIMITS[limit][0]))
+    best, failure = found.best()
+    assert said in str(failure)
+    written = Graph.of(best.model)
+    assert total_macs(written) / total_macs(found.run.coupling.graph) == pytest.approx(failure.reachable, abs=0.005)
+    assert all(LIMITS[limit][1](name, len(kept), found.run.coupling.by_name[name].channels)
+               for name, kept in best.plan.keep.items())  # fmt: skip
+
+
+def test_several_limits_of_one_layer_are_all_honoured():
+    one = run("mlp", keep={"fc*": 0.25, "fc0": 0.5, "fc1": 0.3}, min_channels=2)
+    first, second = one.coupling.groups
+    assert steps.least_width(one.coupling, first, one.options) == 8
+    assert steps.least_width(one.coupling, second, one.options) == 3
+    whole = run("mlp", keep={"fc0": 1.0})
+    assert [g.name for g in prunable(whole)] == ["fc1"]
+    assert "100 % of 'fc0'" in why_left_out(whole.coupling, whole.coupling.groups[0], whole.options)
+
+
+def test_a_group_of_a_single_width_stays_and_says_why():
+    one = run("mlp", round_to=12)
+    first, second = one.coupling.groups
+    assert why_left_out(one.coupling, first, one.options) == ""
+    said = why_left_out(one.coupling, second, one.options)
+    assert said == "its 10 channels are as few as it may have: widths are multiples of 12 and at least 1"
+
+
+def test_names_that_no_layer_has_are_warned_of():
+    one = run("mlp", include=("fc*", "conv*"), exclude=("fc9",), keep={"fc0": 0.5, "fd0": 0.5})
+    assert one.warnings == [
+        "no layer is called like --include 'conv*'.",
+        "no layer is called like --exclude 'fc9'.",
+        "no layer is called like --keep 'fd0'.",
+    ]
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.5, float("nan")])
+def test_limits_that_make_no_sense(share):
+    with pytest.raises(UsageError, match="layers can't keep"):
+        Options(keep={"fc0": share})
 
 
 def test_what_is_left_out_says_why(monkeypatch):
