@@ -111,37 +111,18 @@ def refit(linear: Linear, flags: NDArray[np.bool_], fit: Moments, tune: Moments 
 
     Moments without targets stand for the layer's own output on the same inputs.
     """
-    layer, flags = linear.fit, linear.seen(flags)
-    damping, error = choose_damping(layer, flags, fit, tune)
-    everything = fit + tune if tune is not None else fit
-    found = fitted(layer, flags, everything, damping)
+    damping, error = choose_damping(linear.fit, linear.seen(flags), fit, tune)
+    return _completed(linear, flags, fit + tune if tune is not None else fit, damping, error)
+
+
+def _completed(linear: Linear, flags: NDArray[np.bool_], moments: Moments, damping: float, error: float) -> Refit:
+    found = fitted(linear.fit, linear.seen(flags), moments, damping)
     return Refit(Weights(*linear.spread(found.matrix, found.offset)), damping, error)
 
 
 def choose_damping(linear: Linear, flags: NDArray[np.bool_], fit: Moments, tune: Moments | None) -> tuple[float, float]:
-    """The damping with the smallest error on `tune`, and that error relative to the output's variance there.
-
-    Of a layer with many outputs, `OUTPUTS` of each convolution group stand for all.
-    """
-    linear, chosen = thinned(linear)
-    if len(chosen) and len(fit.target_shift):
-        fit, tune = fit.columns(chosen), tune.columns(chosen) if tune is not None else None
-    equations, judge = Equations(linear, flags, fit), Judge(linear, fit if tune is None or not tune.count else tune)
-    if tune is None or not tune.count:
-        return DEFAULT_DAMPING, judge.error(equations.solve(DEFAULT_DAMPING))
-    errors: dict[int, float] = {}
-
-    def error(i: int) -> float:
-        if i not in errors:
-            errors[i] = judge.error(equations.solve(DAMPINGS[i]))
-        return errors[i]
-
-    best = len(DAMPINGS) // 3
-    while (
-        step := next((s for s in (1, -1) if 0 <= best + s < len(DAMPINGS) and error(best + s) < error(best)), 0)
-    ) != 0:
-        best += step
-    return DAMPINGS[best], error(best)
+    """The damping with the smallest error on `tune`, and that error relative to the output's variance there."""
+    return Equations(linear, flags, fit).choose_damping(tune)
 
 
 def thinned(linear: Linear) -> tuple[Linear, Ints]:
@@ -174,36 +155,67 @@ class Equations:
     """The normal equations of a layer that keeps some of its inputs: solved for any damping and any targets."""
 
     def __init__(self, linear: Linear, flags: NDArray[np.bool_], moments: Moments) -> None:
-        self.linear, self.moments = linear, moments
+        self.linear, self.flags, self.moments = linear, flags, moments
         gram = moments.gram_about(moments.mean)
         blocks = [gram[block, block] for block, _ in map(partial(_block, linear), range(linear.conv_group))]
-        self.own = [] if len(moments.target_shift) else [b @ w for b, w in zip(blocks, linear.matrix, strict=True)]
+        self.own = [] if len(moments.target_shift) else blocks
         kept = kept_rows(linear, flags)
         self.correlations = [Correlation.of(block, rows) for block, rows in zip(blocks, kept, strict=True)]
-        self.fixed = masked(linear, flags).matrix if linear.fixed else None
         self._factors: dict[float, list[Factor]] = {}
 
     def solve(self, damping: float, moments: Moments | None = None) -> Weights:
         """The weights for a damping, towards the targets of other moments of the same rows if given."""
-        linear, moments = self.linear, moments or self.moments
+        return self._solve(damping, self.linear, moments or self.moments)
+
+    def _solve(self, damping: float, linear: Linear, moments: Moments) -> Weights:
         cross = None if self.own else moments.cross_about(moments.mean, moments.target_mean)
+        fixed = masked(linear, self.flags).matrix if linear.fixed else None
         matrices, offsets = [], []
         for g, factor in enumerate(self._factored(damping)):
             block, columns = _block(linear, g)
-            goals = self.own[g] if cross is None else cross[block, columns]
-            matrix = factor.solve(goals, linear.matrix[g]) if self.fixed is None else self.fixed[g]
+            weight = linear.matrix[g]
+            goals = self.own[g] @ weight if cross is None else cross[block, columns]
+            matrix = factor.solve(goals, weight) if fixed is None else fixed[g]
             mean = moments.mean[block]
-            goal = mean @ linear.matrix[g] + linear.offset[columns] if cross is None else moments.target_mean[columns]
+            goal = mean @ weight + linear.offset[columns] if cross is None else moments.target_mean[columns]
             matrices.append(matrix)
             offsets.append(goal - mean @ matrix)
         dtype = linear.matrix.dtype  # float64, or that of a big model's weights
         return Weights(np.stack(matrices).astype(dtype, copy=False), np.concatenate(offsets))
 
     def _factored(self, damping: float) -> list[Factor]:
-        """The factors for a damping; only the last ones are kept."""
         if damping not in self._factors:
-            self._factors = {damping: [c.factor(damping) for c in self.correlations]}
+            self._factors[damping] = [c.factor(damping) for c in self.correlations]
         return self._factors[damping]
+
+    def choose_damping(self, tune: Moments | None) -> tuple[float, float]:
+        """The damping with the smallest error on `tune`, and that error relative to the output's variance there.
+
+        Of a layer with many outputs, `OUTPUTS` of each convolution group stand for all. The factors for the damping
+        that is chosen stay.
+        """
+        linear, chosen = thinned(self.linear)
+        fit, judged = self.moments, tune if tune is not None and tune.count else self.moments
+        if len(chosen) and len(fit.target_shift):
+            fit, judged = fit.columns(chosen), judged.columns(chosen)
+        judge = Judge(linear, judged)
+        if tune is None or not tune.count:
+            return DEFAULT_DAMPING, judge.error(self._solve(DEFAULT_DAMPING, linear, fit))
+        errors: dict[int, float] = {}
+
+        def error(i: int) -> float:
+            if i not in errors:
+                errors[i] = judge.error(self._solve(DAMPINGS[i], linear, fit))
+                best = DAMPINGS[min(errors, key=errors.__getitem__)]
+                self._factors = {best: self._factors[best]}
+            return errors[i]
+
+        best = len(DAMPINGS) // 3
+        while (
+            step := next((s for s in (1, -1) if 0 <= best + s < len(DAMPINGS) and error(best + s) < error(best)), 0)
+        ) != 0:
+            best += step
+        return DAMPINGS[best], error(best)
 
 
 class Judge:
@@ -317,7 +329,8 @@ def front_to_back(
                 needed = not flags.all() or linear.input in walk.drifted or other or choice is not None
                 found, idle = None, linear.fixed and flags.all()
                 if linear.refittable and not idle and (needed or (_shortcut(walk, linear) and linear.shared is None)):
-                    layer = _Layer(walk, before, linear, flags, sizes[0], samples, seed)
+                    present = flags if choice is None else np.ones_like(flags)  # what may be read
+                    layer = _Layer(walk, before, linear, present, sizes[0], samples, seed)
                     if choice is not None:
                         keep = {**keep, **choice(linear, layer.moments)}
                         mask = coupling.mask(keep)
@@ -334,13 +347,22 @@ def front_to_back(
 
 
 class _Layer:
-    """One layer at its turn: where it reads, what it should give, and its fit."""
+    """One layer at its turn: where it reads, what it should give, and its fit.
+
+    At tap level the fit sees no rows of channels that are gone, if its convolution groups lack equally many: it is that
+    of a `narrow` layer.
+    """
 
     def __init__(
         self, walk: Walk, before: Linear, linear: Linear, flags: NDArray[np.bool_], split: int, samples: int, seed: int
     ) -> None:
         self.walk, self.before, self.linear, self.flags = walk, before, linear, flags
         self.split, self.samples, self.seed = split, samples, seed
+        counts = {len(rows) for rows in kept_rows(linear, flags)}
+        alike = len(counts) == 1 and counts != {0} and linear.shared is None
+        self.present = flags if alike else np.ones_like(flags)
+        every = np.ones(len(linear.offset), bool)
+        self.narrow = linear if self.present.all() else linear.cut(self.present, every)
         self.other = linear.index in walk.otherwise
         self.shortcut = _shortcut(walk, linear)
         self.bounds = None if self.shortcut or linear.shared is not None else _activation(walk, linear)
@@ -356,12 +378,25 @@ class _Layer:
     def refit(self, needed: bool = True) -> Refit | None:
         """Least squares, then a few steps behind the activation where there is one; None if unneeded and no better."""
         fit, tune = self.moments[0], self.moments[1] if len(self.moments) > 1 else None
-        found = refit(self.linear, self.flags, fit, tune)
-        if not needed and error_as_it_is(self.linear, tune or fit) <= found.error:
+        linear, flags = self.narrow, self.flags[self.present]
+        equations = Equations(linear.fit, linear.seen(flags), fit)
+        damping, error = equations.choose_damping(tune)
+        if not needed and error_as_it_is(linear, tune or fit) <= error:
             return None
-        if self.linear.shared is not None:
-            return self._centred(found)
-        return found if self.bounds is None else self._behind_activation(found, fit, tune)
+        everything = fit + tune if tune is not None else fit
+        if self.bounds is not None and (relaxing := self._behind_activation(equations, damping)) is not None:
+            everything = everything.retargeted(self._relaxed(b, relaxing) for b in range(len(self.walk.original)))
+        found = _completed(linear, flags, everything, damping, error)
+        if self.narrow is not self.linear:
+            return self._widened(found)
+        return found if linear.shared is None else self._centred(found)
+
+    def _widened(self, found: Refit) -> Refit:
+        """With zeros where the layer reads channels that are gone."""
+        matrix = np.zeros_like(self.linear.matrix)
+        for own, rows, fitted_ in zip(matrix, kept_rows(self.linear, self.present), found.weights.matrix, strict=True):
+            own[rows] = fitted_
+        return replace(found, weights=Weights(matrix, found.weights.offset))
 
     def _centred(self, found: Refit) -> Refit:
         """At channel level a fit has one constant per channel; the bias can do better: it keeps the outputs' means."""
@@ -371,7 +406,7 @@ class _Layer:
         return replace(found, weights=Weights(weights.matrix, weights.offset + change[0]))
 
     def rows(self, batch: int) -> tuple[Array, Array]:
-        """Rows that the fit reads in the pruned network, and its targets: float32 [S, N] and [S, o]."""
+        """Rows that the narrow layer's fit reads in the pruned network, and its targets: float32 [S, N] and [S, o]."""
         if batch in self._rows:
             return self._rows[batch]
         walk, linear = self.walk, self.linear
@@ -394,31 +429,29 @@ class _Layer:
         elif self.shortcut:
             drift = walk.original[batch][self.shortcut], walk.value(batch, self.shortcut)
             y += (linear.outputs(drift[0], places) - linear.outputs(drift[1], places)).astype(np.float32, copy=False)
+        if self.narrow is not linear:
+            x = x[:, np.repeat(self.present, linear.taps)]
         if self._held + x.nbytes + y.nbytes < ROWS_HELD:
             self._rows[batch] = x, y
             self._held += x.nbytes + y.nbytes
         return x, y
 
-    def _behind_activation(self, start: Refit, fit: Moments, tune: Moments | None) -> Refit:
+    def _behind_activation(self, equations: Equations, damping: float) -> Weights | None:
         """POEM: where the target is cut off by the activation, any value beyond the cut will do.
 
-        Alternates such targets with least squares on the fitted part, and takes on all samples the step that does best
-        on the held-out part, if it does better there than plain least squares.
+        Alternates such targets with least squares on the fitted part. Gives the weights that make the targets of the
+        step that does best on the held-out part, if it does better there than plain least squares.
         """
-        equations = Equations(self.linear, self.flags, fit)
-        weights = equations.solve(start.damping)
+        fit = equations.moments
+        weights = equations.solve(damping)
         smallest, best = self._error_behind(weights), None
         for _ in range(POEM_STEPS):
             before, moments = weights, fit.retargeted(self._relaxed(batch, weights) for batch in range(self.split))
-            weights = equations.solve(start.damping, moments)
+            weights = equations.solve(damping, moments)
             error = self._error_behind(weights)
             if error < smallest:
                 smallest, best = error, before
-        if best is None:
-            return start
-        everything = fit + tune if tune is not None else fit
-        moments = everything.retargeted(self._relaxed(batch, best) for batch in range(len(self.walk.original)))
-        return Refit(fitted(self.linear, self.flags, moments, start.damping), start.damping, start.error)
+        return best
 
     def _relaxed(self, batch: int, weights: Weights) -> tuple[Array, Array]:
         """Rows and targets; where the activation cuts the target off, what the layer gives now, cut off likewise."""

@@ -35,6 +35,7 @@ Float = NDArray[np.float64]
 Ints = NDArray[np.int64]
 NEGLIGIBLE = 1e-6  # relative squared error that isn't told from rounding
 LEVELS = 33  # widths per group at which the error is computed; between them it is interpolated
+LEAST_LEVELS = 9  # the same where a reader is wide, because each takes time
 
 
 @dataclass(frozen=True)
@@ -260,11 +261,11 @@ def problem_of(linear: Linear, group: Group, moments: Sequence[Moments]) -> tupl
     layer = linear.fit
     gram, weight = separated(layer, everything.gram_about(everything.mean)), dense(layer)
     cross = everything.cross_about(everything.mean, everything.target_mean) if len(fit.target_shift) else None
-    power = (
-        float(np.sum(weight * (gram @ weight)))
-        if cross is None
-        else float(everything.power_about(everything.target_mean).sum())
-    )
+    if cross is None:
+        some = dense(thinned(layer)[0])
+        power = float(np.sum(some * (gram @ some))) * weight.shape[1] / some.shape[1]
+    else:
+        power = float(everything.power_about(everything.target_mean).sum())
     problem = Problem(gram, weight, rows_seen(linear, group), 1.0 / power if power else 1.0, cross)
     return problem, _damping(linear, group, gram, fit, tune if tune is not fit else None)
 
@@ -280,7 +281,8 @@ def judged(
     beside: Float | float = 0.0,
 ) -> Ranking:
     """The errors of an order of removal at the allowed widths, and the trial; `beside` is what no reader can repair."""
-    levels, damping = _thinned(allowed), float(np.median(dampings or [DEFAULT_DAMPING]))
+    rows = max((len(problem.gram) for problem in problems), default=0)
+    levels, damping = _thinned(allowed, rows), float(np.median(dampings or [DEFAULT_DAMPING]))
     errors = np.zeros(len(levels))
     for linear, problem in zip(linears, problems, strict=True):
         errors += _errors(linear, problem, order, levels, moments[linear.key], damping)
@@ -323,10 +325,12 @@ def _damping(linear: Linear, group: Group, gram: Float, fit: Moments, tune: Mome
     return choose_damping(linear.fit, linear.seen(flags_without(linear, group, removed)), fit, tune)[0]
 
 
-def _thinned(allowed: Ints) -> Ints:
-    if len(allowed) <= LEVELS:
+def _thinned(allowed: Ints, rows: int) -> Ints:
+    """Some of the widths: the fewer, the more rows a reader has above 1024."""
+    most = max(LEVELS * 1024 // max(rows, 1024), LEAST_LEVELS)
+    if len(allowed) <= most:
         return allowed
-    places = np.unique(np.linspace(0, len(allowed) - 1, LEVELS).round().astype(int))
+    places = np.unique(np.linspace(0, len(allowed) - 1, most).round().astype(int))
     return allowed.take(places)
 
 

@@ -174,6 +174,14 @@ def test_between_levels_the_error_is_interpolated(monkeypatch):
         np.testing.assert_allclose(b.errors[places[:-1]], a.errors[places[:-1]])
 
 
+@pytest.mark.parametrize(("rows", "expected"), [(0, 33), (1024, 33), (2304, 14), (4608, 9), (6000, 9)])
+def test_wide_readers_are_judged_at_fewer_levels(rows, expected):
+    levels = selection._thinned(np.arange(4, 513, 4), rows)
+    assert len(levels) == expected
+    assert (levels[0], levels[-1]) == (4, 512)
+    assert selection._thinned(levels[:9], rows).tolist() == levels[:9].tolist()
+
+
 def test_without_samples_to_choose_by_the_damping_is_the_default():
     one = Ranked(models.mlp(), tuned=0)
     linear = readers(one.coupling, one.groups[0])[0]
