@@ -19,7 +19,7 @@ Float = NDArray[np.float64]
 BUCKETS = 4000  # resolution of the budget
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segment:
     """`length` links of a chain up to `end` (exclusive) that become one, in one of several ways.
 

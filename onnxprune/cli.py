@@ -389,8 +389,9 @@ def _prepared_sweep(
 
 def _common(given: Mapping[str, Any]) -> dict[str, Any]:
     """What all that prunes takes from the command line, as `onnxprune.prune` calls it."""
-    named = ("method", "allocate", "reconstruct", "granularity", "attention", "refine", "threshold", "streams")
+    named = ("method", "allocate", "reconstruct", "granularity", "attention", "refine", "threshold", "blocks")
     limits = (
+        "streams",
         "serialize",
         "include",
         "exclude",

@@ -14,6 +14,7 @@ machine, provider, number of threads and version of onnxruntime; other models wi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -78,6 +79,7 @@ def time_of_widths(
     progress: Progress = lambda done, total: None,
 ) -> Stepped:
     """Milliseconds per run as a function of the groups' widths; `macs` says which groups meet in which layers."""
+    form = Plan(removed=tuple(coupling.graph.removed), merged=coupling.graph.merged)
     groups, clocked = [r.group for r in rankings], Clocked(coupling.graph, feed, runtime)
     full = np.array([g.channels for g in groups])
     alike = classes(coupling, groups)
@@ -89,7 +91,7 @@ def time_of_widths(
 
         def models(apart: Sequence[int] = apart, widths: Ints = widths) -> list[Model]:
             keeps = [{groups[g].name: rankings[g].kept(int(width)) for g in apart} for width in widths]
-            return [pruned(coupling, Plan(keep)) for keep in keeps]
+            return [pruned(coupling, replace(form, keep=keep)) for keep in keeps]
 
         key = (_signature(coupling, groups[members[0]]), widths.tolist())
         less = clocked.saved(key, models, len(apart), SECONDS / len(alike))

@@ -18,7 +18,7 @@ from onnxprune.coupling import GRANULARITIES
 from onnxprune.heads import ATTENTION
 from onnxprune.methods import catalogue
 from onnxprune.reconstruct import MODES
-from onnxprune.steps import STREAMS
+from onnxprune.steps import BLOCKS, STREAMS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,7 +39,7 @@ SECTIONS = {
         "threshold",
         "plan",
     ),
-    "Which layers": ("streams", "serialize", "include", "exclude", "keep", "round-to", "min-channels"),
+    "Which layers": ("blocks", "streams", "serialize", "include", "exclude", "keep", "round-to", "min-channels"),
     "Data": ("data", "calib", "samples", "eval", "input-shapes", "mean", "std", "layout", "resize", "mirror"),
     "Machine": ("provider", "threads", "custom-ops", "batch", "max-memory", "seed"),
     "Output": (
@@ -243,6 +243,13 @@ FORM = _options(
         type=click.FloatRange(0, 1),
         help="Of shallow: blocks go that add less than this to the share of right answers (with --eval), or to the "
         "share of the answers' variance that their features explain. Without a target, all of them.",
+    ),
+    click.option(
+        "--blocks",
+        type=click.Choice(BLOCKS),
+        default="auto",
+        help="Residual blocks: auto: with --target latency whole ones go where that costs least, and the next one "
+        "takes their work over; keep: all stay, and only channels go.",
     ),
     click.option(
         "--streams",

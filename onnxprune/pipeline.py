@@ -37,7 +37,8 @@ from onnxprune.report import Comparison, Inspection, Latency, Report, Target, gr
 from onnxprune.runtime import Runtime
 from onnxprune.search import Candidate, Search, parse_targets, stamp
 from onnxprune.serialize import carried_out, serialize
-from onnxprune.steps import BATCH, TIMED_BATCH, Options, Progress, count_of, prepare, why_left_out
+from onnxprune.shortening import Shortening
+from onnxprune.steps import BATCH, TIMED_BATCH, Options, Progress, Run, count_of, prepare, why_left_out
 
 SPREAD = 0.05  # by which the upper bound of the measured time may exceed what was asked for
 BRIEFLY: dict[str, Any] = {"rounds": 15, "seconds": 6.0}  # timing where nothing depends on it
@@ -121,7 +122,7 @@ def begun(
     on_disk = files.on_disk(given.path) if given.path is not None else None
     copies = 2 if preprocessing.mirror else 1
     run = prepare(graph, found, chosen, labelled, progress, copies=copies, on_disk=on_disk)
-    return Shallowing(run) if chosen.by_blocks and chosen.plan is None else Search(run), given
+    return searching(run), given
 
 
 def finished(search: Search, given: Model) -> Result:
@@ -131,6 +132,13 @@ def finished(search: Search, given: Model) -> Result:
         return _finish(search, given, *iterate(search, _verified))
     best, failure = search.best()
     return _finish(search, given, best, _verified(search, best), failure)
+
+
+def searching(run: Run) -> Search:
+    """The search that finds what a run's options ask for."""
+    if run.options.plan is not None:
+        return Search(run)
+    return Shallowing(run) if run.options.by_blocks else Shortening(run) if run.options.shortens else Search(run)
 
 
 def _verified(search: Search, found: Candidate) -> oracle.Verdict:

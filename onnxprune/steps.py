@@ -36,6 +36,7 @@ from onnxprune.ops.linear import Linear
 from onnxprune.plan import Plan, Weights
 from onnxprune.reconstruct import (
     MODES,
+    Choice,
     error_on,
     front_to_back,
     masked,
@@ -61,6 +62,7 @@ SYNTHETIC_DROP = 0.001  # without real data nobody can tell what a loss means
 PROBE_SAMPLES = 256
 BATCH = 64  # samples that are run at once
 TIMED_BATCH = 1  # samples in a run that is timed
+BLOCKS = ("auto", "keep")  # residual blocks: whole ones may go where time counts, or not
 STREAMS = ("keep", "prune")  # residual streams: whole, or pruned like other groups, by all their readers together
 
 
@@ -74,6 +76,7 @@ class Options:
     reconstruct: str = "auto"
     granularity: str = "auto"
     refine: bool = False
+    blocks: str = "auto"
     streams: str = "keep"
     serialize: str = "never"
     include: tuple[str, ...] = ()
@@ -99,6 +102,7 @@ class Options:
             ("way to reconstruct", self.reconstruct, ("auto", *MODES)),
             ("granularity", self.granularity, GRANULARITIES),
             ("way to prune attention", self.attention, ATTENTION),
+            ("way to treat residual blocks", self.blocks, BLOCKS),
             ("way to treat residual streams", self.streams, STREAMS),
             ("way to serialize residual blocks", self.serialize, serialize.MODES),
         ):
@@ -159,6 +163,13 @@ class Options:
     def for_time(self) -> bool:
         """Whether a target counts time."""
         return any(target.kind == "latency" for target in self.targets)
+
+    @property
+    def shortens(self) -> bool:
+        """Whether whole blocks may go besides channels: for time alone, and if others can take their work over."""
+        alone = self.for_time and all(target.kind != "drop" for target in self.targets)
+        fits = self.mode == "ls" and self.serialize == "never" and not self.by_blocks
+        return alone and fits and self.blocks == "auto" and self.plan is None
 
     @property
     def by_blocks(self) -> bool:
@@ -298,7 +309,8 @@ class Ranked:
     curves: list[Curve]
     moments: dict[str, list[Moments]]
     turns: dict[str, factorize.Turn] = field(default_factory=dict)
-    time: Stepped | None = None  # measured where a target counts it
+    time: Stepped | None = None  # milliseconds, measured where a target counts them
+    whole: float = 0.0  # those of the original
 
     def turned(self, coupling: Coupling, keep: Mapping[str, Ints]) -> dict[int, factorize.Turned]:
         """The layers amid attention heads that lose dims."""
@@ -342,9 +354,8 @@ def rank(run: Run) -> Ranked:
                 progress(len(rankings), 2 * len(groups))
         if run.mode not in ("ls", "none") and found is not None:
             moments |= found  # the layers are refitted one by one from what is known now
-    time = _time(run, rankings) if run.options.for_time else None
     if run.blind:
-        return Ranked(rankings, [Curve(r.levels, r.errors) for r in rankings], moments, turns, time)
+        return timed(run, Ranked(rankings, [Curve(r.levels, r.errors) for r in rankings], moments, turns))
     with run.timed("select") as progress:
         signals = list(oracle.comparable(run.coupling.graph))
         most = min(PROBE_SAMPLES, evaluation.affordable(run.coupling.graph, signals))
@@ -359,7 +370,7 @@ def rank(run: Run) -> Ranked:
             lambda number, total: progress(total + number, 2 * total),
         )
     _warn_of_few(run, groups)
-    return Ranked([replace(r, trial={}) for r in rankings], curves, moments, turns, time)
+    return timed(run, Ranked([replace(r, trial={}) for r in rankings], curves, moments, turns))
 
 
 def _levels(run: Run, groups: Sequence[Group]) -> list[Ints]:
@@ -375,11 +386,15 @@ def _levels(run: Run, groups: Sequence[Group]) -> list[Ints]:
     return [fine[(fine < own[0]) | np.isin(fine, own)] for fine, own in zip(found, steps, strict=True)]
 
 
-def _time(run: Run, rankings: Sequence[selection.Ranking]) -> Stepped:
-    """Time as a function of the groups' widths."""
+def timed(run: Run, ranked: Ranked, whole: float | None = None) -> Ranked:
+    """The same with time as a function of the groups' widths, if a target counts it; `whole`: that of the original."""
+    if not run.options.for_time:
+        return ranked
     with run.timed("latency") as progress:
-        macs = COSTS["macs"].of_widths(run.coupling, [r.group for r in rankings])
-        return latency.time_of_widths(run.coupling, rankings, macs, run.timed_feed, run.options.runtime, progress)
+        macs = COSTS["macs"].of_widths(run.coupling, [r.group for r in ranked.rankings])
+        settings = run.timed_feed, run.options.runtime, progress
+        time = latency.time_of_widths(run.coupling, ranked.rankings, macs, *settings)
+    return replace(ranked, time=time, whole=whole or time.whole)
 
 
 def _portions(run: Run, groups: Sequence[Group]) -> Iterator[list[Group]]:
@@ -538,35 +553,27 @@ def count_of(run: Run, kind: str, ranked: Ranked | None = None) -> float:
     """What a target counts in the original."""
     if kind == "latency":
         assert ranked is not None
-        assert ranked.time is not None
-        return ranked.time.whole
+        return ranked.whole
     return run.on_disk if kind == "size" and run.on_disk else COSTS[kind].count(run.original)
 
 
 def reconstruct(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> tuple[dict[str, Weights], dict[str, float]]:
     """New weights of the layers that need them, and their errors on samples that weren't fitted."""
-    mode, turned = run.mode, ranked.turned(run.coupling, keep)
-    with run.timed("reconstruct") as progress:
-        if mode == "ls":
-            loops = refit_loops(
-                run.coupling, keep, _both(run), run.samples.count, run.options.runtime, run.options.seed
-            )
-            refits = front_to_back(
-                run.coupling, keep, _both(run), run.samples.count, run.options.runtime, loops=loops,
-                turned={i: (one.before, one.after) for i, one in turned.items()},
-                seed=run.options.seed, max_memory=run.options.max_memory, progress=progress,
-            )  # fmt: skip
-            return {k: r.weights for k, r in refits.items()}, {k: r.error for k, r in refits.items()}
-        return _one_by_one(run, ranked, keep, mode, turned)
+    if run.mode == "ls":
+        return _front_to_back(run, ranked, keep)
+    with run.timed("reconstruct"):
+        return _one_by_one(run, ranked, keep, run.mode, ranked.turned(run.coupling, keep))
 
 
-def narrow(run: Run, widths: Mapping[str, int]) -> tuple[dict[str, Ints], dict[str, Weights], dict[str, float]]:
-    """Channels that stay at these widths of groups, new weights of the layers that need them, and their errors.
+def narrow(
+    run: Run, ranked: Ranked, keep: Mapping[str, Ints], widths: Mapping[str, int]
+) -> tuple[dict[str, Ints], dict[str, Weights], dict[str, float]]:
+    """Channels that stay, those of `keep` and others at these widths of groups; new weights, and their errors.
 
     All in one pass, front to back: the channels of a group are chosen when the first layer that mixes them has its
     turn, by what that reads and should give by then.
     """
-    coupling, keep = run.coupling, dict[str, Ints]()
+    coupling, chosen = run.coupling, dict(keep)
     waiting: dict[int, list[Group]] = {}
     for group in (coupling.by_name[name] for name in widths):
         mixing = [one for one in layers_in_order(coupling) if one.index in group.reads and one.conv_group == 1]
@@ -575,15 +582,24 @@ def narrow(run: Run, widths: Mapping[str, int]) -> tuple[dict[str, Ints], dict[s
 
     def choice(linear: Linear, moments: Sequence[Moments]) -> Mapping[str, Ints]:
         for group in waiting[linear.index]:
-            keep[group.name] = selection.chosen(linear, group, moments, widths[group.name])
-        return keep
+            chosen[group.name] = selection.chosen(linear, group, moments, widths[group.name])
+        return chosen
 
+    return chosen, *_front_to_back(run, ranked, keep, dict.fromkeys(waiting, choice))
+
+
+def _front_to_back(
+    run: Run, ranked: Ranked, keep: Mapping[str, Ints], choices: Mapping[int, Choice] | None = None
+) -> tuple[dict[str, Weights], dict[str, float]]:
+    turned, sizes = ranked.turned(run.coupling, keep), (run.samples.count, run.options.runtime)
     with run.timed("reconstruct") as progress:
+        loops = refit_loops(run.coupling, keep, _both(run), *sizes, run.options.seed)
         refits = front_to_back(
-            coupling, {}, _both(run), run.samples.count, run.options.runtime, choices=dict.fromkeys(waiting, choice),
+            run.coupling, keep, _both(run), *sizes, loops=loops, choices=choices,
+            turned={i: (one.before, one.after) for i, one in turned.items()},
             seed=run.options.seed, max_memory=run.options.max_memory, progress=progress,
         )  # fmt: skip
-    return keep, {k: r.weights for k, r in refits.items()}, {k: r.error for k, r in refits.items()}
+    return {k: r.weights for k, r in refits.items()}, {k: r.error for k, r in refits.items()}
 
 
 def _both(run: Run) -> list[Iterable[Mapping[str, Array]]]:

@@ -59,6 +59,7 @@ ORDER += [
     "segments",
     "search",
     "depth",
+    "shortening",
     "iteration",
     "pipeline",
     "picture",

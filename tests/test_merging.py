@@ -19,7 +19,7 @@ from onnxprune.merging import mergeable, merged
 from onnxprune.plan import Plan
 from onnxprune.reconstruct import front_to_back
 from onnxprune.rewrite import pruned, rewrite
-from onnxprune.steps import Options, narrow, prepare
+from onnxprune.steps import Options, Ranked, narrow, prepare
 from onnxprune.walk import Walk, layers_in_order
 
 STREAM, HIDDEN = 6, 8
@@ -243,7 +243,7 @@ def test_narrowed_its_surgery_is_exact_and_can_be_repeated(kind, tmp_path):
     model, graph = wide(kind)
     run = run_of(model, graph)
     widths = {g.name: g.channels // 2 for g in run.coupling.groups if not g.stream}
-    keep, weights, _ = narrow(run, widths)
+    keep, weights, _ = narrow(run, Ranked([], [], {}), {}, widths)
     assert {name: len(kept) for name, kept in keep.items()} == widths
     plan = Plan(keep, weights, merged=graph.merged)
     found = rewrite(run.coupling, plan)
@@ -264,7 +264,7 @@ def test_channels_are_chosen_by_what_the_fitted_block_makes():
         if tensor.name == "d1":
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros(tensor.dims, np.float32), tensor.name))
     graph = merged(Graph(model), [outputs(Graph(model))])
-    keep, _, errors = narrow(run_of(model, graph, 128), {"first2": 10})
+    keep, _, errors = narrow(run_of(model, graph, 128), Ranked([], [], {}), {}, {"first2": 10})
     assert keep["first2"].tolist() == list(range(9, 19))
     assert max(errors.values()) < 1e-3
 

@@ -19,7 +19,7 @@ from onnxprune.merging import merged
 from onnxprune.plan import Plan
 from onnxprune.rewrite import pruned
 from onnxprune.segments import segments
-from onnxprune.steps import Options, narrow, prepare, rank
+from onnxprune.steps import Options, Ranked, narrow, prepare, rank
 
 ONE_GROUP = [kind for kind in BRANCHES if kind != "bottleneck"]
 
@@ -66,7 +66,7 @@ def test_the_error_is_about_that_of_the_network_with_the_merged_block(kind, coun
     group, width = segment.group, int(segment.curve.levels[len(segment.curve.levels) // 3])
     form = merged(Graph(model), [segment.blocks])
     run = replace(run, coupling=couple(form))
-    keep, weights, _ = narrow(run, {group: width})
+    keep, weights, _ = narrow(run, Ranked([], [], {}), {}, {group: width})
     own = {name: new for name, new in weights.items() if name.endswith(("_merged", "_product"))}
     plan = Plan(keep, own, merged=form.merged)
     feed = models.feeds(model, 256, 256, 7)[0]

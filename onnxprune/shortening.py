@@ -1,0 +1,178 @@
+"""The search for a target of time: first which blocks go, then how wide those become that stay.
+
+A block that is gone takes all its time with it, and in thin networks little else saves any. Its work is taken over by
+the next block (see `merging`), at an error that was measured for every run of blocks and width, as the error of every
+group was; so was the time of each. Chains of blocks are cut into runs by dynamic programming (`chains`). What comes out
+is a network of fewer blocks, whose widths are then allocated like those of any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, reduce
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune import chains, latency
+from onnxprune.allocation import Curve
+from onnxprune.blocks import find
+from onnxprune.errors import BudgetError
+from onnxprune.graph import Block
+from onnxprune.merging import merged
+from onnxprune.search import Candidate, Search
+from onnxprune.segments import Segment, segments
+from onnxprune.selection import Ranking
+from onnxprune.steps import Ranked, coupled, narrow, timed
+
+Float = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Options = tuple[Float, Float]  # errors and times of the ways to do something
+
+
+class Shortening(Search):
+    """Finds the runs of blocks that become one, and then widths for the network that is left."""
+
+    def best(self) -> tuple[Candidate, BudgetError | None]:
+        """The candidate that meets the targets; or the best there is, and why it falls short."""
+        if not self.run.options.shortens:
+            return super().best()
+        goal = min(target.value for target in self.run.options.targets if target.kind == "latency")
+        with self.run.timed("blocks"):
+            runs = self.runs(goal)
+        return Shortened(self, runs).best() if runs else super().best()
+
+    def runs(self, goal: float) -> list[Segment]:
+        """The runs of blocks that become one within a share of the time; none if it can't be met that way."""
+        if not self.task.made:
+            return []
+        task = self.task
+        try:
+            cut = chains.cut(task.chains, goal * task.whole - task.fixed)
+        except BudgetError:
+            return []
+        return [task.made[choice.segment] for row in cut for choice in row if choice.segment in task.made]
+
+    @cached_property
+    def task(self) -> _Task:
+        """What can be chosen among."""
+        return _Task(self, [one for one in segments(self.run, self.ranked) if len(one.blocks) > 1])
+
+
+class _Task:
+    """The chains of blocks, and of what lies outside of them, with errors and milliseconds of all there is to choose.
+
+    `made` says which run of blocks a segment of several links stands for. `fixed` are the milliseconds of what can
+    neither go nor become narrower, `whole` those of the network.
+    """
+
+    def __init__(self, search: Search, runs: Sequence[Segment]) -> None:
+        run, ranked = search.run, search.ranked
+        assert ranked.time is not None
+        graph = run.coupling.graph
+        known = {block.output: block for block in find(graph)}
+        rows = linked(runs)
+        blocks = [known[name] for row in rows for name in row]
+        self.whole, taken = latency.time_of_blocks(graph, blocks, run.timed_feed, run.options.runtime)
+        times = {block.output: time for block, time in zip(blocks, taken, strict=True)}
+        groups = [_saved(ranked, place) for place in range(len(ranked.rankings))]
+        inside = {block.output: _inside(ranked, block) for block in blocks}
+        self.made: dict[chains.Segment, Segment] = {}
+        self.chains: list[list[chains.Segment]] = []
+        for row in rows:
+            links = []
+            for end, name in enumerate(row, start=1):
+                errors, saved = reduce(_either, (groups[place] for place in inside[name]), (np.zeros(1), np.zeros(1)))
+                links.append(chains.Segment(end, 1, errors, np.maximum(times[name] - saved, 0.0)))
+            for segment in runs:
+                if segment.blocks[-1] in row:
+                    last = inside[segment.blocks[-1]][-1]
+                    allowed = np.isin(segment.curve.levels, ranked.rankings[last].levels)
+                    saved = np.interp(segment.curve.levels, ranked.rankings[last].levels, groups[last][1])[allowed]
+                    spent = np.maximum(times[segment.blocks[-1]] - saved, 0.0)
+                    end = row.index(segment.blocks[-1]) + 1
+                    links.append(chains.Segment(end, len(segment.blocks), segment.curve.errors[allowed], spent))
+                    self.made[links[-1]] = segment
+            self.chains.append(links)
+        chained = {place for places in inside.values() for place in places}
+        self.fixed = self.whole - sum(times.values())
+        for place, (errors, saved) in enumerate(groups):
+            if place not in chained:
+                self.chains.append([chains.Segment(1, 1, errors, saved.max() - saved)])
+                self.fixed -= saved.max()
+
+
+def linked(runs: Iterable[Segment]) -> list[list[str]]:
+    """Chains of blocks, each of which runs follow one another in."""
+    after = {a: b for segment in runs for a, b in pairwise(segment.blocks)}
+    rows = []
+    for name in after.keys() - after.values():
+        row = [name]
+        while row[-1] in after:
+            row.append(after[row[-1]])
+        rows.append(row)
+    return sorted(rows)
+
+
+def _inside(ranked: Ranked, block: Block) -> list[int]:
+    """Places of the groups that only the block's own nodes make and read, in the order in which these read them."""
+    within = set(block.nodes)
+    groups = [(place, r.group) for place, r in enumerate(ranked.rankings)]
+    own = [(max(g.reads), place) for place, g in groups if within.issuperset((*g.writers, *g.reads, *g.loops))]
+    return [place for _, place in sorted(own)]
+
+
+def _saved(ranked: Ranked, place: int) -> Options:
+    """Errors and saved milliseconds of one group alone at each of its levels."""
+    assert ranked.time is not None
+    widths = np.array([r.group.channels for r in ranked.rankings])
+    whole, saved = ranked.time.total(widths), []
+    for level in ranked.rankings[place].levels:
+        widths[place] = level
+        saved.append(whole - ranked.time.total(widths))
+    return ranked.curves[place].errors, np.array(saved)
+
+
+def _either(one: Options, other: Options) -> Options:
+    """All that two groups can do together, without what errs more and saves no more than something else."""
+    errors, saved = (np.add.outer(a, b).ravel() for a, b in zip(one, other, strict=True))
+    order = np.lexsort((errors, -saved))
+    best = np.minimum.accumulate(errors[order])
+    useful = order[np.append(True, best[1:] < best[:-1])]
+    return errors[useful], saved[useful]
+
+
+class Shortened(Search):
+    """A search on the network in which some runs of blocks are one block each."""
+
+    def __init__(self, before: Search, runs: Sequence[Segment]) -> None:
+        run = before.run
+        graph = merged(run.coupling.graph, [segment.blocks for segment in runs])
+        self.__dict__.update(before.__dict__)
+        self.run = replace(run, coupling=coupled(graph, run.options))
+        self.wide = {segment.group: segment for segment in runs}
+        self.ranked = self._ranked(before.ranked)
+
+    def _ranked(self, before: Ranked) -> Ranked:
+        """What is known of the groups that are left, and of those of the runs of blocks."""
+        coupling, run = self.run.coupling, self.run
+        rankings, curves = list[Ranking](), list[Curve]()
+        for ranking, curve in zip(before.rankings, before.curves, strict=True):
+            if ranking.group.name in coupling.by_name and ranking.group.name not in self.wide:
+                rankings.append(replace(ranking, group=coupling.by_name[ranking.group.name]))
+                curves.append(curve)
+        for name, segment in self.wide.items():
+            group = coupling.by_name[name]
+            levels, order = segment.curve.levels.astype(np.int64), np.arange(group.channels)
+            rankings.append(Ranking(group, order, levels, segment.curve.errors, {}))
+            curves.append(segment.curve)
+        return timed(run, Ranked(rankings, curves, {}), before.whole)
+
+    def candidate(self, keep: Mapping[str, Ints]) -> Candidate:
+        """Carry out widths: which channels of the joined blocks stay is chosen when their turn comes."""
+        wide = {name: len(kept) for name, kept in keep.items() if name in self.wide}
+        others = {name: kept for name, kept in keep.items() if name not in self.wide}
+        chosen, weights, errors = narrow(self.run, self.ranked, others, wide)
+        return self.carried_out(self.plan(chosen, weights), errors)

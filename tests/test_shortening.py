@@ -1,0 +1,122 @@
+"""Blocks that go for a target of time, with a clock that counts instead of measuring."""
+
+from itertools import product
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import models
+import onnxprune
+from onnxprune import clock
+from onnxprune.allocation import Curve
+from onnxprune.errors import BudgetError
+from onnxprune.files import Model
+from onnxprune.segments import Segment
+from onnxprune.shortening import _either, linked
+
+STREAM, HIDDEN, BLOCKS = 6, 8, 6
+
+
+def network(seed=0):
+    """Residual blocks of two layers on one stream, between a first and a last layer."""
+    body, weights = "[stem] r0 = Gemm(x, w)\n", {"w": (4, STREAM), "v": (STREAM, 3)}
+    for i in range(BLOCKS):
+        body += f"""
+            [first{i}] a{i} = Gemm(r{i}, u{i}, ub{i})
+            h{i} = Relu(a{i})
+            [last{i}] f{i} = Gemm(h{i}, d{i})
+            r{i + 1} = Add(r{i}, f{i})"""
+        weights |= {f"u{i}": (STREAM, HIDDEN), f"ub{i}": (HIDDEN,), f"d{i}": (HIDDEN, STREAM)}
+    return models.build("float[N,4] x", "float[N,3] y", f"{body}\n y = Gemm(r{BLOCKS}, v)", weights, seed=seed)
+
+
+def counted(model, step):
+    """Made-up milliseconds: products of widths, hidden ones rounded up to a step."""
+    proto = onnx.load(model) if isinstance(model, str) else model.proto if isinstance(model, Model) else model
+    matrices = [numpy_helper.to_array(t) for t in proto.graph.initializer if len(t.dims) > 1]
+    return 50.0 + sum(np.prod([n if n in (STREAM, 4, 3) else -(-n // step) * step for n in m.shape]) for m in matrices)
+
+
+@pytest.fixture(params=[2, HIDDEN])
+def step(request, monkeypatch):
+    """The step in which time goes; with that of all hidden channels only whole blocks save any."""
+
+    def in_turns(found, feed, runtime, **limits):
+        return np.tile([counted(model, request.param) for model in found], (7, 1))
+
+    monkeypatch.setattr(clock, "in_turns", in_turns)
+    monkeypatch.setattr(clock, "apart", in_turns)
+    return request.param
+
+
+def pruned(model, target, **options):
+    given = {"calibration": models.data(model, 200, rank=4), "runtime": models.RUNTIME, "round_to": 2} | options
+    return onnxprune.prune(model, target=target, **given)
+
+
+def test_blocks_go_where_only_they_save_time(step):
+    model = network()
+    result = pruned(model, "latency=0.7")
+    ratio = counted(result.model, step) / counted(model, step)
+    assert ratio <= 0.7
+    assert result.report.latency.ratio == pytest.approx(ratio)
+    assert result.report.targets[0].reached
+    assert result.report.surgery_check["ok"]
+    adds = sum(node.op_type == "Add" for node in result.model.graph.node)
+    assert adds < BLOCKS
+    assert sum(len(run) - 1 for run in result.plan.merged) == BLOCKS - adds
+    feed = {"x": models.data(model, 10)}
+    again = onnxprune.apply(model, result.plan)
+    assert models.values(again, feed)["y"] == pytest.approx(models.values(result.model, feed)["y"], abs=1e-5)
+
+
+def test_blocks_can_be_kept(step):
+    model = network()
+    if step == HIDDEN:
+        with pytest.raises(BudgetError, match="stay with every group at its smallest"):
+            pruned(model, "latency=0.7", blocks="keep")
+    else:
+        result = pruned(model, "latency=0.7", blocks="keep")
+        assert sum(node.op_type == "Add" for node in result.model.graph.node) == BLOCKS
+        assert result.report.latency.ratio <= 0.7
+
+
+def test_merged_blocks_answer_better_than_blocks_taken_out(step):
+    model = network()
+    merged = pruned(model, "latency=0.7")
+    removed = pruned(model, "latency=0.7", method="shallow")
+    assert merged.report.fidelity.relative_error < removed.report.fidelity.relative_error
+
+
+def test_a_target_of_both_time_and_multiplications(step):
+    model = network()
+    result = pruned(model, ["latency=0.8", "macs=0.5"])
+    assert all(target.reached for target in result.report.targets)
+
+
+def test_no_block_goes_for_a_target_without_time(step):
+    result = pruned(network(), "macs=0.5")
+    assert result.plan.merged == ()
+
+
+def segment(*blocks):
+    return Segment(blocks, blocks[-1], Curve(np.array([1]), np.zeros(1)))
+
+
+def test_runs_are_linked_to_chains():
+    runs = [segment("a", "b"), segment("b", "c"), segment("a", "b", "c"), segment("x", "y")]
+    assert linked(runs) == [["a", "b", "c"], ["x", "y"]]
+
+
+def test_what_two_groups_can_do_together():
+    rng = np.random.default_rng(0)
+    one, other = ((np.sort(rng.random(5))[::-1], np.sort(rng.random(5))[::-1]) for _ in range(2))
+    errors, saved = _either(one, other)
+    every = [(a + b, s + t) for (a, s), (b, t) in product(zip(*one, strict=True), zip(*other, strict=True))]
+    for error, gain in every:
+        assert ((errors <= error + 1e-12) & (saved >= gain - 1e-12)).any()
+    for i, (error, gain) in enumerate(zip(errors, saved, strict=True)):
+        assert (error, gain) in [pytest.approx(pair) for pair in every]
+        assert not ((np.delete(errors, i) <= error) & (np.delete(saved, i) >= gain)).any()
