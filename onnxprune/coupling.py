@@ -270,19 +270,12 @@ def _walk(graph: Graph, by_rank: frozenset[int], apart: dict[int, str]) -> tuple
 
 
 def _demand_prunable(graph: Graph) -> None:
-    """Refuse quantized models, whose scales pruning would make meaningless, and operators of uncertain meaning."""
+    """Refuse quantized models, whose scales pruning would make meaningless, and operators of another meaning."""
     quantized = next((n for n in graph.nodes if n.op_type in QUANTIZED), None)
     if quantized is not None:
         raise ModelError(
             f"the model is quantized ({quantized.op_type} '{quantized.name or key(quantized)}'); "
             "prune the floating-point model, then quantize the result."
-        )
-    own = {f.name for f in graph.model.functions if f.domain in STANDARD}
-    renamed = next((n.op_type for n in graph.nodes if n.domain in STANDARD and n.op_type in own), None)
-    if renamed is not None:
-        raise ModelError(
-            f"the model has a function of its own that is called like the standard operator {renamed}, and runtimes "
-            "don't agree which one is meant; give the function another name."
         )
     if any(o.domain in STANDARD and o.version < OLDEST for o in graph.model.opset_import):
         raise ModelError(

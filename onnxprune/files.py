@@ -107,7 +107,8 @@ def whole(model: ModelProto) -> Model:
 def inlined(model: ModelProto) -> ModelProto:
     """The model with calls of its own functions replaced by their nodes, as runtimes do when they load it.
 
-    Functions in the place of operators that runtimes know stay, and so do those for another opset than the model's.
+    Functions called like operators that runtimes know stay: a call means the operator, for onnxruntime as for ONNX's
+    reference implementation. So do functions for another opset than the model's.
     """
     versions = {o.domain: o.version for o in model.opset_import}
     fits = [f for f in model.functions if all(versions.get(o.domain) == o.version for o in f.opset_import)]

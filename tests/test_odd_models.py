@@ -17,7 +17,6 @@ from onnxprune import files, inspect, oracle, prune
 from onnxprune.bodies import subgraphs
 from onnxprune.cli import main
 from onnxprune.coupling import Coupling, couple
-from onnxprune.errors import ModelError
 from onnxprune.graph import Graph
 from onnxprune.plan import Plan
 from onnxprune.rewrite import rewrite
@@ -103,11 +102,20 @@ def test_functions_of_another_opset_are_barriers():
 
 
 @pytest.mark.parametrize("domain", ["", "ai.onnx"])
-def test_a_function_called_like_a_standard_operator_is_refused(domain):
+def test_a_standard_operator_is_what_it_is_though_a_function_is_called_like_it(domain):
     text = NESTED.replace("r = LeakyRelu<alpha: float = @slope>(d)", "r = Relu(d)")
     text += f'<domain: "{domain}", opset_import: ["" : 17]> Relu (x) => (y) {{ y = Softmax(x) }}'
-    with pytest.raises(ModelError, match=r"called like the standard operator Relu.*another name"):
-        of(with_functions(text, WEIGHTS))
+    model = with_functions(text, WEIGHTS)
+    assert [n.op_type for n in of(model).graph.nodes] == ["Gemm", "Relu", "Gemm"]
+    before, after = (RUNTIME.session(m).run({"x": X})["y"] for m in (model, of(model).graph.model))
+    np.testing.assert_array_equal(before, after)
+    exact(model, {"x": X})
+
+
+def test_a_function_of_its_own_domain_is_looked_into_though_it_is_called_like_an_operator():
+    text = NESTED.replace("own.Dense", "own.Conv").replace("Dense (x", "Conv (x")
+    assert [n.op_type for n in of(with_functions(text, WEIGHTS)).graph.nodes] == ["Gemm", "LeakyRelu", "Gemm"]
+    exact(with_functions(text, WEIGHTS), {"x": X})
 
 
 def test_an_operator_of_the_runtime_stays_one_though_a_function_describes_it():
