@@ -1,15 +1,22 @@
-"""Graphs inside of nodes: what they read from outside, and the one that a constant condition chooses.
+"""Graphs inside of nodes: what they read from outside, and what they come to where a constant decides.
 
 A body that runs or doesn't, or runs many times, isn't looked into: what it reads of the graphs around it stays. The
-exception is an If whose condition is a constant, as exporters write them for what was decided in Python: a `Graph`
-lists the nodes of the chosen body in its place (`chosen`), and a pruned model is written that way.
+exceptions are an If whose condition is a constant, as exporters write them for what was decided in Python, and a short
+Loop whose number of iterations is one, as they write them for arithmetic with shapes. A `Graph` lists the nodes of the
+chosen body in the place of the If (`chosen`), all iterations in that of the Loop (`unrolled`), and a pruned model is
+written that way. A Loop with layers stays, unless it runs once: its iterations share their weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
-from onnx import AttributeProto, GraphProto, NodeProto, helper
+import numpy as np
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
+
+ITERATIONS, NODES = 64, 2000  # a Loop of more iterations, or of more nodes in all of them, isn't unrolled
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
@@ -50,13 +57,112 @@ def chosen(node: NodeProto, condition: bool, name: Callable[[str], str]) -> list
     if body.sparse_initializer:
         raise ValueError(node.op_type)
     renamed = {old: name(old) for old in sorted(own_names(body))}
-    nodes = [helper.make_node("Constant", [], [renamed[t.name]], value=t) for t in body.initializer]
-    for inner in body.node:
-        nodes.append(_renamed(inner, renamed))
-        nodes[-1].name = name(inner.name) if inner.name else ""
-    ends = zip(body.output, node.output, strict=True)
-    nodes += [helper.make_node("Identity", [renamed.get(o.name, o.name)], [outer]) for o, outer in ends if outer]
+    nodes = [*_constants(body.initializer, renamed), *_copies(body.node, renamed, name)]
+    return nodes + _ends([renamed.get(o.name, o.name) for o in body.output], node.output)
+
+
+def unrolled(
+    node: NodeProto, count: int, values: Mapping[str, NDArray[Any]], name: Callable[[str], str], opset: int
+) -> list[NodeProto]:
+    """The nodes that a Loop of `count` iterations stands for; `name` makes a name that isn't taken.
+
+    `values` are those of constants around it. Raises ValueError for a body that may stop the loop, has layers and runs
+    more than once, hands on sequences or has a sparse constant, and for one that would become too many nodes.
+    """
+    body = next(a.g for a in node.attribute if a.name == "body")
+    stored = _stored(body)
+    known = {**values, **stored}
+    (step, go, *states), (on, *_) = ([value.name for value in side] for side in (body.input, body.output))
+    fits = count <= ITERATIONS and count * _size(body) <= NODES and (count > 0 or len(node.output) == len(states))
+    plain = not body.sparse_initializer and all(i.type.HasField("tensor_type") for i in body.input)
+    if not fits or not plain or not _always(body, on, go, known) or (count > 1 and _weighs(body, values)):
+        raise ValueError(node.op_type)
+    shared = {old: name(old) for old in [*stored, go]}
+    changing = sorted(own_names(body) - {*shared, *states})
+    fixed, steps = ([n for n in body.node if (n.op_type == "Constant") == same] for same in (True, False))
+    nodes = [*_constants(body.initializer, shared), *_copies(fixed, shared, name), _scalar(shared[go], True)]
+    carried, seen = list(node.input[2:]), list[list[str]]()
+    for number in range(count):
+        renamed = shared | dict(zip(states, carried, strict=True)) | {old: name(old) for old in changing}
+        nodes.append(_scalar(renamed[step], number))
+        nodes += _copies(steps, renamed, name)
+        made = [renamed.get(o.name, o.name) for o in body.output[1:]]
+        carried = made[: len(states)]
+        seen.append(made[len(states) :])
+    nodes += _ends(carried, node.output[: len(states)])
+    for parts, stacked in zip(zip(*seen, strict=True), node.output[len(states) :], strict=False):
+        nodes += _stack(parts, stacked, name, opset) if stacked else []
     return nodes
+
+
+def _always(body: GraphProto, on: str, go: str, values: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether an iteration always ends with the wish to go on, as long as it began with it."""
+    made = {inner.output[0]: inner for inner in body.node}
+    while on in made and made[on].op_type in ("Identity", "Cast"):
+        on = made[on].input[0]
+    return on == go or (on in values and bool(values[on].all()))
+
+
+def _stored(body: GraphProto) -> dict[str, NDArray[Any]]:
+    """The constants of a body."""
+    found = {t.name: numpy_helper.to_array(t) for t in body.initializer}
+    return found | {node.output[0]: constant(node) for node in body.node if node.op_type == "Constant"}
+
+
+def _weighs(body: GraphProto, values: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether a node reads a constant matrix, at any depth."""
+    known = {**values, **_stored(body)}
+    shapes = [known[name].shape for node in body.node for name in node.input if name in known]
+    inner = (one for node in body.node for one in subgraphs(node))
+    return any(sum(n > 1 for n in shape) > 1 for shape in shapes) or any(_weighs(one, known) for one in inner)
+
+
+def constant(node: NodeProto) -> NDArray[Any]:
+    """The value of a Constant node in any of its forms."""
+    name, value = next((a.name, helper.get_attribute_value(a)) for a in node.attribute)
+    if name == "value":
+        return numpy_helper.to_array(value)
+    value = value.decode() if isinstance(value, bytes) else value
+    return np.asarray(value, np.int64 if name.startswith("value_int") else np.float32 if "float" in name else None)
+
+
+def _size(body: GraphProto) -> int:
+    """Number of nodes, at any depth."""
+    return sum(1 + sum(map(_size, subgraphs(node))) for node in body.node)
+
+
+def _scalar(name: str, value: int) -> NodeProto:
+    """A constant, an integer or a truth value."""
+    array = np.asarray(value, bool if isinstance(value, bool) else np.int64)
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array))
+
+
+def _stack(parts: Iterable[str], output: str, name: Callable[[str], str], opset: int) -> list[NodeProto]:
+    """What every iteration gave, along a new first axis."""
+    rows = {name(f"{output}_row"): part for part in parts}
+    join = helper.make_node("Concat", list(rows), [output], axis=0)
+    if opset < 13:
+        return [*(helper.make_node("Unsqueeze", [part], [row], axes=[0]) for row, part in rows.items()), join]
+    axes = helper.make_node("Constant", [], [name(f"{output}_axes")], value_ints=[0])
+    return [axes, *(helper.make_node("Unsqueeze", [part, *axes.output], [row]) for row, part in rows.items()), join]
+
+
+def _constants(tensors: Iterable[TensorProto], names: Mapping[str, str]) -> Iterator[NodeProto]:
+    """Initializers of a body as nodes."""
+    return (helper.make_node("Constant", [], [names[t.name]], value=t) for t in tensors)
+
+
+def _copies(nodes: Iterable[NodeProto], names: Mapping[str, str], name: Callable[[str], str]) -> Iterator[NodeProto]:
+    """The nodes of a body, with other names of values and new ones of their own."""
+    for node in nodes:
+        copy = _renamed(node, names)
+        copy.name = name(node.name) if node.name else ""
+        yield copy
+
+
+def _ends(made: Iterable[str], outputs: Iterable[str]) -> list[NodeProto]:
+    """What a body gives, under the names that it has outside."""
+    return [helper.make_node("Identity", [x], [outer]) for x, outer in zip(made, outputs, strict=True) if outer]
 
 
 def _renamed(node: NodeProto, names: Mapping[str, str]) -> NodeProto:

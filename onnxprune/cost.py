@@ -18,10 +18,11 @@ from onnx import TensorProto, helper
 
 from onnxprune import files
 from onnxprune.allocation import Bilinear
+from onnxprune.bodies import constant
 from onnxprune.contrib import DOMAIN
 from onnxprune.coupling import Coupling, Group
 from onnxprune.files import Model
-from onnxprune.graph import Graph, attributes, constant, key
+from onnxprune.graph import Graph, attributes, key
 from onnxprune.ids import Ids
 from onnxprune.ops.einsum import products as einsum_products
 from onnxprune.ops.linear import floating

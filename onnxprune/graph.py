@@ -29,7 +29,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.shape_inference import infer_node_outputs
 
 from onnxprune import contrib
-from onnxprune.bodies import chosen, inner_names, outer_names, subgraphs
+from onnxprune.bodies import chosen, constant, inner_names, outer_names, subgraphs, unrolled
 from onnxprune.errors import ModelError
 from onnxprune.files import Model
 
@@ -93,8 +93,10 @@ def constants(initializers: Iterable[str], nodes: Iterable[NodeProto]) -> set[st
 
 
 def decided(node: NodeProto, static: Container[str]) -> bool:
-    """Whether a node is an If whose condition is a constant."""
-    return node.domain in STANDARD and node.op_type == "If" and node.input[0] in static
+    """Whether a node is an If of a constant condition, or a Loop of a constant number of iterations."""
+    if node.domain not in STANDARD or node.op_type not in ("If", "Loop"):
+        return False
+    return node.input[0] in static and (node.op_type == "If" or not node.input[1] or node.input[1] in static)
 
 
 def names(graph: GraphProto, nodes: Iterable[NodeProto]) -> set[str]:
@@ -208,12 +210,22 @@ class Graph:
         return plain
 
     def _apart(self, node: NodeProto, walk: _Inference, static: set[str], taken: set[str]) -> list[NodeProto]:
-        """What stands in the place of a node: those that it merges, or the body that its condition chooses."""
-        if not decided(node, static) or node.input[0] not in walk.values:
-            return contrib.apart(node, walk.types, static, self.opset, lambda name: fresh(name, taken))
+        """What stands in the place of a node: those that it merges, the body that is chosen, or all iterations."""
+
+        def name(like: str) -> str:
+            return fresh(like, taken)
+
+        if not decided(node, static):
+            return contrib.apart(node, walk.types, static, self.opset, name)
         try:
-            return chosen(node, bool(walk.values[node.input[0]]), lambda name: fresh(name, taken))
-        except ValueError:
+            if node.op_type == "If":
+                return chosen(node, bool(walk.values[node.input[0]]), name)
+            count = int(walk.values[node.input[0]]) if walk.values.get(node.input[1], True) else 0
+            values = {
+                x: self.array(x) if x in self.initializers else walk.values[x] for x in self.reads(node) if x in static
+            }
+            return unrolled(node, count, values, name, self.opset)
+        except (KeyError, ValueError):  # a constant too large to be known here, or a body of another form
             return [node]
 
     @cached_property
@@ -400,15 +412,6 @@ def _gather_elements(data: Array, indices: Array, axis: int) -> Array:
     axis %= data.ndim
     part = data[tuple(slice(None) if a == axis else slice(n) for a, n in enumerate(indices.shape))]
     return np.take_along_axis(part, indices % data.shape[axis], axis)
-
-
-def constant(node: NodeProto) -> Array:
-    """The value of a Constant node in any of its forms."""
-    value = attributes(node)
-    if "value" in value:
-        return numpy_helper.to_array(value["value"])
-    name, content = next(iter(value.items()))
-    return np.asarray(content, np.int64 if name.startswith("value_int") else np.float32 if "float" in name else None)
 
 
 def _alone(node: NodeProto, opset: int) -> ModelProto:

@@ -2663,7 +2663,14 @@ case("bfloat16", "bfloat16[N,6] x", "bfloat16[N,3] y", """
     y = Gemm<transB=1>(r, w2)
 """, w1=np.ones((8, 6), bfloat16), b1=np.ones(8, bfloat16), w2=np.ones((3, 8), bfloat16), runs=False)  # fmt: skip
 
-case("loop_body", X, "float[N,2,8,8] y", """
+case("loop_of_a_constant_number", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    l = Loop(times, yes, a) <body = g (int64 i, bool go, float[N,6,8,8] s)
+        => (bool go_on, float[N,6,8,8] t) { go_on = Identity(go)  t = Mul(s, k) }>
+    y = Conv(l, w2)
+""", w1=(6, 3, 1, 1), k=(6, 1, 1), times=np.asarray(2), yes=np.asarray(True), w2=(2, 6, 1, 1))  # fmt: skip
+
+case("loop_body", X + ", int64 times", "float[N,2,8,8] y", """
     a = Conv(x, w1)
     b = Conv(a, w2)
     c = Conv(a, w3)
@@ -2672,7 +2679,7 @@ case("loop_body", X, "float[N,2,8,8] y", """
     d = Conv(l, w4)
     e = Conv(a, w5)
     y = Add(d, e)
-""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), w3=(4, 6, 1, 1), times=np.asarray(2), yes=np.asarray(True),
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), w3=(4, 6, 1, 1), yes=np.asarray(True),
     w4=(2, 4, 1, 1), w5=(2, 6, 1, 1))  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------ Einsum

@@ -8,9 +8,9 @@ import pytest
 from cases import CASES, Case, scalar
 from onnx import helper, numpy_helper
 
-from onnxprune.bodies import outer_names, subgraphs
+from onnxprune.bodies import constant, outer_names, subgraphs
 from onnxprune.errors import ModelError
-from onnxprune.graph import Graph, attributes, constant, evaluate, fresh, key
+from onnxprune.graph import Graph, attributes, evaluate, fresh, key
 
 
 def graph(name: str, **dims) -> Graph:

@@ -170,6 +170,84 @@ def test_an_if_with_a_sparse_constant_stays():
     assert "has a body that isn't looked into" in of(model).left_alone[0]
 
 
+LOOP = """
+    a = MatMul(x, w1)
+    l, r = Loop(times, go, a) <body = g (int64 i, bool on, float[N,8] s) => (bool still, float[N,8] t, float[N,8] u) {
+        still = Identity(on)
+        f = Cast<to = 1>(i)
+        p = Mul(s, k)
+        q = Relu(p)
+        t = Add(q, f)
+        u = Neg(t) }>
+    m = ReduceSum<keepdims = 0>(r, first)
+    d = Add(l, m)
+    y = MatMul(d, w2)"""
+
+
+def looping(times: int, body: str = LOOP, **weights: np.ndarray) -> ModelProto:
+    constants = {"w1": (6, 8), "k": (8,), "w2": (8, 3), "first": [0], "go": np.asarray(True)}
+    return build("float[N,6] x", "float[N,3] y", body, constants | {"times": np.asarray(times)} | weights)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_iterations_of_a_constant_number_are_looked_through(times):
+    model = looping(times)
+    coupling = of(model)
+    assert [g.channels for g in coupling.groups] == [8]
+    assert sum(n.op_type == "Relu" for n in coupling.graph.nodes) == times
+    pruned = exact(model, {"x": X})
+    assert not any(n.op_type == "Loop" for n in pruned.graph.node)
+    assert "Loop" in {n.op_type for n in rewrite(coupling, Plan()).graph.node}
+    whole = rewrite(coupling, random_plan(coupling, seed=0, renewed=1.0, pruned=0.0))
+    onnx.checker.check_model(whole, full_check=True)
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+def test_iterations_compute_what_the_loop_does(opset):
+    body = LOOP.replace("ReduceSum<keepdims = 0>(r, first)", "ReduceMean<axes = [0], keepdims = 0>(r)")
+    weights = {"w1": (6, 8), "k": (8,), "w2": (8, 3), "go": np.asarray(True), "times": np.asarray(4)}
+    model = Case("loop", "float[N,6] x", "float[N,3] y, float[N,8] l", body, weights, opset=opset).model()
+    apart = ModelProto()
+    apart.CopyFrom(model)
+    del apart.graph.node[:]
+    apart.graph.node.extend(Graph(model).nodes)
+    before, after = (RUNTIME.session(m).run({"x": X}) for m in (model, apart))
+    for name, value in before.items():
+        np.testing.assert_allclose(after[name], value, atol=1e-6)
+
+
+def test_channels_inside_of_a_loop_that_runs_once():
+    body = LOOP.replace("p = Mul(s, k)", "o = MatMul(s, wa)  p = MatMul(o, wb)")
+    model = looping(1, body, wa=(8, 12), wb=(12, 8))
+    assert sorted(g.channels for g in of(model).groups) == [8, 8, 12]
+    exact(model, {"x": X})
+
+
+def test_a_loop_that_never_runs_hands_on_what_it_was_given():
+    body = LOOP.replace("l, r = Loop", "l = Loop").replace(", float[N,8] u)", ")").replace("u = Neg(t) }>", "}>")
+    body = body.replace("m = ReduceSum<keepdims = 0>(r, first)\n", "").replace("Add(l, m)", "Relu(l)")
+    model = looping(5, body, go=np.asarray(False))
+    assert [n.op_type for n in of(model).graph.nodes] == ["MatMul", "Constant", "Identity", "Relu", "MatMul"]
+    exact(model, {"x": X})
+
+
+@pytest.mark.parametrize(
+    ("times", "old", "new"),
+    [
+        (65, "", ""),
+        (3, "p = Mul(s, k)", "p = MatMul(s, square)"),
+        (3, "still = Identity(on)", "e = ReduceSum<keepdims = 0>(s)  still = Less(e, limit)"),
+        (3, "still = Identity(on)", "no = Constant<value = bool {0}>()  still = Identity(no)"),
+        (0, "", ""),
+    ],
+    ids=["too many", "with a layer", "that may stop", "that stops", "without rows"],
+)
+def test_other_loops_stay(times, old, new):
+    model = looping(times, LOOP.replace(old, new), square=(8, 8), limit=np.asarray(9, np.float32))
+    assert "Loop" in {n.op_type for n in of(model).graph.nodes}
+    assert "Loop 'l' has a body that isn't looked into" in of(model).left_alone[0]
+
+
 @pytest.mark.parametrize("op", ["Loop", "Scan"])
 def test_what_the_body_of_a_loop_reads_stays(op):
     state, scalar = (
@@ -181,7 +259,7 @@ def test_what_the_body_of_a_loop_reads_stays(op):
         keep = helper.make_node("Identity", ["go"], ["on"])
         body = helper.make_graph([add, keep], "b", [scalar("i", 7), scalar("go", 9), state[0]],
                                  [scalar("on", 9), state[1]])  # fmt: skip
-        node = helper.make_node("Loop", ["three", "", "c"], ["l"], body=body)
+        node = helper.make_node("Loop", ["times", "", "c"], ["l"], body=body)
     else:
         one, two = (helper.make_tensor_value_info(n, 1, [6]) for n in ("v", "o"))
         body = helper.make_graph([add, helper.make_node("Identity", ["v"], ["o"])], "b", [state[0], one],
@@ -190,15 +268,14 @@ def test_what_the_body_of_a_loop_reads_stays(op):
     text = (
         "a = MatMul(x, w1)\nc = MatMul(x, w2)\nl = Identity(c)\nr = Reshape(l, s)\nd = MatMul(r, w3)\ny = MatMul(d, w4)"
     )
-    model = build("float[N,6] x", "float[N,2] y", text,
-                  {"w1": (6, 4), "w2": (6, 4), "w3": (4, 8), "w4": (8, 2), "s": [-1, 4],
-                   "three": np.asarray(3)})  # fmt: skip
+    weights = {"w1": (6, 4), "w2": (6, 4), "w3": (4, 8), "w4": (8, 2), "s": [-1, 4]}
+    model = build("float[N,6] x, int64 times", "float[N,2] y", text, weights)
     model.graph.node[2].CopyFrom(node)
     model.graph.value_info.append(helper.make_tensor_value_info("l", 1, ["N", 4]))
     coupling = of(model)
     assert [g.channels for g in coupling.groups] == [8]
     assert all(f"{op} 'l' has a body that isn't looked into" in coupling.left_alone[i] for i in (0, 1))
-    written = exact(model, {"x": X}).graph.node[2]
+    written = exact(model, {"x": X, "times": np.asarray(3)}).graph.node[2]
     assert written.input == node.input
     assert [next(subgraphs(n)).node for n in (written, node)] == [body.node] * 2
 

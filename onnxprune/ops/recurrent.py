@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.graph import Graph, constant, key
+from onnxprune.bodies import constant
+from onnxprune.graph import Graph, key
 from onnxprune.ids import Ids
 from onnxprune.ops.linear import Float, Linear, floating
 from onnxprune.ops.registry import Cut, View, Visit, rule
