@@ -59,7 +59,7 @@ class Walk:
         self.schedule = by_depth(coupling)
         self.place = {index: position for position, index in enumerate(self.schedule)}
         self.steps = self._steps()
-        self.otherwise = {i for i in self.schedule if full and self._made_otherwise(self.graph.nodes[i])}
+        self.otherwise = {i for i in self.schedule if self._made_otherwise(self.graph.nodes[i])}
         self.last_use = self._last_use()
         self.drifted: set[str] = set()
         self.renewed: dict[int, list[Linear]] = {}
@@ -134,6 +134,8 @@ class Walk:
 
     def _made_otherwise(self, node: NodeProto) -> bool:
         """Whether the original has another node, or none, for what this one makes."""
+        if self.reference is self.graph:
+            return False
         index = self.reference.producer.get(key(node))
         return index is None or self.reference.nodes[index] != node
 

@@ -8,7 +8,7 @@ import pytest
 
 import models
 import onnxprune
-from onnxprune import oracle
+from onnxprune import files, oracle
 from onnxprune.blocks import find, without
 from onnxprune.calibration import load
 from onnxprune.coupling import couple
@@ -171,6 +171,24 @@ def test_several_runs():
     graph = merged(Graph(model), [names[:2], names[3:]])
     assert [b.output for b in find(graph)] == ["x2", "x3", "x5"]
     assert merged(graph, []) is graph
+
+
+def test_large_weights_stay_beside_the_message(monkeypatch):
+    model, plain = wide("conv")
+    monkeypatch.setattr(files, "LARGE", 1000)
+    monkeypatch.setattr(files, "BIG", 1)
+    beside = Graph.of(files.whole(model))
+    graph = merged(beside, plain.merged)
+    assert any(name.endswith("_new") for name in graph.arrays)
+    assert graph.reference.arrays.keys() == beside.arrays.keys()
+    found = files.embedded(pruned(couple(graph), Plan(merged=graph.merged)))
+    feed = models.feeds(model, 5)[0]
+    np.testing.assert_array_equal(models.values(found, feed)["y"], models.values(plain.model, feed)["y"])
+    parts = [models.feeds(model, 32)]
+    refits = [front_to_back(couple(g), {}, parts, 32, models.RUNTIME) for g in (graph, plain)]
+    for one, other in zip(refits[0].items(), refits[1].items(), strict=True):
+        assert one[0] == other[0]
+        np.testing.assert_allclose(one[1].weights.matrix, other[1].weights.matrix, atol=1e-3)
 
 
 def test_of_a_block_that_adds_nothing_the_merged_one_is_the_other():
