@@ -1842,6 +1842,23 @@ case("gru_with_a_bias_from_outside", "float[S,N,3] x, float[1,36] b", "float[S,N
     y = MatMul(q, w1)
 """, w0=(3, 4), w=(1, 18, 4), r=(1, 18, 6), axis=[1], w1=(6, 2))  # fmt: skip
 
+case("rnn_from_states_along_the_batch", "float[S,3,5] x, float[1,5,6] z", "float[S,3,2] y, float[1,4,6] u", """
+    h = MatMul(wh, z)
+    a = RNN<hidden_size=6>(x, w, r, "", "", h)
+    s = Squeeze(a, one)
+    y = MatMul(s, wy)
+    u = MatMul(wu, h)
+""", wh=(3, 5), w=(1, 6, 5), r=(1, 6, 6), one=[1], wy=(6, 2), wu=(4, 3))  # fmt: skip
+
+case("rnn_from_a_state_of_ones", "float[S,3,5] x", "float[S,3,2] y", """
+    size = Shape<start=1, end=2>(x)
+    shape = Concat<axis=0>(one, size, six)
+    h = ConstantOfShape<value = float[1] {1.0}>(shape)
+    a = RNN<hidden_size=6>(x, w, r, "", "", h)
+    s = Squeeze(a, one)
+    y = MatMul(s, wy)
+""", w=(1, 6, 5), r=(1, 6, 6), one=[1], six=[6], wy=(6, 2))  # fmt: skip
+
 case("recurrent_layers_that_stay", "float[4,1,5] x, float[1,4,4] w", "float[4,1,3] y", """
     a, h = RNN<hidden_size=4>(x, w1, r, "", "", state)
     q = Squeeze(a, one)

@@ -127,6 +127,4 @@ def _initial_state(v: Visit, i: int, units: Ids) -> None:
         v.accept(i)
     else:
         state = v.ids(i, lanes=True)
-        if not state.any():
-            v.freeze(units, "starts from a state that isn't made of channels")
         v.tie(v.unite(state, {1 - lanes}).reshape(state.shape[lanes], -1), units)
