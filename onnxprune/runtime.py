@@ -114,9 +114,31 @@ class Session:
         return dict(zip(names, (np.asarray(v) for v in values), strict=True))
 
 
+class Chain(Session):
+    """Sessions one after the other, each of which reads what it is fed and what the ones before it made."""
+
+    def __init__(self, sessions: Sequence[Session], outputs: Sequence[str]) -> None:
+        self.sessions = sessions
+        made, read = set[str](), dict[str, None]()
+        for session in sessions:
+            read.update((name, None) for name in session.inputs if name not in made)
+            made.update(session.outputs)
+        self.inputs, self.outputs = list(read), [name for name in outputs if name in made]
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Values of the outputs (all of them when None); DataError if the models fail on these inputs."""
+        names = list(outputs) if outputs is not None else self.outputs
+        values = {name: feeds[name] for name in self.inputs if name in feeds}
+        for place, session in enumerate(self.sessions):
+            values |= session.run(values)
+            wanted = {name for later in self.sessions[place + 1 :] for name in later.inputs}.union(names)
+            values = {name: value for name, value in values.items() if name in wanted}
+        return {name: values[name] for name in names}
+
+
 def _message(model: Model, options: Any) -> tuple[bytes, list[Any]]:
     """What a session is made from. Of a big model `options` say where its weights are, and some are held in memory."""
-    if files.size(model) < files.BIG:
+    if max(files.size(model), sum(array.nbytes for array in model.arrays.values())) < files.BIG:
         return files.embedded(model).SerializeToString(), []
     options.add_session_config_entry("session.disable_prepacking", "1")
     proto = ModelProto()
@@ -133,8 +155,8 @@ def _message(model: Model, options: Any) -> tuple[bytes, list[Any]]:
         entries = {"location": file.relative_to(folder) if known else "beside", "offset": offset}
         for key, value in {**entries, "length": model.arrays[name].nbytes}.items():
             tensor.external_data.add(key=key, value=str(value))
-    for array in model.arrays.values():
-        files.release(array)  # onnxruntime maps the file itself
+    for name in tensors:
+        files.release(model.arrays[name])  # onnxruntime maps the file itself
     values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(model.arrays[n])) for n in others]
     options.add_external_initializers(others, values)
     return proto.SerializeToString(), values

@@ -59,7 +59,8 @@ Retrain = str | Callable[[ModelProto], ModelProto]
 DEFAULT_STEP = 4  # onnxruntime's blocked convolutions want multiples of 4; other widths can be slower than before
 DEFAULT_DROP = 0.01
 SYNTHETIC_DROP = 0.001  # without real data nobody can tell what a loss means
-PROBE_SAMPLES = 256
+PROBE_SAMPLES = 256, 32  # at most, and at least
+PROBE_MACS = 2e12  # multiplications for all probes that more than the least samples may take
 BATCH = 64  # samples that are run at once
 TIMED_BATCH = 1  # samples in a run that is timed
 BLOCKS = ("auto", "keep")  # residual blocks: whole ones may go where time counts, or not
@@ -358,7 +359,7 @@ def rank(run: Run) -> Ranked:
         return timed(run, Ranked(rankings, [Curve(r.levels, r.errors) for r in rankings], moments, turns))
     with run.timed("select") as progress:
         signals = list(oracle.comparable(run.coupling.graph))
-        most = min(PROBE_SAMPLES, evaluation.affordable(run.coupling.graph, signals))
+        most = min(_probe_samples(run, groups), evaluation.affordable(run.coupling.graph, signals))
         judging = (run.division.tune if len(run.division.tune) else run.division.fit)[:most]
         curves = selection.probe(
             run.coupling,
@@ -399,16 +400,22 @@ def timed(run: Run, ranked: Ranked, whole: float | None = None) -> Ranked:
 
 def _portions(run: Run, groups: Sequence[Group]) -> Iterator[list[Group]]:
     """Groups in order, as many at a time as the memory granted holds moments of."""
-    portion, held = list[Group](), 0
+    portion, held = list[Group](), dict[str, int]()
     for group in groups:
-        rows = [linear.size for linear in factorize.measured(run.coupling, group)]
-        size = sum(3 * 8 * n * n for n in rows)  # two parts, and room to work in
-        if portion and held + size > run.options.max_memory:
+        own = {linear.key: 3 * 8 * linear.size**2 for linear in factorize.measured(run.coupling, group)}
+        if portion and sum((held | own).values()) > run.options.max_memory:  # two parts, and room to work in
             yield portion
-            portion, held = [], 0
+            portion, held = [], {}
         portion.append(group)
-        held += size
+        held |= own
     yield portion
+
+
+def _probe_samples(run: Run, groups: Sequence[Group]) -> int:
+    """Samples to probe with, on which half of the network runs once for every group, more or less."""
+    most, least = PROBE_SAMPLES
+    each = COSTS["macs"].count(run.coupling.graph) * len(groups) / 2
+    return max(least, min(most, int(PROBE_MACS // max(each, 1))))
 
 
 def _workers(run: Run, groups: Sequence[Group]) -> int:

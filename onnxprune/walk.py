@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +32,10 @@ from onnxprune.graph import Array, Graph, fresh, key
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
 from onnxprune.rewrite import renewed_nodes, with_weights, without_feedback
-from onnxprune.runtime import Runtime, Session
+from onnxprune.runtime import Chain, Runtime, Session
 
 Batch = dict[str, Array]
+STRETCHES = 16  # parts of the network that run one after the other behind a place where something is changed
 
 
 class Walk:
@@ -66,6 +69,7 @@ class Walk:
         self.skipped: set[int] = set()
         self.position = 0
         self._granted, self._held = max_memory, 0.0
+        self._unchanged: dict[tuple[int, tuple[str, ...]], Session] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._files = 0
         self.original: list[Batch] = []
@@ -151,9 +155,8 @@ class Walk:
             changed = i in self.renewed or i in self.otherwise or self.mask.feeds_back(i)
             if (drifted or changed) and i not in self.skipped:
                 own.append(i)
-                behind = [layer.output for layer in self.renewed.get(i, []) if layer.tail]
-                outputs = behind or self.graph.nodes[i].output
-                made += [name for name in outputs if name]
+                outputs = self._made(i, self.renewed)
+                made += outputs
                 self.drifted.update(outputs)
         return own, made
 
@@ -192,14 +195,44 @@ class Walk:
         """The rest of the original from here to those of the values `names` that are still to come.
 
         Some layers may be `replaced` by others with other weights; recurrent ones lose the feedback of the channels
-        that `mask` removes.
+        that `mask` removes. The rest runs in stretches, and those in which nothing changes are the same for all: what
+        onnxruntime is handed over each time doesn't grow with the depth.
         """
         layers = [layer for several in replaced.values() for layer in several]
         skipped = {i for layer in layers for i in layer.tail}
-        rest = [i for i in self.schedule[self.position :] if i not in skipped]
-        made = {name for i in rest for name in self.graph.nodes[i].output}
-        made |= {layer.output for layer in layers}
-        return part(self, self.graph, rest, [name for name in names if name in made], replaced, mask)
+        self._unchanged = {own: session for own, session in self._unchanged.items() if own[0] >= self.position}
+        bounds = [self.position, *(bound for bound in self._bounds if bound > self.position)]
+        needed, sessions = set(names), list[Session]()
+        for start, stop in reversed(list(pairwise(bounds))):
+            every = self.schedule[start:stop]
+            nodes = [i for i in every if i not in skipped]
+            made = [name for i in nodes for name in self._made(i, replaced)]
+            outputs = tuple(name for name in made if name in needed)
+            needed.update(name for i in every for name in self.graph.reads(self.graph.nodes[i]))
+            changed = len(nodes) < len(every) or any(i in replaced or (mask and mask.feeds_back(i)) for i in nodes)
+            if outputs and changed:
+                sessions.append(part(self, self.graph, nodes, outputs, replaced, mask))
+            elif outputs:
+                known = self._unchanged.get((start, outputs))
+                session = self._unchanged[start, outputs] = known or part(self, self.graph, nodes, outputs)
+                sessions.append(session)
+        return Chain(sessions[::-1], names)
+
+    @cached_property
+    def _bounds(self) -> list[int]:
+        """Positions between stretches; no value without a type is handed from one stretch to another."""
+        closed, end = set[int](), len(self.schedule)
+        for position, index in enumerate(self.schedule):
+            untyped = [name for name in self.graph.nodes[index].output if name and not self.graph.types.get(name)]
+            last = max((self.last_use.get(name, 0) for name in untyped), default=0)
+            closed.update(range(position + 1, min(last + 1, end)))
+        bounds = np.linspace(0, end, STRETCHES + 1).astype(int).tolist()
+        return sorted({bound for bound in bounds if bound not in closed})
+
+    def _made(self, index: int, renewed: Mapping[int, Sequence[Linear]]) -> list[str]:
+        """What a node makes, or the renewed layer in its place: that stands for its tail, too."""
+        behind = [layer.output for layer in renewed.get(index, []) if layer.tail]
+        return behind or [name for name in self.graph.nodes[index].output if name]
 
     def _last_use(self) -> dict[str, int]:
         last: dict[str, int] = {}

@@ -8,9 +8,10 @@ import onnxruntime
 import pytest
 from cases import CASES
 
+import models
 from onnxprune import runtime
 from onnxprune.errors import DataError, ModelError, ProviderError
-from onnxprune.runtime import Runtime, provider
+from onnxprune.runtime import Chain, Runtime, provider
 
 
 def test_a_model_runs_from_memory_and_from_a_file(tmp_path):
@@ -28,6 +29,19 @@ def test_outputs_by_name_and_inputs_that_nobody_asked_for():
     assert list(found) == ["q"]
     assert session.outputs == ["p", "q"]
     assert session.inputs == ["x"]
+
+
+def test_sessions_one_after_the_other():
+    first = models.build("float[N,3] x", "float[N,3] h, float[N,3] g", "h = Relu(x)\ng = Neg(x)", {})
+    second = models.build("float[N,3] x, float[N,3] h", "float[N,3] y", "y = Sub(h, x)", {})
+    sessions = [Runtime(threads=1).session(model) for model in (first, second)]
+    chain, x = Chain(sessions, ["g", "y", "other"]), np.array([[-1, 0, 2]], np.float32)
+    assert (chain.inputs, chain.outputs) == (["x"], ["g", "y"])
+    np.testing.assert_array_equal(chain.run({"x": x, "more": x})["y"], [[1, 0, 0]])
+    np.testing.assert_array_equal(chain.run({"x": x}, ["g"])["g"], -x)
+    assert list(chain.run({"x": x})) == ["g", "y"]
+    with pytest.raises(DataError):
+        chain.run({})
 
 
 def test_short_and_full_names_of_providers():

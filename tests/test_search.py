@@ -500,6 +500,22 @@ def test_the_cells_of_a_grouped_convolution_stay_equal():
 # ---- How
 
 
+def test_the_moments_of_a_layer_that_several_groups_share_are_held_once():
+    sizes = {"c1": 54, "c2": 17, "y": 10}
+    needed = sum(24 * size**2 for size in sizes.values())
+    for granted, expected in ((needed, [3]), (needed - 1, [2, 1]), (24 * 54**2 + 24 * 17**2 - 1, [1, 2])):
+        one = run("dense", max_memory=granted)
+        portions = list(steps._portions(one, prunable(one)))
+        assert [len(portion) for portion in portions] == expected
+
+
+@pytest.mark.parametrize(("macs", "expected"), [(1e3, 256), (2e12 / 1.5 / 100, 100), (1e12, 32)])
+def test_long_probes_take_fewer_samples(monkeypatch, macs, expected):
+    one = run("dense")
+    monkeypatch.setitem(steps.COSTS, "macs", replace(steps.COSTS["macs"], count=lambda _: macs))
+    assert steps._probe_samples(one, prunable(one)) == expected
+
+
 def test_groups_are_ranked_in_portions_that_fit_into_memory():
     whole, seen = run("lenet"), []
     split = run("lenet", max_memory=1.0)

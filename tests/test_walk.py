@@ -274,6 +274,23 @@ def test_a_suffix_gives_the_whole_models_outputs(name):
                         close(value, expected[output])
 
 
+def test_only_the_stretch_in_which_something_changes_is_built_anew(monkeypatch):
+    model = models.mlp((8,) * 25)
+    coupling = models.coupled(model)
+    layers, built, part = layers_in_order(coupling), [], walk_module.part
+    with Walk(coupling, models.feeds(model, 4), models.RUNTIME) as walk:
+        walk.keep(["y"])
+        walk.suffix({}, ["y"])
+        for linear in layers:
+            walk.advance(linear.index)
+            monkeypatch.setattr(walk_module, "part", lambda *args: built.append(args[2]) or part(*args))
+            chain = walk.suffix({linear.index: [with_weights(linear, renewed(linear, 1))]}, ["y"])
+            monkeypatch.setattr(walk_module, "part", part)
+            assert len(chain.sessions) <= walk_module.STRETCHES
+    assert [linear.index in nodes for linear, nodes in zip(layers, built, strict=True)] == [True] * len(layers)
+    assert max(map(len, built)) <= -(-len(walk.schedule) // walk_module.STRETCHES)
+
+
 def test_the_weights_of_a_suffix_are_the_originals_even_where_the_pruned_network_has_others():
     model = models.mlp()
     coupling = models.coupled(model)
