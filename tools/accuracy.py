@@ -140,6 +140,7 @@ class Measurement:
 @click.option("--target", "targets", type=float, multiple=True, default=(0.5,))
 @click.option("--method", "methods", multiple=True, default=("reap",), help="NAME or NAME:RECONSTRUCT, + to refine")
 @click.option("--allocate", default="dp", show_default=True)
+@click.option("--granularity", default="auto", show_default=True)
 @click.option("--streams", default="keep", show_default=True)
 @click.option("--serialize", default="never", show_default=True)
 @click.option("--round-to", default=1, show_default=True)
