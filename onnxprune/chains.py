@@ -7,13 +7,13 @@ up over segments. A group of channels outside of such blocks is a chain of one s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.allocation import out_of_reach
+from onnxprune.errors import BudgetError
 
 Float = NDArray[np.float64]
 BUCKETS = 4000  # resolution of the budget
@@ -44,7 +44,7 @@ def cut(chains: Sequence[Sequence[Segment]], budget: float) -> list[list[Choice]
     """The cuts of all chains, front to back, of least summed error that take at most the budget.
 
     Every chain has segments that cover it from its first link to its last. Times are rounded to a `BUCKETS`th of the
-    budget. Raises BudgetError if no cut takes so little.
+    budget, which is positive. Raises BudgetError if no cut takes so little.
     """
     least = np.zeros(BUCKETS + 1)  # error of all chains so far within so many buckets
     steps = []
@@ -53,8 +53,7 @@ def cut(chains: Sequence[Sequence[Segment]], budget: float) -> list[list[Choice]
         least = step[-1].errors
         steps.append(step)
     if not np.isfinite(least[-1]):
-        whole, smallest = (sum(_time(chain, pick) for chain in chains) for pick in (np.max, np.min))
-        raise out_of_reach(budget / whole, smallest / whole)
+        raise BudgetError("no cut of the chains is that short")
     found, left = list[list[Choice]](), BUCKETS
     for step in reversed(steps):
         end, choices = len(step) - 1, list[Choice]()
@@ -95,10 +94,9 @@ def _along(chain: Sequence[Segment], before: Float, rate: float) -> list[_End]:
     return ends
 
 
-def _time(chain: Sequence[Segment], pick: Callable[[Float], float]) -> float:
-    """The time of a chain with the segments and options that `pick` would take (np.min, np.max)."""
+def shortest(chain: Sequence[Segment]) -> float:
+    """The least time that a cut of a chain takes."""
     times = [0.0]
     for end in range(1, max(segment.end for segment in chain) + 1):
-        found = [times[end - s.length] + pick(s.times) for s in chain if s.end == end and s.end >= s.length]
-        times.append(float(pick(np.array(found))) if found else np.nan)
+        times.append(min(times[end - s.length] + float(s.times.min()) for s in chain if s.end == end))
     return times[-1]

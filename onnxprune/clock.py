@@ -1,8 +1,9 @@
 """How long models take, as a ratio: they run in turns, so that whatever else the machine does meets all of them alike.
 
 With one thread on the CPU it is the processor time of that thread that counts, which other programs hardly change;
-otherwise the time that passes. `apart` measures in a fresh process, as a user's program would meet the model: without
-what this one has loaded and reserved by then.
+otherwise the time that passes. `apart` measures in fresh processes, as a user's program would meet the model: without
+what this one has loaded and reserved by then. There are several, because where in memory a process happens to place a
+small model can matter more than all that follows.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ ROUNDS = 41
 LEAST = 7  # rounds, however long they take
 SECONDS = 20.0
 ONE = 0.002  # seconds that one measurement takes at least; quicker models run several times
+PROCESSES = 3  # among which rounds and seconds are divided
 PAUSE = 0.004  # seconds between models, in which the threads of the last one go to sleep
 
 
@@ -113,20 +115,25 @@ def apart(
     rounds: int = ROUNDS,
     seconds: float = SECONDS,
 ) -> Float:
-    """What `in_turns` measures in a fresh process. Raises DataError if that fails."""
+    """What `in_turns` measures in fresh processes, one after the other. Raises DataError if one fails."""
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as name:
         folder = Path(name)
         for number, model in enumerate(models):
             files.save(model, folder / f"{number}.onnx")
         np.savez(folder / "feed.npz", allow_pickle=False, **dict(feed))
-        task = {"models": len(models), "runtime": asdict(runtime), "rounds": rounds, "seconds": seconds}
-        (folder / "task.json").write_text(json.dumps(task))
-        command = [sys.executable, "-m", "onnxprune.clock", name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise DataError(f"the models couldn't be timed in a process of their own: {reason}")
-        return np.load(folder / "times.npy", allow_pickle=False)  # type: ignore[no-any-return]
+        limits = {"rounds": -(-rounds // PROCESSES), "seconds": seconds / PROCESSES}
+        (folder / "task.json").write_text(json.dumps({"models": len(models), "runtime": asdict(runtime)} | limits))
+        return np.concatenate([_in_a_process(folder) for _ in range(PROCESSES)])
+
+
+def _in_a_process(folder: Path) -> Float:
+    command = [sys.executable, "-m", "onnxprune.clock", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise DataError(f"the models couldn't be timed in a process of their own: {reason}")
+    times: Float = np.load(folder / "times.npy", allow_pickle=False)
+    return times
 
 
 def _measure(folder: Path) -> None:

@@ -183,6 +183,12 @@ def _finish(
         return COSTS[kind].count(after) <= (value + 1e-9) * count_of(run, kind)
 
     targets = [replace(t, reached=reached(t.kind, t.value)) for t in run.options.targets]
+    if failure is None and time is not None and any(t.kind == "latency" and not t.reached for t in targets):
+        failure = BudgetError(
+            f"what was written takes {time.ratio:.3f} of the time ({time.low:.3f} to {time.high:.3f}), more than "
+            "when its widths were tried: ask for less, or time it on a quieter machine",
+            time.ratio,
+        )
     run.seconds["total"] = sum(run.seconds.values())
     planned = run.options.plan is not None
     report = Report(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune import __version__, clock, evaluation, heads
+from onnxprune.allocation import out_of_reach
 from onnxprune.calibration import Samples
 from onnxprune.cost import COSTS
 from onnxprune.coupling import Coupling
@@ -232,22 +233,19 @@ class Search:
         for order in permutations(goals):
             widths = [r.group.channels for r in self.ranked.rankings]
             for kind in order:
-                if self.share(kind, self.kept(widths)) > goals[kind] + 1e-12:
+                if kind == "latency":
+                    widths = self.in_time(goals[kind], widths)
+                elif self.share(kind, self.kept(widths)) > goals[kind] + 1e-12:
                     widths = self.exactly(kind, goals[kind], widths)
             found.append(widths)
         return self.kept(min(found, key=self._predicted))
 
     def exactly(self, kind: str, goal: float, most: Sequence[int]) -> list[int]:
-        """Widths up to `most` that cost at most `goal` in the model that would be written.
-
-        What it costs beyond the prediction (biases that are added; time that isn't the sum of parts) is taken off the
-        budget of the next try.
-        """
+        """Widths up to `most` that cost at most `goal`, counting the biases that are added and the nodes folded."""
         cost, best, least = cost_of(self.run, self.ranked, kind), None, 0.0
-        full = max(count_of(self.run, kind, self.ranked), 1e-9)
+        full = max(count_of(self.run, kind), 1)
         budget = goal
-        tries, close = (TIMED_TRIES, TIMED_CLOSE) if kind == "latency" else (TRIES, CLOSE)
-        for _ in range(tries):
+        for _ in range(TRIES):
             try:
                 widths = allocate(self.run, self.ranked, kind, budget, most)
             except BudgetError:
@@ -257,12 +255,35 @@ class Search:
             left = self.share(kind, self.kept(widths))
             if least < left <= goal + 1e-12:
                 best, least = widths, left
-            added = left - cost.total(np.array(widths)) / full
-            if (best is not None and least > goal - close) or abs(goal - added - budget) < 1e-9:
+            added = left - cost.total(np.array(widths)) / full  # biases, less what is folded
+            if (best is not None and least > goal - CLOSE) or abs(goal - added - budget) < 1e-9:
                 break
             budget = min(goal - added, 1.0)
         if best is None:
             raise BudgetError(f"{kind}={goal:g} can't be reached", budget)
+        return best
+
+    def in_time(self, goal: float, most: Sequence[int]) -> list[int]:
+        """Widths up to `most` with which the model takes at most `goal` of the time, when it is timed.
+
+        By how much the prediction was off is taken off the budget of the next try. Where it says that the goal is out
+        of reach, the smallest widths have the last word.
+        """
+        time, best, least, left, budget = cost_of(self.run, self.ranked, "latency"), None, 0.0, 0.0, goal
+        smallest = [int(r.levels[0]) for r in self.ranked.rankings]
+        for _ in range(TIMED_TRIES):
+            try:
+                widths = allocate(self.run, self.ranked, "latency", budget, most)
+            except BudgetError:
+                widths = smallest
+            left = self.share("latency", self.kept(widths))
+            if least < left <= goal:
+                best, least = widths, left
+            if least > goal - TIMED_CLOSE or widths == smallest:
+                break
+            budget = min(goal + time.total(np.array(widths)) / self.ranked.whole - left, 1.0)
+        if best is None:
+            raise out_of_reach(goal, left)
         return best
 
     def kept(self, widths: Sequence[int]) -> dict[str, Ints]:

@@ -29,6 +29,7 @@ from onnxprune.steps import Ranked, coupled, narrow, timed
 
 Float = NDArray[np.float64]
 Ints = NDArray[np.int64]
+MARGIN = 0.01  # by which a cut may take longer than the shortest
 Options = tuple[Float, Float]  # errors and times of the ways to do something
 
 
@@ -45,14 +46,12 @@ class Shortening(Search):
         return Shortened(self, runs).best() if runs else super().best()
 
     def runs(self, goal: float) -> list[Segment]:
-        """The runs of blocks that become one within a share of the time; none if it can't be met that way."""
+        """The runs of blocks that become one for a share of the time, or for as little of it as can be."""
         if not self.task.made:
             return []
         task = self.task
-        try:
-            cut = chains.cut(task.chains, goal * task.whole - task.fixed)
-        except BudgetError:
-            return []
+        least = sum(map(chains.shortest, task.chains))
+        cut = chains.cut(task.chains, max(goal * task.whole - task.fixed, least * (1 + MARGIN), 1e-9))
         return [task.made[choice.segment] for row in cut for choice in row if choice.segment in task.made]
 
     @cached_property

@@ -516,7 +516,7 @@ def allocate(run: Run, ranked: Ranked, kind: str, fraction: float, most: Sequenc
     try:
         found = ALLOCATORS[run.options.allocate](curves, cost, fraction * whole)
     except BudgetError as error:  # it knows no original but the serial form
-        grown = cost.total(np.array(full)) / max(whole, 1)
+        grown = cost.total(np.array(full)) / max(whole, 1e-9)
         raise out_of_reach(fraction, (error.reachable or 0.0) * grown) from None
     return [int(width) for width in found]
 

@@ -120,3 +120,58 @@ def test_what_two_groups_can_do_together():
     for i, (error, gain) in enumerate(zip(errors, saved, strict=True)):
         assert (error, gain) in [pytest.approx(pair) for pair in every]
         assert not ((np.delete(errors, i) <= error) & (np.delete(saved, i) >= gain)).any()
+
+
+# ---- What is predicted and what is timed
+
+
+def timing(monkeypatch, predicted, true):
+    """Clocks that say what a function of the milliseconds counted says: in this process, and in one of its own."""
+
+    def clocked(change):
+        return lambda found, feed, runtime, **limits: np.tile([change(counted(m, 2)) for m in found], (7, 1))
+
+    monkeypatch.setattr(clock, "in_turns", clocked(predicted))
+    monkeypatch.setattr(clock, "apart", clocked(true))
+
+
+def test_a_prediction_that_promises_too_much_is_corrected(monkeypatch):
+    model = network()
+    whole = counted(model, 2)
+    timing(monkeypatch, lambda ms: ms, lambda ms: whole - 0.7 * (whole - ms))
+    result = pruned(model, "latency=0.7", blocks="keep")
+    assert 0.65 < result.report.latency.ratio <= 0.7
+
+
+def test_a_prediction_that_promises_too_little_is_corrected(monkeypatch):
+    model = network()
+    whole = counted(model, 2)
+    timing(monkeypatch, lambda ms: whole - 0.2 * (whole - ms), lambda ms: ms)
+    assert pruned(model, "latency=0.7", blocks="keep").report.latency.ratio <= 0.7
+
+
+def test_times_far_below_a_millisecond(monkeypatch):
+    timing(monkeypatch, lambda ms: ms / 1e5, lambda ms: ms / 1e5)
+    assert 0.65 < pruned(network(), "latency=0.7", blocks="keep").report.latency.ratio <= 0.7
+
+
+def test_a_time_out_of_reach_says_what_is_within_and_keeps_the_best(monkeypatch):
+    model = network()
+    whole = counted(model, 2)
+    timing(monkeypatch, lambda ms: whole - 0.1 * (whole - ms), lambda ms: whole - 0.1 * (whole - ms))
+    with pytest.raises(BudgetError, match=r"stay with every group at its smallest.*what stands in the way") as caught:
+        pruned(model, "latency=0.7")
+    report = caught.value.result.report
+    assert caught.value.reachable == pytest.approx(report.latency.ratio)
+    assert not report.targets[0].reached
+
+
+def test_a_model_that_turns_out_slower_in_the_end_misses_the_target(monkeypatch):
+    timing(monkeypatch, lambda ms: ms, lambda ms: ms)
+    search = onnxprune.pipeline.Shortening
+    timed = search.timed
+    slow = clock.Ratio(1.0, 0.8, 0.8, 0.79, 0.81)
+    monkeypatch.setattr(search, "timed", lambda self, model, original=None: slow if original else timed(self, model))
+    with pytest.raises(BudgetError, match=r"takes 0.800 of the time \(0.790 to 0.810\)") as caught:
+        pruned(network(), "latency=0.7")
+    assert not caught.value.result.report.targets[0].reached
