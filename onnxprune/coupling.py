@@ -32,7 +32,7 @@ from onnxprune.errors import ModelError
 from onnxprune.graph import QUANTIZED, STANDARD, Array, Graph, fresh, key
 from onnxprune.ids import Components, Ids, Ledger, varying
 from onnxprune.ops import Visit, find
-from onnxprune.ops.linear import Linear, describe, loop, share
+from onnxprune.ops.linear import Linear, describe, loop, same, share
 from onnxprune.ops.registry import Notes, Parameter, Rule
 from onnxprune.ops.unfollowed import REASONS
 
@@ -121,16 +121,43 @@ class Coupling:
     granularity: str = "auto"
     _linears: dict[int, Linear | None] = field(default_factory=dict)
     _loops: dict[int, Linear | None] = field(default_factory=dict)
+    _alike: dict[str, bool] = field(default_factory=dict)
 
     def linear(self, index: int) -> Linear | None:
         """A node as a linear layer, if it is one that can be fitted: its rows are told by the sizes of the inputs."""
         if index not in self._linears:
             found = describe(self.graph, index)
+            found = self._folded(found) if found is not None else None
             if found is not None and found.input not in self.graph.uncounted:
                 self._linears[index] = self._at_granularity(found)
             else:
                 self._linears[index] = None
         return self._linears[index]
+
+    def _folded(self, linear: Linear) -> Linear | None:
+        """The layer with its tail; without it if its weight is read elsewhere, too, with another one behind."""
+        users = self.graph.consumers[linear.weight] if linear.tail else []
+        if len(users) > 1 and linear.weight not in self._alike:
+            found = [describe(self.graph, i) for i in users]
+            self._alike[linear.weight] = all(one is not None and same(one, linear) for one in found)
+        return linear if self._alike.get(linear.weight, True) else describe(self.graph, linear.index, tail=False)
+
+    @cached_property
+    def tied(self) -> dict[str, tuple[Linear, ...]]:
+        """Layers that are one in several places, with one weight and one bias: key of each -> all of them."""
+        found = defaultdict[tuple[str, str], list[list[Linear]]](list)
+        for linear in self.layers.values():
+            if not linear.loops:
+                alike = found[linear.weight, linear.bias]
+                several = next((s for s in alike if self._one(s[0], linear)), None)
+                several.append(linear) if several is not None else alike.append([linear])
+        sets = [tuple(several) for alike in found.values() for several in alike if len(several) > 1]
+        return {one.key: several for several in sets for one in several}
+
+    def _one(self, first: Linear, other: Linear) -> bool:
+        """Whether two layers with one weight read the same channels and compute the same."""
+        a, b = (self.components.of(self.notes.readers[linear.index]) for linear in (first, other))
+        return np.array_equal(a, b) and len(first.tail) == len(other.tail) and same(first, other)
 
     def _at_granularity(self, linear: Linear) -> Linear:
         wanted = self.granularity == "channel" or (self.granularity == "auto" and not linear.refittable)

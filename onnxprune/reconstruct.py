@@ -19,7 +19,7 @@ samples that weren't fitted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -258,25 +258,34 @@ def _block(linear: Linear, g: int) -> tuple[slice, slice]:
 # ---------------------------------------------------------------------------------------------- front to back
 
 
-def refit_loops(
+def refit_ahead(
     coupling: Coupling,
     keep: Mapping[str, Ints],
     parts: Sequence[Iterable[Mapping[str, Array]]],
     samples: int,
     runtime: Runtime,
     seed: int = 0,
+    turned: Container[int] = (),
 ) -> dict[str, Refit]:
-    """New weights for what recurrent layers make of their own channels, of which some go: layer key -> refit.
+    """New weights for layers that can't wait for their turn and read channels of which some go: layer key -> refit.
 
-    They are fitted on the original's states: what the pruned layer will remember depends on these very weights.
+    These are what recurrent layers make of their own channels, and layers that are one in several places (but those
+    amid `turned` attention heads). They are fitted on the original's values: what the pruned layer will remember, or
+    read elsewhere, depends on these weights.
     """
     mask = coupling.mask(keep)
-    loops = [one for one in coupling.layers.values() if one.loops and not mask.inputs(one).all() and one.refittable]
-    moments = collect(coupling.graph, loops, parts, samples, runtime, seed) if loops else {}
-    found = {}
-    for one in loops:
-        fit, *tune = moments[one.key]
-        found[one.key] = refit(one, mask.inputs(one), fit, tune[0] if tune else None)
+    sets: list[tuple[Linear, ...]] = [(one,) for one in coupling.layers.values() if one.loops]
+    sets += [several for key, several in coupling.tied.items() if key == several[0].key]
+    sets = [several for several in sets if not any(one.index in turned for one in several)]
+    sets = [several for several in sets if not mask.inputs(several[0]).all() and several[0].refittable]
+    every = {one.key: several[0].key for several in sets for one in several}
+    layers = [one for several in sets for one in several]
+    moments = collect(coupling.graph, layers, parts, samples, runtime, seed, tied=every) if sets else {}
+    found: dict[str, Refit] = {}
+    for several in sets:
+        fit, *tune = moments[several[0].key]
+        weights = refit(several[0], mask.inputs(several[0]), fit, tune[0] if tune else None)
+        found |= {one.key: weights for one in several}
     return found
 
 
@@ -287,7 +296,7 @@ def front_to_back(
     samples: int,
     runtime: Runtime,
     *,
-    loops: Mapping[str, Refit] | None = None,
+    ahead: Mapping[str, Refit] | None = None,
     turned: Mapping[int, tuple[Linear, Linear]] | None = None,
     choices: Mapping[int, Choice] | None = None,
     seed: int = 0,
@@ -297,7 +306,7 @@ def front_to_back(
     """New weights for every layer that reads removed channels or whose input has drifted: layer key -> refit.
 
     A layer of which only the shortcut has drifted gets new weights if that helps on samples that weren't fitted.
-    `parts` are the samples to fit and the samples to choose dampings by; `loops` is what `refit_loops` gave.
+    `parts` are the samples to fit and the samples to choose dampings by; `ahead` is what `refit_ahead` gave.
     Targets are those of the original (the graph's `reference`), of which the coupling's graph may lack some blocks.
     The `choices` of a layer (node index) name the channels that stay from its turn on, besides those of `keep`.
     Layers amid `turned` attention heads are given twice: as they make turned outputs of the original's inputs, and as
@@ -312,14 +321,17 @@ def front_to_back(
                 sizes[-1] += 1
                 yield feed
 
-    mask, refits, turned, choices = coupling.mask(keep), dict(loops or {}), turned or {}, choices or {}
+    mask, refits, turned, choices = coupling.mask(keep), dict(ahead or {}), turned or {}, choices or {}
     layers = layers_in_order(coupling)
     with Walk(coupling, feeds(), runtime, max_memory, mask, full=True) as walk:
-        for name, loop in refits.items():
-            walk.renew(coupling.layers[name], loop.weights)
+        for name, known in refits.items():
+            walk.renew(coupling.layers[name], known.weights)
         for number, linear in enumerate(layers):
             flags, (before, linear) = mask.inputs(linear), turned.get(linear.index, (linear, linear))
             choice = choices.get(linear.index)
+            whole = flags.all() and choice is None and linear.index not in turned
+            if linear.key in refits or (linear.key in coupling.tied and whole):
+                continue  # it is one with others
             if not flags.all() or walk.renewed or walk.otherwise or linear.index in turned or choice:
                 walk.advance(linear.index)
                 other = linear.index in walk.otherwise

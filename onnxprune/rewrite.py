@@ -9,6 +9,7 @@ approximation that pruning is.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from onnxprune import files
 from onnxprune.coupling import Coupling, Mask
 from onnxprune.errors import DataError
 from onnxprune.files import Model
-from onnxprune.graph import Array, Graph, fresh, key, names
+from onnxprune.graph import Array, Graph, Shape, fresh, key, names
 from onnxprune.ids import narrow
 from onnxprune.ops import Cut, View, find
 from onnxprune.ops.linear import Linear
@@ -43,6 +44,7 @@ class _Draft:
         self.added: list[TensorProto] = []
         self.replaced: dict[str, Array] = {}
         self.arrays: dict[str, Array] = {}
+        self.renewals: dict[tuple[str, Shape, bytes], str] = {}
         self.renewed: dict[int, list[Linear]] = {}
         for name, new in plan.weights.items():
             layer = with_weights(coupling.layers[name], new)
@@ -62,11 +64,17 @@ class _Draft:
         return files.tensor(name, value, self.arrays if self.graph.arrays else None)
 
     def renew(self, name: str, value: Array, index: int, hint: str) -> str:
-        """A constant in the place of `name`, which keeps its name when node `index` alone reads it."""
+        """A constant in the place of `name`, which keeps its name when node `index` alone reads it.
+
+        Several layers that are one get the same constant.
+        """
         if name in self.graph.initializers and self.graph.consumers[name] == [index] and name not in self.graph.outputs:
             self.replaced[name] = np.asarray(value, order="C")
             return name
-        return self.constant(value, hint)
+        same = (name or hint, value.shape, hashlib.sha256(value.tobytes()).digest())
+        if same not in self.renewals:
+            self.renewals[same] = self.constant(value, hint)
+        return self.renewals[same]
 
     def uses(self, name: str) -> list[tuple[int, int]]:
         """(node, input) where a value is read; input -1 stands for a node's body."""

@@ -303,7 +303,8 @@ class Search:
         for linear in [*layers_in_order(coupling), *loops] if self.run.mode != "none" else []:
             flags = mask.inputs(linear)
             drifted = drifted or not flags.all() or linear.index in turned or any(b < linear.index for b in bridges)
-            if not flags.all() or (drifted and self.run.mode == "ls" and not (linear.loops or linear.fixed)):
+            waits = not (linear.loops or linear.fixed or linear.key in coupling.tied)  # for its turn, front to back
+            if not flags.all() or (drifted and waits and self.run.mode == "ls"):
                 nothing = np.broadcast_to(np.zeros(()), linear.matrix.shape)  # takes no memory
                 weights[linear.key] = Weights(nothing, np.ones_like(linear.offset))  # with a bias
         for one in turned.values():

@@ -79,11 +79,24 @@ class Moments:
         return new
 
     def __add__(self, other: Moments) -> Moments:
-        """The sums over both parts, which must have the same shifts."""
+        """The sums over both parts; where targets are kept, these must have the same shifts."""
+        other = other._about(self.shift)
         merged = Moments(self.shift, self.target_shift, self.count + other.count)
         for name in ("total", "square", "target_total", "cross", "power"):
             setattr(merged, name, getattr(self, name) + getattr(other, name))
         return merged
+
+    def _about(self, shift: Array) -> Moments:
+        """The same sums about another shift of x."""
+        if np.array_equal(shift, self.shift):
+            return self
+        d = self.shift.astype(np.float64) - shift
+        new = Moments(shift, self.target_shift, self.count)
+        new.total = self.total + self.count * d
+        new.square = self.square + np.outer(d, self.total) + np.outer(new.total, d)
+        new.target_total, new.power = self.target_total, self.power
+        new.cross = self.cross + np.outer(d, self.target_total)
+        return new
 
     @property
     def mean(self) -> Float:
@@ -215,13 +228,17 @@ def collect(
     runtime: Runtime,
     seed: int = 0,
     progress: Callable[[int], None] = lambda n: None,
+    *,
+    tied: Mapping[str, str] | None = None,
 ) -> dict[str, list[Moments]]:
     """Moments of the input of every layer, kept apart for each part of the data: layer key -> one per part.
 
-    `samples` is the number of all samples, from which the number of places per sample follows.
+    `samples` is the number of all samples, from which the number of places per sample follows. Rows of layers that are
+    `tied` count under the key that it gives for theirs.
     """
     session = runtime.session(Model(gathering(graph, linears), graph.arrays))
-    found: dict[str, list[Moments]] = {linear.key: [] for linear in linears}
+    names = {linear.key: linear.key for linear in linears} | dict(tied or {})
+    found: dict[str, list[Moments]] = {name: [] for name in names.values()}
     rng, known = np.random.default_rng(seed), Sized()
     for part, feeds in enumerate(parts):
         for feed in feeds:
@@ -238,7 +255,7 @@ def collect(
             for linear in linears:
                 gathered = values.pop(f"{linear.key}/rows")
                 rows = linear.stacked(linear.rows(gathered, inside[linear.key]).astype(np.float32, copy=False))
-                moments = found[linear.key]
+                moments = found[names[linear.key]]
                 while len(moments) <= part:
                     moments.append(
                         Moments(moments[0].shift, moments[0].target_shift) if moments else Moments.starting_with(rows)

@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
-from functools import cached_property
+from functools import cached_property, reduce
 from math import ceil
+from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ from onnxprune.reconstruct import (
     front_to_back,
     masked,
     refit,
-    refit_loops,
+    refit_ahead,
     silent,
     taken_over,
     with_mean,
@@ -600,9 +601,9 @@ def _front_to_back(
 ) -> tuple[dict[str, Weights], dict[str, float]]:
     turned, sizes = ranked.turned(run.coupling, keep), (run.samples.count, run.options.runtime)
     with run.timed("reconstruct") as progress:
-        loops = refit_loops(run.coupling, keep, _both(run), *sizes, run.options.seed)
+        ahead = refit_ahead(run.coupling, keep, _both(run), *sizes, run.options.seed, turned)
         refits = front_to_back(
-            run.coupling, keep, _both(run), *sizes, loops=loops, choices=choices,
+            run.coupling, keep, _both(run), *sizes, ahead=ahead, choices=choices,
             turned={i: (one.before, one.after) for i, one in turned.items()},
             seed=run.options.seed, max_memory=run.options.max_memory, progress=progress,
         )  # fmt: skip
@@ -630,7 +631,7 @@ def _one_by_one(
         flags = mask.inputs(linear)
         if flags.all() or linear.key not in ranked.moments:
             continue
-        parts = ranked.moments[linear.key]
+        parts = _moments_of_all(run.coupling, linear, ranked.moments)
         if linear.index in turned:
             linear, parts = turned[linear.index].after, [turned[linear.index].moments(m) for m in parts]
         fit, tune = parts[0], parts[-1]
@@ -642,6 +643,12 @@ def _one_by_one(
         if linear.index in turned:
             weights[linear.key] = silent(run.coupling, mask, linear, weights[linear.key])
     return weights, errors
+
+
+def _moments_of_all(coupling: Coupling, linear: Linear, moments: Mapping[str, list[Moments]]) -> list[Moments]:
+    """What a layer reads, in all places where it is read if there are several."""
+    tied = [moments[one.key] for one in coupling.tied.get(linear.key, (linear,))]
+    return [reduce(add, parts) for parts in zip(*tied, strict=True)]
 
 
 def _unified(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> tuple[dict[str, Weights], dict[str, float]]:
@@ -666,9 +673,10 @@ def _unified(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> tuple[dict[s
     for name, linear in linears.items():
         flags = mask.inputs(linear)
         if not flags.all():
-            known = ranked.moments.get(name)
+            known = _moments_of_all(run.coupling, linear, ranked.moments) if name in ranked.moments else None
             mean = known[0].mean if known and affine else None
-            weights[name] = taken_over(linear, flags, moves[name], mean)
+            one, *_ = run.coupling.tied.get(name, (linear,))  # whose factors are those of all that are one with it
+            weights[name] = taken_over(linear, flags, moves[one.key], mean)
             if known and linear.shared is None:
                 errors[name] = error_on(linear, weights[name], known[-1])
     return weights, errors

@@ -20,7 +20,7 @@ from onnxprune.reconstruct import (
     kept_rows,
     masked,
     refit,
-    refit_loops,
+    refit_ahead,
     with_mean,
 )
 from onnxprune.rewrite import rewrite, twin
@@ -205,8 +205,8 @@ def test_the_last_fit_uses_all_samples():
 def front(model, keep, count=160, tuned=40, **options):
     coupling = models.coupled(model)
     parts = [models.feeds(model, count, 20, seed=1), models.feeds(model, tuned, 20, seed=2) if tuned else []]
-    loops = refit_loops(coupling, keep, parts, count + tuned, models.RUNTIME)
-    return coupling, front_to_back(coupling, keep, parts, count + tuned, models.RUNTIME, loops=loops, **options)
+    ahead = refit_ahead(coupling, keep, parts, count + tuned, models.RUNTIME)
+    return coupling, front_to_back(coupling, keep, parts, count + tuned, models.RUNTIME, ahead=ahead, **options)
 
 
 def error_at(coupling, keep, weights, name, seed=3):

@@ -63,6 +63,19 @@ def test_a_gram_matrix_is_symmetric():
     np.testing.assert_array_equal(gram, gram.T)
 
 
+def test_sums_about_different_shifts_add_up():
+    x, y = rows(1), rows(2, offset=3.0)
+    one, other, both = (Moments.starting_with(z[0]) for z in (x, y, x))
+    one.add(x[0])
+    other.add(y[0])
+    both.add(x[0])
+    both.add(y[0])
+    merged = one + other
+    assert merged.count == 100
+    np.testing.assert_allclose(merged.mean, both.mean, atol=1e-5)
+    np.testing.assert_allclose(merged.gram_about(merged.mean), both.gram_about(both.mean), rtol=1e-4, atol=1e-4)
+
+
 def test_without_targets_there_are_no_sums_of_targets():
     x, _ = rows(1)
     moments = summed(x, None, 3)

@@ -328,10 +328,15 @@ def share(linear: Linear, channels: Ints) -> Linear:
     return replace(linear, shared=np.argsort(channels, kind="stable").reshape(-1, counts[0])) if alike else linear
 
 
-def describe(graph: Graph, index: int) -> Linear | None:
+def same(one: Linear, other: Linear) -> bool:
+    """Whether two layers have the same matrix and offset."""
+    return np.array_equal(one.matrix, other.matrix) and np.array_equal(one.offset, other.offset)
+
+
+def describe(graph: Graph, index: int, *, tail: bool = True) -> Linear | None:
     """The node as a linear layer with its tail, or None when it isn't one (or reads weights computed at run time)."""
     known = find(graph.nodes[index])
     if known is None or known.linear is None or key(graph.nodes[index]) not in graph.shapes:
         return None
     linear = known.linear(graph, index)
-    return fold_tail(graph, linear) if linear is not None else None
+    return fold_tail(graph, linear) if linear is not None and tail else linear
