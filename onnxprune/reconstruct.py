@@ -14,8 +14,8 @@ The modes differ in what a layer is fitted to, and on which inputs:
             then they are chosen by what it reads and should give by then.
 
 All fits are centred (the bias is refitted) and damped towards the old weights, with the damping chosen per layer on
-samples that weren't fitted. A layer that is one in several places, as a detector's head on all its maps, is fitted once,
-to what it reads in all of them, and the file keeps one weight.
+samples that weren't fitted. A layer that is one in several places, as a detector's head on all its maps, is fitted
+once, to what it reads in all of them, and the file keeps one weight.
 """
 
 from __future__ import annotations
