@@ -4,7 +4,7 @@ A body that runs or doesn't, or runs many times, isn't looked into: what it read
 exceptions are an If whose condition is a constant, as exporters write them for what was decided in Python, and a short
 Loop whose number of iterations is one, as they write them for arithmetic with shapes. A `Graph` lists the nodes of the
 chosen body in the place of the If (`chosen`), all iterations in that of the Loop (`unrolled`), and a pruned model is
-written that way. A Loop with layers stays, unless it runs once: its iterations share their weights.
+written that way. Iterations share their constants.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def unrolled(
 ) -> list[NodeProto]:
     """The nodes that a Loop of `count` iterations stands for; `name` makes a name that isn't taken.
 
-    `values` are those of constants around it. Raises ValueError for a body that may stop the loop, has layers and runs
-    more than once, hands on sequences or has a sparse constant, and for one that would become too many nodes.
+    `values` are those of constants around it. Raises ValueError for a body that may stop the loop, hands on sequences
+    or has a sparse constant, and for one that would become too many nodes.
     """
     body = next(a.g for a in node.attribute if a.name == "body")
     stored = _stored(body)
@@ -75,7 +75,7 @@ def unrolled(
     (step, go, *states), (on, *_) = ([value.name for value in side] for side in (body.input, body.output))
     fits = count <= ITERATIONS and count * _size(body) <= NODES and (count > 0 or len(node.output) == len(states))
     plain = not body.sparse_initializer and all(i.type.HasField("tensor_type") for i in body.input)
-    if not fits or not plain or not _always(body, on, go, known) or (count > 1 and _weighs(body, values)):
+    if not fits or not plain or not _always(body, on, go, known):
         raise ValueError(node.op_type)
     shared = {old: name(old) for old in [*stored, go]}
     changing = sorted(own_names(body) - {*shared, *states})
@@ -107,14 +107,6 @@ def _stored(body: GraphProto) -> dict[str, NDArray[Any]]:
     """The constants of a body."""
     found = {t.name: numpy_helper.to_array(t) for t in body.initializer}
     return found | {node.output[0]: constant(node) for node in body.node if node.op_type == "Constant"}
-
-
-def _weighs(body: GraphProto, values: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether a node reads a constant matrix, at any depth."""
-    known = {**values, **_stored(body)}
-    shapes = [known[name].shape for node in body.node for name in node.input if name in known]
-    inner = (one for node in body.node for one in subgraphs(node))
-    return any(sum(n > 1 for n in shape) > 1 for shape in shapes) or any(_weighs(one, known) for one in inner)
 
 
 def constant(node: NodeProto) -> NDArray[Any]:
