@@ -66,7 +66,8 @@ def without(graph: Graph, outputs: Collection[str]) -> Graph:
     model.graph.value_info.extend(v for v in old.graph.value_info if v.name in made)
     for value in [v for v in model.graph.input if v.name in graph.initializers and v.name in unread]:
         model.graph.input.remove(value)
-    return Graph(model, graph.dims, graph.arrays, graph, {block.output: block for block in blocks})
+    taken = {block.output: block for block in blocks}
+    return Graph(model, graph.dims, graph.arrays, graph, taken, graph.standard, graph.merged)
 
 
 def outermost(blocks: Iterable[Block]) -> list[Block]:

@@ -64,8 +64,8 @@ def merged(graph: Graph, runs: Iterable[Sequence[str]]) -> Graph:
 
 
 def planned(graph: Graph, plan: Plan) -> Graph:
-    """The graph that a plan's channels and weights are those of: without the blocks that it removes or merges."""
-    return merged(without(graph, plan.removed), plan.merged)
+    """The graph that a plan's channels and weights are those of: its runs of blocks merged, and others taken out."""
+    return without(merged(graph, plan.merged), plan.removed)
 
 
 def mergeable(graph: Graph, blocks: Sequence[Block]) -> bool:

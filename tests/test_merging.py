@@ -15,7 +15,7 @@ from onnxprune.coupling import couple
 from onnxprune.data import inputs_of
 from onnxprune.errors import DataError
 from onnxprune.graph import Graph
-from onnxprune.merging import mergeable, merged
+from onnxprune.merging import mergeable, merged, planned
 from onnxprune.plan import Plan
 from onnxprune.reconstruct import front_to_back
 from onnxprune.rewrite import pruned, rewrite
@@ -285,6 +285,29 @@ def test_channels_are_chosen_by_what_the_fitted_block_makes():
     keep, _, errors = narrow(run_of(model, graph, 128), Ranked([], [], {}), {}, {"first2": 10})
     assert keep["first2"].tolist() == list(range(9, 19))
     assert max(errors.values()) < 1e-3
+
+
+@pytest.mark.parametrize("removed", [0, 3])
+def test_other_blocks_can_be_taken_out_besides(removed, tmp_path):
+    """In front of the merged ones and behind them; what is fitted comes closer than what isn't."""
+    model = chain("conv", 5)
+    names = outputs(Graph(model))
+    runs = [names[1:3]]
+    plan = Plan(merged=(tuple(runs[0]),), removed=(names[removed],))
+    graph = planned(Graph(model), plan)
+    run = run_of(model, graph, 192)
+    widths = {g.name: g.channels // 2 for g in run.coupling.groups if "2" in g.name}
+    keep, weights, _ = narrow(run, Ranked([], [], {}), {}, widths)
+    fitted = Plan(keep, weights, merged=plan.merged, removed=plan.removed)
+    found = rewrite(run.coupling, fitted)
+    feed = models.feeds(model, 64, 64, seed=5)[0]
+    assert oracle.check(run.coupling, fitted, found, [feed]).ok
+    fitted.save(tmp_path / "plan.npz")
+    assert onnxprune.apply(model, Plan.load(tmp_path / "plan.npz")).SerializeToString() == found.SerializeToString()
+    expected = models.values(model, feed)["y"]
+    rough = pruned(run.coupling, Plan(keep, merged=plan.merged, removed=plan.removed)).proto
+    errors = [np.square(models.values(one, feed)["y"] - expected).sum() for one in (found, rough)]
+    assert errors[0] < 0.5 * errors[1]
 
 
 # ---- What can't be merged
