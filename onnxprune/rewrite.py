@@ -9,7 +9,6 @@ approximation that pruning is.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -24,10 +23,10 @@ from onnxprune import files
 from onnxprune.coupling import Coupling, Mask
 from onnxprune.errors import DataError
 from onnxprune.files import Model
-from onnxprune.graph import Array, Graph, Shape, fresh, key, names
+from onnxprune.graph import Array, Graph, fresh, key, names
 from onnxprune.ids import narrow
 from onnxprune.ops import Cut, View, find
-from onnxprune.ops.linear import Linear
+from onnxprune.ops.linear import Linear, same
 from onnxprune.plan import Plan, Weights
 
 Cuts = dict[tuple[int, int], dict[int, tuple[tuple[int, ...], ...]]]  # (node, input) -> axis -> places of each lane
@@ -44,7 +43,6 @@ class _Draft:
         self.added: list[TensorProto] = []
         self.replaced: dict[str, Array] = {}
         self.arrays: dict[str, Array] = {}
-        self.renewals: dict[tuple[str, Shape, bytes], str] = {}
         self.renewed: dict[int, list[Linear]] = {}
         for name, new in plan.weights.items():
             layer = with_weights(coupling.layers[name], new)
@@ -64,17 +62,19 @@ class _Draft:
         return files.tensor(name, value, self.arrays if self.graph.arrays else None)
 
     def renew(self, name: str, value: Array, index: int, hint: str) -> str:
-        """A constant in the place of `name`, which keeps its name when node `index` alone reads it.
-
-        Several layers that are one get the same constant.
-        """
-        if name in self.graph.initializers and self.graph.consumers[name] == [index] and name not in self.graph.outputs:
+        """A constant in the place of `name` for node `index`; it keeps its name if all who read that are one layer."""
+        own = name in self.graph.initializers and name not in self.graph.outputs
+        if own and all(self._one(index, i) for i in self.graph.consumers[name]):
             self.replaced[name] = np.asarray(value, order="C")
             return name
-        same = (name or hint, value.shape, hashlib.sha256(value.tobytes()).digest())
-        if same not in self.renewals:
-            self.renewals[same] = self.constant(value, hint)
-        return self.renewals[same]
+        return self.constant(value, hint)
+
+    def _one(self, index: int, other: int) -> bool:
+        """Whether a node gets the same new weights as another, which it shares its old ones with."""
+        if index == other:
+            return True
+        (a, *_), (b, *_) = self.renewed[index], self.renewed.get(other, [None])
+        return b is not None and (a.weight, a.bias) == (b.weight, b.bias) and same(a, b)
 
     def uses(self, name: str) -> list[tuple[int, int]]:
         """(node, input) where a value is read; input -1 stands for a node's body."""
