@@ -35,7 +35,7 @@ Float = NDArray[np.float64]
 Ints = NDArray[np.int64]
 NEGLIGIBLE = 1e-6  # relative squared error that isn't told from rounding
 LEVELS = 33  # widths per group at which the error is computed; between them it is interpolated
-LEAST_LEVELS = 9  # the same where a reader is wide, because each takes time
+LEAST_LEVELS = 9  # the same where readers are wide or many, because each takes time
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ def judged(
     beside: Float | float = 0.0,
 ) -> Ranking:
     """The errors of an order of removal at the allowed widths, and the trial; `beside` is what no reader can repair."""
-    rows = max((len(problem.gram) for problem in problems), default=0)
+    rows = sum(len(problem.gram) for problem in problems)
     levels, damping = _thinned(allowed, rows), float(np.median(dampings or [DEFAULT_DAMPING]))
     errors = np.zeros(len(levels))
     for linear, problem in zip(linears, problems, strict=True):
@@ -326,7 +326,7 @@ def _damping(linear: Linear, group: Group, gram: Float, fit: Moments, tune: Mome
 
 
 def _thinned(allowed: Ints, rows: int) -> Ints:
-    """Some of the widths: the fewer, the more rows a reader has above 1024."""
+    """Some of the widths: the fewer, the more rows the readers have together above 1024."""
     most = max(LEVELS * 1024 // max(rows, 1024), LEAST_LEVELS)
     if len(allowed) <= most:
         return allowed
