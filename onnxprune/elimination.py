@@ -54,11 +54,11 @@ class Problem:
 def compressed(problem: Problem, most: int | None = None) -> Problem:
     """The problem with about `most` (or `WIDE`) rows of channels if it has more: combinations of their own rows.
 
-    They are the k directions, at least one, in which the channel X_c [S, b] adds most to the outputs X_c W_c [S, o]:
-    the left singular vectors of that product.
+    They are the k directions, at least two, in which the channel X_c [S, b] adds most to the outputs X_c W_c [S, o]:
+    the left singular vectors of that product. With one, ResNet-20 lost 5 % more than with all; with two no more.
     """
     n, b = problem.rows.shape
-    k = max(1, (most or WIDE) // n)
+    k = max(2, (most or WIDE) // n)
     if k >= b:
         return problem
     rows, fixed = problem.rows, _fixed_rows(problem.rows, len(problem.gram))
