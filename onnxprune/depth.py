@@ -2,31 +2,61 @@
 
 A method for blocks says what each adds to the answer; they go in that order, until the targets are met or what is left
 adds more than the threshold. All layers behind are refitted front to back, so that the next block makes up for what
-went. A least-squares substitute of 1×1 in the place of a plain layer would add nothing where the next reader can be
-refitted: merged into it, it is one of the layers among which that one is fitted anyway. The channels of the blocks that
-stay all stay.
+went; where it is built alike, the hidden channels of the blocks in front of it join its own, of which as many are kept
+as it had (see `merging`). A least-squares substitute of 1×1 in the place of a plain layer would add nothing where the
+next reader can be refitted: merged into it, it is one of the layers among which that one is fitted anyway. The channels
+of the blocks that stay all stay.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from fnmatch import fnmatch
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxprune import methods
-from onnxprune.blocks import find, outermost, without
+from onnxprune.blocks import find, outermost
 from onnxprune.coupling import Coupling
 from onnxprune.diagnosis import diagnosable, diagnose
 from onnxprune.errors import BudgetError
-from onnxprune.graph import Block, key
+from onnxprune.graph import Block, Graph, key
+from onnxprune.merging import Branch, mergeable, passed, planned
+from onnxprune.ops.linear import Linear
+from onnxprune.plan import Plan
 from onnxprune.report import BlockReport, block_report
 from onnxprune.search import Candidate, Search
-from onnxprune.steps import Ranked, coupled
+from onnxprune.segments import WIDEST
+from onnxprune.steps import Ranked, coupled, narrow
+
+Ints = NDArray[np.int64]
+
+
+class Joined(Search):
+    """A search on a network in which runs of blocks are one block each.
+
+    `wide` are the groups of these blocks' channels, with as many as stay unless something else is asked for.
+    """
+
+    wide: Mapping[str, Ints]
+
+    def candidate(self, keep: Mapping[str, Ints]) -> Candidate:
+        """Carry out widths: which channels of the joined blocks stay is chosen when their turn comes."""
+        if not self.wide:
+            return super().candidate(keep)
+        wide = {name: len(kept) for name, kept in {**self.wide, **keep}.items() if name in self.wide}
+        others = {name: kept for name, kept in keep.items() if name not in wide}
+        chosen, weights, errors = narrow(self.run, self.ranked, others, wide)
+        return self.carried_out(self.plan(chosen, weights), errors)
+
+    def share(self, kind: str, keep: Mapping[str, Ints]) -> float:
+        """What is left of a cost, counted (or timed) on the model that would be written."""
+        return super().share(kind, {**self.wide, **keep})
 
 
 class Shallowing(Search):
@@ -67,12 +97,22 @@ class Shallowing(Search):
         left = any(fnmatch(name, pattern) for pattern in (*options.exclude, *options.limits) for name in names)
         return not left and (not options.include or any(fnmatch(n, p) for p in options.include for n in names))
 
-    def after(self, outputs: Sequence[str]) -> Search:
-        """A search on the graph without the blocks that make these values."""
-        found = Search.__new__(Search)
+    def after(self, outputs: Sequence[str]) -> Joined:
+        """A search on the graph without the blocks that make these values; where they can be, they are merged."""
+        graph, options = self.run.coupling.graph, self.run.options
+        runs = _runs(graph, outputs) if options.mode == "ls" else []
+        while True:
+            inside = {name for run in runs for name in run}
+            form = Plan(merged=tuple(runs), removed=tuple(name for name in outputs if name not in inside))
+            coupling = coupled(planned(graph, form), options)
+            widths = {run: _own_widths(graph, coupling, run) for run in runs}
+            if all(widths.values()):
+                break
+            runs = [run for run in runs if widths[run]]
+        found = Joined.__new__(Joined)
         found.__dict__.update(copy(self.__dict__))
-        found.run = replace(self.run, coupling=coupled(without(self.run.coupling.graph, outputs), self.run.options))
-        found.ranked = Ranked([], [], {})
+        found.run, found.ranked = replace(self.run, coupling=coupling), Ranked([], [], {})
+        found.wide = {name: np.arange(width) for own in widths.values() for name, width in own.items()}
         return found
 
     def best(self) -> tuple[Candidate, BudgetError | None]:
@@ -125,9 +165,50 @@ class Shallowing(Search):
         """All removable blocks, in the order of the network, with what they add and whether they are gone."""
         graph = self.run.coupling.graph
         known = {block.output: block for block in find(graph)}
-        gone = outermost(known[name] for name in coupling.graph.removed)
+        gone = outermost(known[name] for name in passed(coupling.graph))
         inside = {i for block in gone for i in block.nodes}
         names = sorted(self.gains, key=lambda name: graph.producer[name])
-        return [
-            block_report(coupling, known[n], removed=graph.producer[n] in inside, gain=self.gains[n]) for n in names
-        ]
+        return [block_report(graph, known[n], removed=graph.producer[n] in inside, gain=self.gains[n]) for n in names]
+
+
+def _runs(graph: Graph, gone: Collection[str]) -> list[tuple[str, ...]]:
+    """Blocks that stay, each behind those in front of it that go and can be merged with it; by what they make."""
+    known = find(graph)
+    blocks = {block.output: block for block in outermost(known)}
+    parts = [set(block.nodes) for block in known if block.output in gone]
+    found = []
+    for block in blocks.values():
+        run = [block]
+        while (front := blocks.get(run[0].shortcut)) is not None and front.output in gone:
+            if not mergeable(graph, [front, *run]) or _rows(graph, [front, *run]) > WIDEST:
+                break
+            run.insert(0, front)
+        if len(run) > 1 and block.output not in gone and not any(p < set(b.nodes) for p in parts for b in run):
+            found.append(tuple(one.output for one in run))
+    return found
+
+
+def _rows(graph: Graph, blocks: Sequence[Block]) -> int:
+    """Rows of the last layer of these blocks as one."""
+    return sum(Branch(graph, block).layers[-1].size for block in blocks)
+
+
+def _own_widths(graph: Graph, coupling: Coupling, run: Sequence[str]) -> dict[str, int]:
+    """The groups of a merged block's channels, and how many of them its last block had; none if some can't go."""
+    layers = []
+    for one in (graph, coupling.graph):
+        block = next(block for block in find(one) if block.output == run[-1])
+        layers.append(Branch(one, block).layers)
+    found = {}
+    for old, new in zip(*layers, strict=True):
+        if new.channels > old.channels:
+            own = [g for g in coupling.groups if new.index in g.reads and _alone(g.reads[new.index], new)]
+            if not own:
+                return {}
+            found[own[0].name] = old.channels
+    return found
+
+
+def _alone(reads: Ints, linear: Linear) -> bool:
+    """Whether these channels are all that a layer reads, each in one place."""
+    return np.array_equal(reads, np.arange(linear.channels)[:, None])

@@ -68,6 +68,11 @@ def planned(graph: Graph, plan: Plan) -> Graph:
     return without(merged(graph, plan.merged), plan.removed)
 
 
+def passed(graph: Graph) -> set[str]:
+    """What those blocks of the original made that a graph lacks, because they were taken out or merged with others."""
+    return {*graph.removed, *(name for run in graph.merged for name in run[:-1])}
+
+
 def mergeable(graph: Graph, blocks: Sequence[Block]) -> bool:
     """Whether these blocks can be merged."""
     try:

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxprune.cost import FLOATS, macs, macs_of_widths, parameters_of_widths
 from onnxprune.coupling import Coupling, Group
-from onnxprune.graph import Block, key
+from onnxprune.graph import Block, Graph, key
 from onnxprune.plan import Plan
 
 
@@ -203,9 +203,8 @@ def group_reports(coupling: Coupling, plan: Plan, errors: Mapping[str, float]) -
     return reports
 
 
-def block_report(coupling: Coupling, block: Block, *, removed: bool, gain: float | None = None) -> BlockReport:
-    """A block as it is in the original, named like its last node."""
-    graph = coupling.graph.original
+def block_report(graph: Graph, block: Block, *, removed: bool, gain: float | None = None) -> BlockReport:
+    """A block of a graph, named like its last node."""
     nodes = [graph.nodes[i] for i in block.nodes]
     layers = {i: graph.nodes[i].name or key(graph.nodes[i]) for i in block.nodes if macs(graph, i)}
     tensors = {name for node in nodes for name in node.input if name in graph.initializers}

@@ -23,6 +23,7 @@ from onnx import ModelProto
 
 from onnxprune import __version__, clock, evaluation, heads
 from onnxprune.allocation import out_of_reach
+from onnxprune.blocks import find
 from onnxprune.calibration import Samples
 from onnxprune.cost import COSTS
 from onnxprune.coupling import Coupling
@@ -30,6 +31,7 @@ from onnxprune.errors import BudgetError, UsageError
 from onnxprune.files import Model
 from onnxprune.files import save as save_model
 from onnxprune.graph import Array, Graph
+from onnxprune.merging import passed
 from onnxprune.plan import Plan, Weights
 from onnxprune.report import BlockReport, Fidelity, Loss, Target, block_report
 from onnxprune.serialize import carried_out
@@ -325,7 +327,9 @@ class Search:
 
     def blocks(self, coupling: Coupling) -> list[BlockReport]:
         """What is to be said of the blocks that this search knows of."""
-        return [block_report(coupling, block, removed=True) for block in coupling.graph.removed.values()]
+        graph, gone = self.run.original, passed(coupling.graph)
+        known = find(graph) if gone else []
+        return [block_report(graph, block, removed=True) for block in known if block.output in gone]
 
     def farthest(self, allowed: float, tried: Candidate | None = None) -> tuple[Candidate | None, float]:
         """The candidate of fewest MACs that loses at most `allowed`, if there is one; and the least loss that was seen.

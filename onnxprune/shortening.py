@@ -8,7 +8,7 @@ is a network of fewer blocks, whose widths are then allocated like those of any 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property, reduce
 from itertools import pairwise
@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from onnxprune import chains, latency
 from onnxprune.allocation import Curve
 from onnxprune.blocks import find
+from onnxprune.depth import Joined
 from onnxprune.errors import BudgetError
 from onnxprune.graph import Block
 from onnxprune.merging import merged
 from onnxprune.search import Candidate, Search
 from onnxprune.segments import Segment, segments
 from onnxprune.selection import Ranking
-from onnxprune.steps import Ranked, coupled, narrow, timed
+from onnxprune.steps import Ranked, coupled, timed
 
 Float = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -143,7 +144,7 @@ def _either(one: Options, other: Options) -> Options:
     return errors[useful], saved[useful]
 
 
-class Shortened(Search):
+class Shortened(Joined):
     """A search on the network in which some runs of blocks are one block each."""
 
     def __init__(self, before: Search, runs: Sequence[Segment]) -> None:
@@ -151,10 +152,11 @@ class Shortened(Search):
         graph = merged(run.coupling.graph, [segment.blocks for segment in runs])
         self.__dict__.update(before.__dict__)
         self.run = replace(run, coupling=coupled(graph, run.options))
-        self.wide = {segment.group: segment for segment in runs}
-        self.ranked = self._ranked(before.ranked)
+        groups = self.run.coupling.by_name
+        self.wide = {segment.group: np.arange(groups[segment.group].channels) for segment in runs}
+        self.ranked = self._ranked(before.ranked, runs)
 
-    def _ranked(self, before: Ranked) -> Ranked:
+    def _ranked(self, before: Ranked, runs: Sequence[Segment]) -> Ranked:
         """What is known of the groups that are left, and of those of the runs of blocks."""
         coupling, run = self.run.coupling, self.run
         rankings, curves = list[Ranking](), list[Curve]()
@@ -162,16 +164,8 @@ class Shortened(Search):
             if ranking.group.name in coupling.by_name and ranking.group.name not in self.wide:
                 rankings.append(replace(ranking, group=coupling.by_name[ranking.group.name]))
                 curves.append(curve)
-        for name, segment in self.wide.items():
-            group = coupling.by_name[name]
-            levels, order = segment.curve.levels.astype(np.int64), np.arange(group.channels)
-            rankings.append(Ranking(group, order, levels, segment.curve.errors, {}))
+        for segment in runs:
+            group, levels = coupling.by_name[segment.group], segment.curve.levels.astype(np.int64)
+            rankings.append(Ranking(group, self.wide[segment.group], levels, segment.curve.errors, {}))
             curves.append(segment.curve)
         return timed(run, Ranked(rankings, curves, {}), before.whole)
-
-    def candidate(self, keep: Mapping[str, Ints]) -> Candidate:
-        """Carry out widths: which channels of the joined blocks stay is chosen when their turn comes."""
-        wide = {name: len(kept) for name, kept in keep.items() if name in self.wide}
-        others = {name: kept for name, kept in keep.items() if name not in self.wide}
-        chosen, weights, errors = narrow(self.run, self.ranked, others, wide)
-        return self.carried_out(self.plan(chosen, weights), errors)

@@ -11,17 +11,21 @@ import pytest
 from onnx import numpy_helper
 from test_blocks import feed, transformer
 from test_cli import done, run
+from test_merging import chain
 
 import models
 import onnxprune
-from onnxprune.blocks import find
+from onnxprune.blocks import find, without
+from onnxprune.coupling import couple
 from onnxprune.diagnosis import diagnose
 from onnxprune.errors import BudgetError, DataError, UsageError
+from onnxprune.graph import Graph
 from onnxprune.methods import BLOCK_METHODS, NEEDS, Features
 from onnxprune.methods import find as find_method
 from onnxprune.methods.shallow import DAMPINGS, FOLDS, probed
 from onnxprune.plan import Plan
-from onnxprune.reconstruct import MODES
+from onnxprune.reconstruct import MODES, front_to_back
+from onnxprune.rewrite import pruned
 
 RESNET = Path(__file__).parent.parent / "models" / "digits_resnet.onnx"
 
@@ -247,6 +251,27 @@ def test_a_plan_is_carried_out_again(model, tmp_path):
     run_again = shallowed(model, plan=plan)
     assert run_again.model.graph == found.model.graph
     assert [b.name for b in run_again.report.blocks] == [b.name for b in found.report.blocks if b.removed]
+
+
+def test_blocks_that_go_are_merged_with_the_next_one_where_it_is_built_alike():
+    """As many multiplications and layers are left as without them, and the answers come closer."""
+    model = chain("conv", 4)
+    found = shallowed(model, 400, target="macs=0.6", seed=1)
+    assert found.plan.merged
+    gone = {block.name for block in found.report.blocks if block.removed}
+    merged = {name for run in found.plan.merged for name in run[:-1]}
+    assert len(gone) == len(found.plan.removed) + len(merged)
+    assert found.report.surgery_check["ok"]
+    freed = sum(block.macs for block in found.report.blocks if block.removed)
+    assert found.report.after.macs == found.report.before.macs - freed
+    plain = without(Graph(model), (*found.plan.removed, *merged))
+    parts, feeds = [models.feeds(model, 320, 64)], models.feeds(model, 200, 200, 9)[0]
+    refits = front_to_back(couple(plain), {}, parts, 320, models.RUNTIME)
+    plan = Plan(weights={name: one.weights for name, one in refits.items()}, removed=tuple(plain.removed))
+    expected, errors = models.values(model, feeds)["y"], []
+    for one in (found.model, pruned(couple(plain), plan).proto):
+        errors.append(np.square(models.values(one, feeds)["y"] - expected).sum())
+    assert errors[0] < errors[1]
 
 
 def test_a_plan_for_another_model():

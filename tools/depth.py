@@ -3,14 +3,14 @@
     python tools/depth.py MODEL DATA.npz --mean ... --std ... --blocks 1.0 --blocks 0.8 --target 0.8 --target 0.5
 
 DATA and the other options are those of `accuracy.py`. For every share of MACs in `--blocks` (1.0: none go), blocks are
-removed by `shallow` down to it, and then channels by `reap` down to each `--target` below it. Orders and error curves
+removed (or merged with the next one) by `shallow` down to it, and then channels by `reap` down to each `--target` below it. Orders and error curves
 of channels are those of the original; all layers are refitted together. With `--labels` the probes get the calibration
 images' own labels (`y_train`), never those that the result is judged by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,12 @@ from onnxprune.search import Search, parse_targets
 from onnxprune.steps import Ranked, prepare
 
 
-def transferred(ranked: Ranked, coupling: Coupling) -> Ranked:
-    """What is known of the groups that a graph still has without some residual branches."""
+def transferred(ranked: Ranked, coupling: Coupling, wide: Collection[str]) -> Ranked:
+    """What is known of the groups that a graph still has without some residual branches, but for those that grew."""
     pairs = [
         (replace(r, group=coupling.by_name[r.group.name]), curve)
         for r, curve in zip(ranked.rankings, ranked.curves, strict=True)
-        if r.group.name in coupling.by_name
+        if r.group.name in coupling.by_name and r.group.name not in wide
     ]
     return Ranked([r for r, _ in pairs], [curve for _, curve in pairs], {})
 
@@ -87,7 +87,7 @@ def main(
             for target in [share, *(t for t in targets if t < share)]:
                 if target < 1:
                     search = depth.after(gone)
-                    search.ranked = transferred(width.ranked, search.run.coupling)
+                    search.ranked = transferred(width.ranked, search.run.coupling, search.wide)
                     found = search.candidate(search.within([("macs", target)]) if target < share else {})
                     label = f"{share:g} {'+ widths' if target < share else ''}"
                     figures = setting.figures(found.model, width.before[0])
