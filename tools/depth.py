@@ -3,9 +3,9 @@
     python tools/depth.py MODEL DATA.npz --mean ... --std ... --blocks 1.0 --blocks 0.8 --target 0.8 --target 0.5
 
 DATA and the other options are those of `accuracy.py`. For every share of MACs in `--blocks` (1.0: none go), blocks are
-removed (or merged with the next one) by `shallow` down to it, and then channels by `reap` down to each `--target` below it. Orders and error curves
-of channels are those of the original; all layers are refitted together. With `--labels` the probes get the calibration
-images' own labels (`y_train`), never those that the result is judged by.
+removed (or merged with the next one) by `shallow` down to it, and then channels by `reap` down to each `--target` below
+it. Orders and error curves of channels are those of the original; all layers are refitted together. With `--labels`
+the probes get the calibration images' own labels (`y_train`), never those that the result is judged by.
 """
 
 from __future__ import annotations
