@@ -61,6 +61,7 @@ ENOUGH = 0.8  # of the loss allowed
 FURTHER = 1.25  # by how much the change of the answers grows at least while less than that is lost
 TRIES = 8  # allocations until what is written costs what was asked for
 CLOSE = 0.002  # to what was asked for
+SHORT = 0.01  # of what was asked for, as a part of it
 TIMED_TRIES = 4  # the same where a cost is timed, which takes a while and isn't exact
 TIMED_CLOSE = 0.02
 
@@ -208,6 +209,9 @@ class Search:
                 keep = {r.group.name: r.kept(int(r.levels[0])) for r in self.ranked.rankings}
         if keep is not None:
             found = self.candidate(keep)
+            counted = "latency" not in dict(limits)
+            if failure and counted and all(self.left(kind, found.model) <= value for kind, value in limits):
+                failure = None  # of layers that no output needs less is written than was counted on
             if self.allowed is None or found.loss.value <= self.allowed:
                 return found, failure
             failure = failure or BudgetError(
@@ -243,7 +247,12 @@ class Search:
         return self.kept(min(found, key=self._predicted))
 
     def exactly(self, kind: str, goal: float, most: Sequence[int]) -> list[int]:
-        """Widths up to `most` that cost at most `goal`, counting the biases that are added and the nodes folded."""
+        """Widths up to `most` that cost at most `goal` in the model that would be written.
+
+        The biases that are added there, less the nodes folded, are taken off the budget of the next try. Where what is
+        left then is more than SHORT of the goal, groups are widened as far as it allows. Raises BudgetError if the
+        smallest widths cost more.
+        """
         cost, best, least = cost_of(self.run, self.ranked, kind), None, 0.0
         full = max(count_of(self.run, kind), 1)
         budget = goal
@@ -251,8 +260,6 @@ class Search:
             try:
                 widths = allocate(self.run, self.ranked, kind, budget, most)
             except BudgetError:
-                if best is None:
-                    raise
                 break
             left = self.share(kind, self.kept(widths))
             if least < left <= goal + 1e-12:
@@ -262,8 +269,34 @@ class Search:
                 break
             budget = min(goal - added, 1.0)
         if best is None:
-            raise BudgetError(f"{kind}={goal:g} can't be reached", budget)
-        return best
+            best = [min(int(r.levels[0]), top) for r, top in zip(self.ranked.rankings, most, strict=True)]
+            least = self.share(kind, self.kept(best))
+            if least > goal + 1e-12:
+                raise out_of_reach(goal, least)
+        return best if least >= (1 - SHORT) * goal else self.widened(kind, goal, best, most)
+
+    def widened(self, kind: str, goal: float, widths: Sequence[int], most: Sequence[int]) -> list[int]:
+        """Widths from `widths` to `most` of which none can be larger, but for what is at most SHORT of the goal.
+
+        What lowers the predicted error most goes first.
+        """
+        widths, left = list(widths), 0.0
+        while left < (1 - SHORT) * goal:
+            found = []
+            for i, (ranking, curve) in enumerate(zip(self.ranked.rankings, self.ranked.curves, strict=True)):
+                above = ranking.levels[(ranking.levels > widths[i]) & (ranking.levels <= most[i])]
+                if len(above):
+                    lower, upper = np.interp([widths[i], above[0]], curve.levels, curve.errors)
+                    found.append((upper - lower, i, int(above[0])))
+            for _, i, width in sorted(found):
+                wider = [*widths[:i], width, *widths[i + 1 :]]
+                left = self.share(kind, self.kept(wider))
+                if left <= goal + 1e-12:
+                    widths = wider
+                    break
+            else:
+                break
+        return widths
 
     def in_time(self, goal: float, most: Sequence[int]) -> list[int]:
         """Widths up to `most` with which the model takes at most `goal` of the time, when it is timed.
@@ -312,10 +345,14 @@ class Search:
         for one in turned.values():
             weights.setdefault(one.after.key, Weights(one.after.matrix, one.after.offset))
         model = carried_out(coupling, self.plan(keep, weights))
-        stamp(model.proto, self.run.options)
+        return self.left(kind, model)
+
+    def left(self, kind: str, model: Model) -> float:
+        """What is left of a cost in a model, as it is written: with what is said in it of the run."""
         if kind == "latency":
             return self.timed(model).ratio
-        return COSTS[kind].count(Graph.of(model, coupling.graph.dims)) / max(count_of(self.run, kind), 1)
+        stamp(model.proto, self.run.options)
+        return COSTS[kind].count(Graph.of(model, self.run.coupling.graph.dims)) / max(count_of(self.run, kind), 1)
 
     def timed(self, model: Model, original: Model | None = None) -> clock.Ratio:
         """The time that a model takes, relative to the original, in a process of its own."""

@@ -385,7 +385,8 @@ def probe(
             if local > NEGLIGIBLE:
                 mask = coupling.mask({ranking.group.name: ranking.kept(int(ranking.levels[ranking.middle]))})
                 session = walk.suffix(ranking.trial, signals, mask)
-                factor = _change(collected(session, walk.original), answers) / local
+                if session.outputs:  # else what it changes can't be compared
+                    factor = _change(collected(session, walk.original), answers) / local
             curves[ranking.group.name] = Curve(ranking.levels, ranking.errors * factor)
             progress(done + 1, len(rankings))
     return [curves[r.group.name] for r in rankings]
