@@ -198,8 +198,8 @@ def rank(
     linears = [turned[linear.index].after for linear in selection.readers(coupling, group)]
     own = {linear.key: [turned[linear.index].moments(m) for m in moments[linear.key]] for linear in linears}
     order = np.arange(group.channels - 1, 0, -1)
-    known = [selection.problem_of(linear, group, own[linear.key]) for linear in linears]
-    problems, dampings = [problem for problem, _ in known], [damping for _, damping in known]
+    problems = [selection.problem_of(linear, group, own[linear.key]) for linear in linears]
+    dampings = selection.dampings_of(linears, group, problems, own)
     ranking = selection.judged(group, linears, problems, dampings, own, order, allowed, found.tail[allowed])
     mask = coupling.mask({group.name: ranking.kept(int(allowed[ranking.middle]))})
     trial = dict(ranking.trial)

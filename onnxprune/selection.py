@@ -35,6 +35,7 @@ Float = NDArray[np.float64]
 Ints = NDArray[np.int64]
 NEGLIGIBLE = 1e-6  # relative squared error that isn't told from rounding
 LEVELS = 33  # widths per group at which the error is computed; between them it is interpolated
+TELLING = 3  # readers of a group that tell its damping
 LEAST_LEVELS = 9  # the same where readers are wide or many, because each takes time
 
 
@@ -200,13 +201,12 @@ def gathered(
     activity: Activity | None = None,
 ) -> tuple[Evidence, list[float]]:
     """What a method gets to see of a group, and the damping of each reader; no problems where there are no moments."""
-    problems, means, dampings = [], [], []
+    problems, means = [], []
     for linear in readers(coupling, group) if moments is not None else []:
         assert moments is not None
-        problem, damping = problem_of(linear, group, moments[linear.key])
-        problems.append(problem)
+        problems.append(problem_of(linear, group, moments[linear.key]))
         means.append(whole(moments[linear.key]).mean)
-        dampings.append(damping)
+    dampings = dampings_of(readers(coupling, group), group, problems, moments) if moments is not None else []
     makers = [coupling.linear(i) for i in group.writers]
     evidence = Evidence(
         problems,
@@ -247,27 +247,39 @@ def rank(
 
 def chosen(linear: Linear, group: Group, moments: Sequence[Moments], width: int) -> Ints:
     """The channels that a layer keeps of a group, by REAP: those that serve best for its targets, if it has any."""
-    problem, damping = problem_of(linear, group, moments)
+    problem = problem_of(linear, group, moments)
+    (damping,) = dampings_of([linear], group, [problem], {linear.key: moments})
     removed = eliminate([compressed(problem)], damping=damping, keep=width, cells=group.cells).order
     return np.setdiff1d(np.arange(group.channels), removed)
 
 
-def problem_of(linear: Linear, group: Group, moments: Sequence[Moments]) -> tuple[Problem, float]:
-    """What a reader loses with a group's channels, by all its moments, and the damping for it.
+def problem_of(linear: Linear, group: Group, moments: Sequence[Moments]) -> Problem:
+    """What a reader loses with a group's channels, by all its moments.
 
     Moments with targets are those of a layer of one convolution group.
     """
-    fit, tune, everything = moments[0], moments[-1], whole(moments)
-    layer = linear.fit
+    everything, layer = whole(moments), linear.fit
     gram, weight = separated(layer, everything.gram_about(everything.mean)), dense(layer)
-    cross = everything.cross_about(everything.mean, everything.target_mean) if len(fit.target_shift) else None
+    targeted = len(everything.target_shift) > 0
+    cross = everything.cross_about(everything.mean, everything.target_mean) if targeted else None
     if cross is None:
         some = dense(thinned(layer)[0])
         power = float(np.sum(some * (gram @ some))) * weight.shape[1] / some.shape[1]
     else:
         power = float(everything.power_about(everything.target_mean).sum())
-    problem = Problem(gram, weight, rows_seen(linear, group), 1.0 / power if power else 1.0, cross)
-    return problem, _damping(linear, group, gram, fit, tune if tune is not fit else None)
+    return Problem(gram, weight, rows_seen(linear, group), 1.0 / power if power else 1.0, cross)
+
+
+def dampings_of(
+    linears: Sequence[Linear], group: Group, problems: Sequence[Problem], moments: Mapping[str, Sequence[Moments]]
+) -> list[float]:
+    """The damping for each reader of a group; where there are more than `TELLING`, so many tell that of all."""
+    chosen = np.unique(np.linspace(0, len(linears) - 1, min(TELLING, len(linears))).round().astype(int))
+    found = []
+    for linear, problem in ((linears[i], problems[i]) for i in chosen):
+        fit, tune = moments[linear.key][0], moments[linear.key][-1]
+        found.append(_damping(linear, group, problem.gram, fit, tune if tune is not fit else None))
+    return found if len(found) == len(linears) else [float(np.median(found))] * len(linears)
 
 
 def judged(

@@ -182,6 +182,23 @@ def test_wide_readers_are_judged_at_fewer_levels(rows, expected):
     assert selection._thinned(levels[:9], rows).tolist() == levels[:9].tolist()
 
 
+def test_a_few_readers_tell_the_damping_of_many(ranked, monkeypatch):
+    one, asked = ranked["heads"], []
+    group = one.rankings[0].group
+    linears = readers(one.coupling, group)
+    problems = [selection.problem_of(linear, group, one.moments[linear.key]) for linear in linears]
+
+    def damping(linear, *_):
+        asked.append(linear.key)
+        return float(len(asked))
+
+    monkeypatch.setattr(selection, "_damping", damping)
+    assert selection.dampings_of(linears, group, problems, one.moments) == [1, 2]
+    found = selection.dampings_of(linears * 5, group, problems * 5, one.moments)
+    assert found == [4] * 10
+    assert asked[2:] == [linears[0].key, linears[0].key, linears[1].key]
+
+
 def test_without_samples_to_choose_by_the_damping_is_the_default():
     one = Ranked(models.mlp(), tuned=0)
     linear = readers(one.coupling, one.groups[0])[0]
