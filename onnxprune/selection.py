@@ -34,7 +34,7 @@ from onnxprune.walk import Walk
 Float = NDArray[np.float64]
 Ints = NDArray[np.int64]
 NEGLIGIBLE = 1e-6  # relative squared error that isn't told from rounding
-LEVELS = 33  # widths per group at which the error is computed; between them it is interpolated
+LEVELS = 33  # widths per group at which the error is computed; between them its root is interpolated
 TELLING = 3  # readers of a group that tell its damping
 LEAST_LEVELS = 9  # the same where readers are wide or many, because each takes time
 
@@ -298,7 +298,7 @@ def judged(
     errors = np.zeros(len(levels))
     for linear, problem in zip(linears, problems, strict=True):
         errors += _errors(linear, problem, order, levels, moments[linear.key], damping)
-    full = np.interp(allowed, levels, errors) + beside
+    full = np.square(np.interp(allowed, levels, np.sqrt(errors))) + beside
     full[-1] = 0.0
     ranking = Ranking(group, order, allowed, full, {})
     removed = ranking.removed(int(allowed[ranking.middle]))
