@@ -25,6 +25,7 @@ from onnxprune.calibration import load
 from onnxprune.coupling import Coupling
 from onnxprune.data import inputs_of
 from onnxprune.depth import Shallowing
+from onnxprune.errors import BudgetError
 from onnxprune.evaluation import Labelled
 from onnxprune.graph import Graph
 from onnxprune.search import Search, parse_targets
@@ -88,8 +89,13 @@ def main(
                 if target < 1:
                     search = depth.after(gone)
                     search.ranked = transferred(width.ranked, search.run.coupling, search.wide)
-                    found = search.candidate(search.within([("macs", target)]) if target < share else {})
                     label = f"{share:g} {'+ widths' if target < share else ''}"
+                    try:
+                        keep = search.within([("macs", target)]) if target < share else {}
+                    except BudgetError as error:
+                        click.echo(f"{target:6} {label:18} {error}")
+                        continue
+                    found = search.candidate(keep)
                     figures = setting.figures(found.model, width.before[0])
                     click.echo(f"{line(target, label, [figures[c] for c in FIGURES])}  {stages(graph, gone)}")
 
