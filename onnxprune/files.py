@@ -21,6 +21,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO, TypeVar
@@ -268,6 +269,25 @@ def size(model: Model) -> int:
     beside = sum(_bytes(t) for t in model.proto.graph.initializer if t.name in model.arrays)
     inside = sum(_bytes(t) for t in model.proto.graph.initializer if t.name not in model.arrays)
     return beside + (inside if inside >= BIG else int(model.proto.ByteSize()))  # a larger one can't be encoded
+
+
+def moved_size(model: Model, location: str) -> int:
+    """Bytes that a model takes with its weights in a file beside it, which is called like that: both files."""
+    counter = _Counter()
+    return int(_moved(model, location, counter).ByteSize()) + counter.tell()
+
+
+class _Counter(BytesIO):
+    """A file that only counts what is written to it."""
+
+    count = 0
+
+    def write(self, content: Any, /) -> int:
+        self.count += len(content)
+        return len(content)
+
+    def tell(self) -> int:
+        return self.count
 
 
 def on_disk(path: Path) -> int:

@@ -23,7 +23,6 @@ from threadpoolctl import threadpool_limits
 
 from onnxprune import clock, evaluation, files, oracle
 from onnxprune.calibration import PLAIN, Preprocessing
-from onnxprune.cost import COSTS
 from onnxprune.data import labelled_of, samples_of
 from onnxprune.depth import Shallowing
 from onnxprune.errors import BudgetError, DataError, UsageError
@@ -38,7 +37,7 @@ from onnxprune.runtime import Runtime
 from onnxprune.search import Candidate, Search, parse_targets, stamp
 from onnxprune.serialize import carried_out, serialize
 from onnxprune.shortening import Shortening
-from onnxprune.steps import BATCH, TIMED_BATCH, Options, Progress, Run, count_of, prepare, why_left_out
+from onnxprune.steps import BATCH, TIMED_BATCH, Options, Progress, Run, prepare, why_left_out
 
 SPREAD = 0.05  # by which the upper bound of the measured time may exceed what was asked for
 BRIEFLY: dict[str, Any] = {"rounds": 15, "seconds": 6.0}  # timing where nothing depends on it
@@ -122,6 +121,7 @@ def begun(
     on_disk = files.on_disk(given.path) if given.path is not None else None
     copies = 2 if preprocessing.mirror else 1
     run = prepare(graph, found, chosen, labelled, progress, copies=copies, on_disk=on_disk)
+    run.beside = given.data[0].name if given.data else None
     return searching(run), given
 
 
@@ -180,7 +180,7 @@ def _finish(
         if kind == "latency":
             assert time is not None
             return time.high <= value * (1 + SPREAD)
-        return COSTS[kind].count(after) <= (value + 1e-9) * count_of(run, kind)
+        return search.left(kind, found.model) <= value + 1e-9
 
     targets = [replace(t, reached=reached(t.kind, t.value)) for t in run.options.targets]
     if failure is None and time is not None and any(t.kind == "latency" and not t.reached for t in targets):

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune import __version__, clock, evaluation, heads
+from onnxprune import __version__, clock, evaluation, files, heads
 from onnxprune.allocation import out_of_reach
 from onnxprune.blocks import find
 from onnxprune.calibration import Samples
@@ -126,7 +126,7 @@ class Search:
         now = {g.name: g.channels for g in coupling.groups}
         keep = {escape(name): least / now[name] for name, least in limits.items() if name in now}
         options = replace(options, keep=keep if options.keep else ())
-        return Search(replace(self.run, coupling=coupling, original=graph, on_disk=None, options=options))
+        return Search(replace(self.run, coupling=coupling, original=graph, on_disk=None, beside=None, options=options))
 
     @cached_property
     def ranked(self) -> Ranked:
@@ -352,6 +352,8 @@ class Search:
         if kind == "latency":
             return self.timed(model).ratio
         stamp(model.proto, self.run.options)
+        if kind == "size" and self.run.beside is not None:
+            return files.moved_size(model, self.run.beside) / max(count_of(self.run, kind), 1)
         return COSTS[kind].count(Graph.of(model, self.run.coupling.graph.dims)) / max(count_of(self.run, kind), 1)
 
     def timed(self, model: Model, original: Model | None = None) -> clock.Ratio:

@@ -195,6 +195,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     seen: int = 0  # samples that calibration has run, for its progress
     on_disk: int | None = None  # bytes of the original's file, where it has one
+    beside: str | None = None  # the name of the file that its weights are in, where they are in one
 
     def feeds(self, indices: Ints) -> Iterable[Mapping[str, Array]]:
         """The samples in batches, read when they are asked for."""

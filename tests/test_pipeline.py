@@ -156,6 +156,18 @@ def test_the_size_is_that_of_the_file(name, tmp_path):
         onnxprune.prune(source, target="size=0.1", **given)
 
 
+@pytest.mark.parametrize("goal", [0.5, 0.3])
+def test_the_size_is_that_of_both_files(goal, tmp_path):
+    source, out = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    model = onnx.load(SHIPPED / "digits_mlp.onnx")
+    onnx.save(model, source, save_as_external_data=True, size_threshold=100, location="a.onnx.data")
+    result = onnxprune.prune(source, target=f"size={goal}", calibration=models.data(model, 80), round_to=1)
+    result.save(out)
+    sizes = [sum(path.stat().st_size for path in tmp_path.glob(f"{name}.onnx*")) for name in "ab"]
+    assert 0.98 * goal < sizes[1] / sizes[0] <= goal
+    assert result.report.targets[0].reached
+
+
 def test_latency_is_measured_unless_it_is_not_wanted():
     report = prune(models.mlp(), measure_latency=True).report
     assert report.before.latency_ms > 0
