@@ -35,11 +35,16 @@ ACTIVATIONS = set(UNARY) - SILENT | {"Clip", "PRelu"}
 
 def find(graph: Graph) -> list[Block]:
     """All blocks of a graph in the order of the file; one may lie within another."""
-    found = [block for i in range(len(graph.nodes)) if (block := _residual(graph, i)) is not None]
+    found = residual(graph)
     within = {i for block in found for i in block.nodes}
     layers = (i for i in range(len(graph.nodes)) if i not in within and macs(graph, i))
     found += [block for i in layers if (block := _plain(graph, i)) is not None]
     return sorted(found, key=lambda block: graph.producer[block.output])
+
+
+def residual(graph: Graph) -> list[Block]:
+    """The residual blocks among them."""
+    return [block for i in range(len(graph.nodes)) if (block := _residual(graph, i)) is not None]
 
 
 def without(graph: Graph, outputs: Collection[str]) -> Graph:

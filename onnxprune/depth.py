@@ -14,7 +14,6 @@ from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from fnmatch import fnmatch
 from functools import cached_property
 
 import numpy as np
@@ -25,14 +24,14 @@ from onnxprune.blocks import find, outermost
 from onnxprune.coupling import Coupling
 from onnxprune.diagnosis import diagnosable, diagnose
 from onnxprune.errors import BudgetError
-from onnxprune.graph import Block, Graph, key
+from onnxprune.graph import Block, Graph
 from onnxprune.merging import Branch, mergeable, passed, planned
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Plan
 from onnxprune.report import BlockReport, block_report
 from onnxprune.search import Candidate, Search
 from onnxprune.segments import WIDEST
-from onnxprune.steps import Ranked, coupled, narrow
+from onnxprune.steps import Ranked, coupled, may_go, narrow
 
 Ints = NDArray[np.int64]
 
@@ -68,7 +67,7 @@ class Shallowing(Search):
         run = self.run
         method, graph = methods.find(run.options.method), run.coupling.graph
         assert isinstance(method, methods.BlockMethod)
-        found = [block for block in diagnosable(run.coupling, find(graph)) if self._wanted(block)]
+        found = [block for block in diagnosable(run.coupling, find(graph)) if may_go(run, block)]
         if not found:
             raise BudgetError("no block can be removed: there is no residual branch and no layer of equal width")
         with run.timed("select"):
@@ -89,13 +88,6 @@ class Shallowing(Search):
         order = np.random.default_rng(run.options.seed).permutation(labelled.samples.count)
         feeds = labelled.samples.batches(order.tolist(), run.options.at_once)
         return diagnose(run.coupling, blocks, feeds, run.options.runtime, labelled.labels.ravel()[order])
-
-    def _wanted(self, block: Block) -> bool:
-        """Whether --include, --exclude and --keep let a block go."""
-        graph, options = self.run.coupling.graph, self.run.options
-        names = [graph.nodes[i].name or key(graph.nodes[i]) for i in block.nodes]
-        left = any(fnmatch(name, pattern) for pattern in (*options.exclude, *options.limits) for name in names)
-        return not left and (not options.include or any(fnmatch(n, p) for p in options.include for n in names))
 
     def after(self, outputs: Sequence[str]) -> Joined:
         """A search on the graph without the blocks that make these values; where they can be, they are merged."""

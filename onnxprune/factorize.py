@@ -17,7 +17,7 @@ targets. The idea is that of SVD-LLM and of PALU (2024), here per head and with 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,6 +45,11 @@ class Turn:
     columns: Mapping[int, Sequence[Block]]
     rows: Mapping[int, Sequence[Block]]
     tail: Float
+
+    def on(self, places: Callable[[int], int]) -> Turn:
+        """The same for a graph in which the layers stand in other places."""
+        columns, rows = ({places(i): own for i, own in blocks.items()} for blocks in (self.columns, self.rows))
+        return Turn(columns, rows, self.tail)
 
 
 @dataclass(frozen=True)

@@ -300,6 +300,7 @@ def front_to_back(
     ahead: Mapping[str, Refit] | None = None,
     turned: Mapping[int, tuple[Linear, Linear]] | None = None,
     choices: Mapping[int, Choice] | None = None,
+    only: Container[str] | None = None,
     seed: int = 0,
     max_memory: float = 2e9,
     progress: Progress = lambda done, total: None,
@@ -311,7 +312,7 @@ def front_to_back(
     Targets are those of the original (the graph's `reference`), of which the coupling's graph may lack some blocks.
     The `choices` of a layer (node index) name the channels that stay from its turn on, besides those of `keep`.
     Layers amid `turned` attention heads are given twice: as they make turned outputs of the original's inputs, and as
-    they make them of turned ones.
+    they make them of turned ones. With `only`, these layers (keys) are refitted, and no others.
     """
     sizes: list[int] = []
 
@@ -323,7 +324,7 @@ def front_to_back(
                 yield feed
 
     mask, refits, turned, choices = coupling.mask(keep), dict(ahead or {}), turned or {}, choices or {}
-    layers = layers_in_order(coupling)
+    layers = [linear for linear in layers_in_order(coupling) if only is None or linear.key in only]
     with Walk(coupling, feeds(), runtime, max_memory, mask, full=True) as walk:
         for name, known in refits.items():
             walk.renew(coupling.layers[name], known.weights)

@@ -6,32 +6,43 @@ one elimination orders all hidden channels, and least squares along that order g
 samples that weren't fitted. How much of it reaches the final output is taken from the probe of the last block's own
 channels (see `selection`). Runs that begin with the same block share their sums: a shorter one is the leading part of a
 longer one. One walk through the original serves all.
+
+Blocks of other kinds go without a trace: the next few layers are refitted to what they gave before, on the inputs that
+they get now, and the change of the final output is the block's error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune import oracle
 from onnxprune.allocation import Curve
-from onnxprune.blocks import find
+from onnxprune.blocks import find, residual, without
+from onnxprune.cost import macs
+from onnxprune.coupling import Coupling, couple
 from onnxprune.elimination import Nested, Problem, eliminate, ranked_rows, square, squared_error
+from onnxprune.evaluation import collected
 from onnxprune.graph import Array, Block, Graph
 from onnxprune.merging import Branch, mergeable, merged
 from onnxprune.ops.linear import Linear
-from onnxprune.reconstruct import DEFAULT_DAMPING, refit
+from onnxprune.plan import Weights
+from onnxprune.reconstruct import DEFAULT_DAMPING, front_to_back, refit
 from onnxprune.rewrite import with_weights
-from onnxprune.selection import NEGLIGIBLE, Ranking, whole
+from onnxprune.selection import NEGLIGIBLE, Ranking, change, whole
 from onnxprune.statistics import Moments, draw, parted, positions_wanted
-from onnxprune.steps import Ranked, Run
-from onnxprune.walk import Walk, part
+from onnxprune.steps import Ranked, Run, may_go
+from onnxprune.walk import Walk, layers_in_order, part
 
 Float = NDArray[np.float64]
 Ints = NDArray[np.int64]
 SAMPLES = 512, 256  # to fit, and to judge by
+MACS = 2e12  # multiplications for all removed blocks that more than the least samples may take
+LEAST = 64  # samples to fit when a block is removed
+AHEAD = 3  # layers, one behind the other, that make up for a removed block
 WIDEST = 2500  # rows of a merged block's last layer
 
 
@@ -227,3 +238,66 @@ def _levels(own: Ints, channels: int) -> Ints:
     """Widths for a merged block: those that its last block may have, and on in their last step to twice its width."""
     more = np.arange(own[-1], 2 * own[-1] + 1, own[-1] - own[-2] if len(own) > 1 else own[-1])
     return np.union1d(own, more[more <= channels])
+
+
+# ---------------------------------------------------------------------------------------------- removal
+
+
+def removable(run: Run, beside: Iterable[Block]) -> list[Block]:
+    """Residual blocks that may go and have nothing in common with one another or those `beside`; the smallest ones."""
+    taken, found = {i for block in beside for i in block.nodes}, list[Block]()
+    for block in sorted(residual(run.coupling.graph), key=lambda block: len(block.nodes)):
+        if taken.isdisjoint(block.nodes) and may_go(run, block):
+            taken.update(block.nodes)
+            found.append(block)
+    return sorted(found, key=lambda block: run.coupling.graph.producer[block.output])
+
+
+def errors_without(run: Run, blocks: Sequence[Block]) -> list[float]:
+    """Relative squared change of the final output when each block goes and layers behind it make up for that."""
+    if not blocks:
+        return []
+    graph, division = run.coupling.graph, run.division
+    whole = sum(macs(graph, i) for i in range(len(graph.nodes)))
+    most = max(LEAST, min(SAMPLES[0], int(MACS // max(whole * len(blocks), 1))))
+    fit, tune = np.split(division.fit[:most], [-(-3 * len(division.fit[:most]) // 4)])
+    judge = (division.tune if len(division.tune) else division.fit)[: most // 2]
+    signals, errors = list(oracle.comparable(graph)), list[float]()
+    answers = _answers(run, run.coupling, {}, judge, signals)
+    with run.timed("select") as progress:
+        for done, block in enumerate(blocks):
+            coupling = couple(without(graph, [block.output]))
+            parts = [run.feeds(part) for part in (fit, tune) if len(part)]
+            refits = front_to_back(
+                coupling, {}, parts, len(fit) + len(tune), run.options.runtime, only=_ahead(coupling, block.output),
+                seed=run.options.seed, max_memory=run.options.max_memory,
+            )  # fmt: skip
+            now = _answers(run, coupling, {name: found.weights for name, found in refits.items()}, judge, signals)
+            errors.append(change(now, answers))
+            progress(done + 1, len(blocks))
+    return errors
+
+
+def _ahead(coupling: Coupling, name: str) -> set[str]:
+    """Keys of the layers behind a value, of at most `AHEAD` on a path."""
+    depth, found = {name: 0}, set[str]()
+    layers = {linear.index: linear.key for linear in layers_in_order(coupling)}
+    for index, node in enumerate(coupling.graph.nodes):
+        passed = [depth[read] for read in coupling.graph.reads(node) if read in depth]
+        if passed and max(passed) < AHEAD:
+            found.update([layers[index]] if index in layers else [])
+        if passed:
+            depth |= dict.fromkeys(node.output, max(passed) + (index in layers))
+    return found
+
+
+def _answers(
+    run: Run, coupling: Coupling, weights: Mapping[str, Weights], indices: Ints, signals: Sequence[str]
+) -> dict[str, Array]:
+    """What a graph, some of whose layers have new weights, makes of samples."""
+    replaced: dict[int, list[Linear]] = {}
+    for name, new in weights.items():
+        layer = with_weights(coupling.layers[name], new)
+        replaced.setdefault(layer.index, []).append(layer)
+    with Walk(coupling, run.feeds(indices), run.options.runtime, run.options.max_memory) as walk:
+        return collected(walk.suffix(replaced, signals), walk.original)

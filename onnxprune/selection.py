@@ -398,7 +398,7 @@ def probe(
                 mask = coupling.mask({ranking.group.name: ranking.kept(int(ranking.levels[ranking.middle]))})
                 session = walk.suffix(ranking.trial, signals, mask)
                 if session.outputs:  # else what it changes can't be compared
-                    factor = _change(collected(session, walk.original), answers) / local
+                    factor = change(collected(session, walk.original), answers) / local
             curves[ranking.group.name] = Curve(ranking.levels, ranking.errors * factor)
             progress(done + 1, len(rankings))
     return [curves[r.group.name] for r in rankings]
@@ -409,7 +409,7 @@ def _touched(group: Group) -> list[int]:
     return [*group.reads, *group.loops, *(group.writers if group.heads else ())]
 
 
-def _change(now: Mapping[str, Array], before: Mapping[str, Array]) -> float:
+def change(now: Mapping[str, Array], before: Mapping[str, Array]) -> float:
     """Relative squared change of the final values, summed over those that were computed anew."""
     powers = {name: float(np.square(before[name]).sum()) for name in now}
     changes = {name: float(np.square(before[name] - value).sum()) for name, value in now.items()}

@@ -4,6 +4,9 @@ A block that is gone takes all its time with it, and in thin networks little els
 the next block (see `merging`), at an error that was measured for every run of blocks and width, as the error of every
 group was; so was the time of each. Chains of blocks are cut into runs by dynamic programming (`chains`). What comes out
 is a network of fewer blocks, whose widths are then allocated like those of any other.
+
+Residual blocks whose work no single block could take over (several hidden layers, attention, another kind of block
+behind) can go, too, each by itself: what comes behind is refitted and makes up for it.
 """
 
 from __future__ import annotations
@@ -21,10 +24,11 @@ from onnxprune.allocation import Curve
 from onnxprune.blocks import find
 from onnxprune.depth import Joined
 from onnxprune.errors import BudgetError
-from onnxprune.graph import Block
-from onnxprune.merging import merged
+from onnxprune.graph import Block, Graph, key
+from onnxprune.merging import planned
+from onnxprune.plan import Plan
 from onnxprune.search import Candidate, Search
-from onnxprune.segments import Segment, segments
+from onnxprune.segments import Segment, errors_without, removable, segments
 from onnxprune.selection import Ranking
 from onnxprune.steps import Ranked, coupled, timed
 
@@ -43,17 +47,19 @@ class Shortening(Search):
             return super().best()
         goal = min(target.value for target in self.run.options.targets if target.kind == "latency")
         with self.run.timed("blocks"):
-            runs = self.runs(goal)
-        return Shortened(self, runs).best() if runs else super().best()
+            runs, gone = self.chosen(goal)
+        return Shortened(self, runs, gone).best() if runs or gone else super().best()
 
-    def runs(self, goal: float) -> list[Segment]:
-        """The runs of blocks that become one for a share of the time, or for as little of it as can be."""
-        if not self.task.made:
-            return []
+    def chosen(self, goal: float) -> tuple[list[Segment], list[str]]:
+        """The runs of blocks that become one for a share of the time, or for as little of it as can be, and the blocks
+        that go, by what they make."""
         task = self.task
+        if not task.made and not task.gone:
+            return [], []
         least = sum(map(chains.shortest, task.chains))
         cut = chains.cut(task.chains, max(goal * task.whole - task.fixed, least * (1 + MARGIN), 1e-9))
-        return [task.made[choice.segment] for row in cut for choice in row if choice.segment in task.made]
+        chosen = [choice.segment for row in cut for choice in row]
+        return [task.made[s] for s in chosen if s in task.made], [task.gone[s] for s in chosen if s in task.gone]
 
     @cached_property
     def task(self) -> _Task:
@@ -64,8 +70,8 @@ class Shortening(Search):
 class _Task:
     """The chains of blocks, and of what lies outside of them, with errors and milliseconds of all there is to choose.
 
-    `made` says which run of blocks a segment of several links stands for. `fixed` are the milliseconds of what can
-    neither go nor become narrower, `whole` those of the network.
+    `made` says which run of blocks a segment of several links stands for, `gone` which block is taken out. `fixed` are
+    the milliseconds of what can neither go nor become narrower, `whole` those of the network.
     """
 
     def __init__(self, search: Search, runs: Sequence[Segment]) -> None:
@@ -75,17 +81,26 @@ class _Task:
         known = {block.output: block for block in find(graph)}
         rows = linked(runs)
         blocks = [known[name] for row in rows for name in row]
+        alone = removable(run, blocks)
+        blocks += alone
         self.whole, taken = latency.time_of_blocks(graph, blocks, run.timed_feed, run.options.runtime)
         times = {block.output: time for block, time in zip(blocks, taken, strict=True)}
         groups = [_saved(ranked, place) for place in range(len(ranked.rankings))]
         inside = {block.output: _inside(ranked, block) for block in blocks}
         self.made: dict[chains.Segment, Segment] = {}
+        self.gone: dict[chains.Segment, str] = {}
         self.chains: list[list[chains.Segment]] = []
+
+        def kept(end: int, name: str) -> chains.Segment:
+            errors, saved = reduce(_either, (groups[place] for place in inside[name]), (np.zeros(1), np.zeros(1)))
+            return chains.Segment(end, 1, errors, np.maximum(times[name] - saved, 0.0))
+
+        for block, error in zip(alone, errors_without(run, alone), strict=True):
+            out = chains.Segment(1, 1, np.array([error]), np.zeros(1))
+            self.gone[out] = block.output
+            self.chains.append([kept(1, block.output), out])
         for row in rows:
-            links = []
-            for end, name in enumerate(row, start=1):
-                errors, saved = reduce(_either, (groups[place] for place in inside[name]), (np.zeros(1), np.zeros(1)))
-                links.append(chains.Segment(end, 1, errors, np.maximum(times[name] - saved, 0.0)))
+            links = [kept(end, name) for end, name in enumerate(row, start=1)]
             for segment in runs:
                 if segment.blocks[-1] in row:
                     last = inside[segment.blocks[-1]][-1]
@@ -145,18 +160,19 @@ def _either(one: Options, other: Options) -> Options:
 
 
 class Shortened(Joined):
-    """A search on the network in which some runs of blocks are one block each."""
+    """A search on the network in which some runs of blocks are one block each, and other blocks are `gone`."""
 
-    def __init__(self, before: Search, runs: Sequence[Segment]) -> None:
+    def __init__(self, before: Search, runs: Sequence[Segment], gone: Sequence[str] = ()) -> None:
         run = before.run
-        graph = merged(run.coupling.graph, [segment.blocks for segment in runs])
+        form = Plan(merged=tuple(segment.blocks for segment in runs), removed=tuple(gone))
+        graph = planned(run.coupling.graph, form)
         self.__dict__.update(before.__dict__)
         self.run = replace(run, coupling=coupled(graph, run.options))
         groups = self.run.coupling.by_name
         self.wide = {segment.group: np.arange(groups[segment.group].channels) for segment in runs}
-        self.ranked = self._ranked(before.ranked, runs)
+        self.ranked = self._ranked(run.coupling.graph, before.ranked, runs)
 
-    def _ranked(self, before: Ranked, runs: Sequence[Segment]) -> Ranked:
+    def _ranked(self, graph: Graph, before: Ranked, runs: Sequence[Segment]) -> Ranked:
         """What is known of the groups that are left, and of those of the runs of blocks."""
         coupling, run = self.run.coupling, self.run
         rankings, curves = list[Ranking](), list[Curve]()
@@ -168,4 +184,10 @@ class Shortened(Joined):
             group, levels = coupling.by_name[segment.group], segment.curve.levels.astype(np.int64)
             rankings.append(Ranking(group, self.wide[segment.group], levels, segment.curve.errors, {}))
             curves.append(segment.curve)
-        return timed(run, Ranked(rankings, curves, {}), before.whole)
+        known = {ranking.group.name for ranking in rankings}
+        turns = {
+            name: turn.on(lambda i: coupling.graph.producer[key(graph.nodes[i])])
+            for name, turn in before.turns.items()
+            if name in known
+        }
+        return timed(run, Ranked(rankings, curves, {}, turns), before.whole)

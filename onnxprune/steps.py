@@ -30,7 +30,7 @@ from onnxprune.coupling import GRANULARITIES, Coupling, Group
 from onnxprune.data import Division, divide, inputs_of, shapes_of
 from onnxprune.errors import BudgetError, UsageError
 from onnxprune.evaluation import Labelled
-from onnxprune.graph import Array, Graph
+from onnxprune.graph import Array, Block, Graph, key
 from onnxprune.heads import ATTENTION, attend, restored
 from onnxprune.merging import planned
 from onnxprune.ops.linear import Linear
@@ -492,6 +492,14 @@ def why_left_out(coupling: Coupling, group: Group, options: Options | None = Non
     if options and len(selection.widths(group, options.step, least_width(coupling, group, options))) == 1:
         return f"its {group.channels} channels are as few as it may have: {_spelt(options)}"
     return "" if factorize.measured(coupling, group) else _unfit(coupling, group)
+
+
+def may_go(run: Run, block: Block) -> bool:
+    """Whether --include, --exclude and --keep let a block go."""
+    graph, options = run.coupling.graph, run.options
+    names = [graph.nodes[i].name or key(graph.nodes[i]) for i in block.nodes]
+    left = any(fnmatch(name, pattern) for pattern in (*options.exclude, *options.limits) for name in names)
+    return not left and (not options.include or any(fnmatch(n, p) for p in options.include for n in names))
 
 
 def _unfit(coupling: Coupling, group: Group) -> str:

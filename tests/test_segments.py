@@ -11,6 +11,7 @@ from test_merging import BRANCHES, chain, outputs
 
 import models
 from onnxprune import segments as segments_module
+from onnxprune.blocks import without
 from onnxprune.calibration import load
 from onnxprune.coupling import couple
 from onnxprune.data import inputs_of
@@ -18,7 +19,7 @@ from onnxprune.graph import Graph
 from onnxprune.merging import merged
 from onnxprune.plan import Plan
 from onnxprune.rewrite import pruned
-from onnxprune.segments import segments
+from onnxprune.segments import _ahead, errors_without, removable, segments
 from onnxprune.steps import Options, Ranked, narrow, prepare, rank
 
 ONE_GROUP = [kind for kind in BRANCHES if kind != "bottleneck"]
@@ -99,6 +100,64 @@ def test_errors_fall_with_width_and_rise_with_length(kind):
 
 def test_blocks_of_two_hidden_groups_have_no_segment():
     assert not measured(chain("bottleneck"), 32)[1]
+
+
+# ---- Blocks that go without a trace
+
+
+def without_one(kind, count=3, samples=256, zero=""):
+    """A model of which one matrix is zero, a run, its blocks that may go, and the errors of that."""
+    model = chain(kind, count)
+    for tensor in model.graph.initializer:
+        if tensor.name == zero:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros(tensor.dims, np.float32), tensor.name))
+    graph = Graph(model)
+    found = load(models.data(model, samples), inputs_of(graph))
+    run = prepare(graph, found, Options(runtime=models.RUNTIME))
+    blocks = removable(run, [])
+    return model, run, blocks, errors_without(run, blocks)
+
+
+@pytest.mark.parametrize("kind", ["bottleneck", "perceptron"])
+def test_the_error_of_a_block_that_goes_is_about_that_of_the_repaired_network(kind):
+    model, run, blocks, errors = without_one(kind, samples=512)
+    assert [block.output for block in blocks] == outputs(Graph(model))
+    feed = models.feeds(model, 256, 256, 7)[0]
+    expected = models.values(model, feed)["y"]
+    for block, error in zip(blocks, errors, strict=True):
+        coupling = couple(without(run.coupling.graph, [block.output]))
+        after, changes = replace(run, coupling=coupling), []
+        every = narrow(after, Ranked([], [], {}), {}, {})[1]
+        ahead = {name: every[name] for name in _ahead(coupling, block.output)}
+        for weights in ({}, ahead, every):
+            plan = Plan({}, weights, removed=(block.output,))
+            answers = models.values(pruned(coupling, plan).proto, feed)["y"]
+            changes.append(np.square(answers - expected).sum() / np.square(expected).sum())
+        alone, repaired, best = changes
+        assert 0.5 < error / repaired < 2
+        assert best < 1.5 * error < alone
+
+
+def test_a_block_that_adds_nothing_goes_for_nothing():
+    *_, (nothing, something) = without_one("bottleneck", 2, zero="d1")
+    assert nothing < 1e-3 * something
+
+
+def test_blocks_that_have_something_in_common_with_others_or_are_named_stay():
+    _, run, blocks, _ = without_one("bottleneck", samples=32)
+    assert removable(run, blocks[:1]) == blocks[1:]
+    named = replace(run, options=replace(run.options, exclude=("middle2",)))
+    assert removable(named, []) == [blocks[0], blocks[2]]
+
+
+def test_layers_behind_a_block_up_to_some_depth():
+    graph = Graph(chain("bottleneck"))
+    coupling = couple(graph)
+    ahead = _ahead(coupling, outputs(graph)[0])
+    assert {coupling.layer(coupling.layers[name].index) for name in ahead} == {"first2", "middle2", "last2"}
+
+
+# ---- What has no segment
 
 
 def test_blocks_that_must_stay_are_in_no_segment():

@@ -9,12 +9,12 @@ from onnx import numpy_helper
 
 import models
 import onnxprune
-from onnxprune import clock
+from onnxprune import clock, oracle
 from onnxprune.allocation import Curve
 from onnxprune.errors import BudgetError
 from onnxprune.files import Model
-from onnxprune.segments import Segment
-from onnxprune.shortening import _either, linked
+from onnxprune.segments import Segment, segments
+from onnxprune.shortening import Shortened, _either, linked
 
 STREAM, HIDDEN, BLOCKS = 6, 8, 6
 
@@ -99,6 +99,102 @@ def test_a_target_of_both_time_and_multiplications(step):
 def test_no_block_goes_for_a_target_without_time(step):
     result = pruned(network(), "macs=0.5")
     assert result.plan.merged == ()
+
+
+def bottlenecks(seed=0):
+    """Residual blocks of three layers."""
+    body, weights = "[stem] r0 = Gemm(x, w)\n", {"w": (4, STREAM), "v": (STREAM, 3)}
+    for i in range(BLOCKS):
+        body += f"""
+            [first{i}] a{i} = Gemm(r{i}, u{i}, ub{i})
+            h{i} = Relu(a{i})
+            [middle{i}] b{i} = Gemm(h{i}, m{i})
+            g{i} = Relu(b{i})
+            [last{i}] f{i} = Gemm(g{i}, d{i})
+            r{i + 1} = Add(r{i}, f{i})"""
+        weights |= {
+            f"u{i}": (STREAM, HIDDEN),
+            f"ub{i}": (HIDDEN,),
+            f"m{i}": (HIDDEN, HIDDEN),
+            f"d{i}": (HIDDEN, STREAM),
+        }
+    return models.build("float[N,4] x", "float[N,3] y", f"{body}\n y = Gemm(r{BLOCKS}, v)", weights, seed=seed)
+
+
+def transformer(seed=0, layers=3):
+    """Attention of two heads and a perceptron in turns, each with a shortcut past it."""
+    body = "[stem] r0 = MatMul(x, w)\n"
+    weights = {"w": (4, STREAM), "v": (STREAM, 3), "apart": [0, -1, 2, 3], "joined": [0, -1, STREAM], "mid": [1]}
+    weights["root"] = np.float32(3**0.5)
+    for i in range(layers):
+        body += f"""
+            l{i} = LayerNormalization(r{i}, lg{i}, lb{i})
+            [q{i}] q{i} = MatMul(l{i}, wq{i})
+            [k{i}] k{i} = MatMul(l{i}, wk{i})
+            [v{i}] v{i} = MatMul(l{i}, wv{i})
+            qa{i} = Reshape(q{i}, apart)
+            ka{i} = Reshape(k{i}, apart)
+            va{i} = Reshape(v{i}, apart)
+            qt{i} = Transpose<perm=[0,2,1,3]>(qa{i})
+            kt{i} = Transpose<perm=[0,2,3,1]>(ka{i})
+            vt{i} = Transpose<perm=[0,2,1,3]>(va{i})
+            s{i} = MatMul(qt{i}, kt{i})
+            sd{i} = Div(s{i}, root)
+            p{i} = Softmax<axis=-1>(sd{i})
+            o{i} = MatMul(p{i}, vt{i})
+            ot{i} = Transpose<perm=[0,2,1,3]>(o{i})
+            oj{i} = Reshape(ot{i}, joined)
+            [proj{i}] f{i} = MatMul(oj{i}, wo{i})
+            t{i} = Add(r{i}, f{i})
+            n{i} = LayerNormalization(t{i}, ng{i}, nb{i})
+            [first{i}] a{i} = MatMul(n{i}, u{i})
+            h{i} = Relu(a{i})
+            [last{i}] c{i} = MatMul(h{i}, d{i})
+            r{i + 1} = Add(t{i}, c{i})"""
+        weights |= {f"w{name}{i}": (STREAM, STREAM) for name in "qkvo"}
+        weights |= {f"u{i}": (STREAM, HIDDEN), f"d{i}": (HIDDEN, STREAM)}
+        weights |= {f"{name}{i}": (STREAM,) for name in ("lg", "lb", "ng", "nb")}
+    body += f"\n m = ReduceMean<keepdims=0>(r{layers}, mid)\n y = MatMul(m, v)"
+    return models.build("float[N,5,4] x", "float[N,3] y", body, weights, seed=seed, opset=18)
+
+
+@pytest.mark.parametrize("network", [bottlenecks, transformer])
+def test_blocks_that_no_other_can_take_over_go_alone(network, step):
+    model = network()
+    result = pruned(model, "latency=0.7")
+    ratio = counted(result.model, step) / counted(model, step)
+    assert ratio <= 0.7
+    assert result.report.targets[0].reached
+    assert result.report.surgery_check["ok"]
+    if step == HIDDEN:
+        assert result.plan.removed
+    assert [block.removed for block in result.report.blocks] == [True] * len(result.plan.removed)
+    again = onnxprune.apply(model, result.plan)
+    feed = {"x": models.data(model, 10)}
+    assert models.values(again, feed)["y"] == pytest.approx(models.values(result.model, feed)["y"], abs=1e-5)
+
+
+def test_blocks_that_are_named_stay(step):
+    model = bottlenecks()
+    kept = tuple(f"middle{i}" for i in range(0, BLOCKS, 2))
+    result = pruned(model, "latency=0.8", exclude=kept)
+    layers = {node.name for node in result.model.graph.node}
+    assert layers.issuperset(kept)
+    assert result.report.targets[0].reached
+
+
+def test_runs_become_one_while_other_blocks_go():
+    model = network()
+    search = onnxprune.pipeline.begun(model, (), models.data(model, 200, rank=4), runtime=models.RUNTIME, round_to=2)[0]
+    runs = [one for one in segments(search.run, search.ranked) if one.blocks == ("r2", "r3")]
+    found = Shortened(search, runs, ["r5"]).candidate({})
+    assert found.plan.merged == (("r2", "r3"),)
+    assert found.plan.removed == ("r5",)
+    assert sum(node.op_type == "Add" for node in found.model.proto.graph.node) == BLOCKS - 2
+    feed = {"x": models.data(model, 10)}
+    assert oracle.check(found.coupling, found.plan, found.model, [feed]).ok
+    again = onnxprune.apply(model, found.plan)
+    assert models.values(again, feed)["y"] == pytest.approx(models.values(found.model.proto, feed)["y"], abs=1e-5)
 
 
 def segment(*blocks):
