@@ -34,6 +34,7 @@ from onnxprune.steps import Ranked, coupled, timed
 
 Float = NDArray[np.float64]
 Ints = NDArray[np.int64]
+TRIES = 3  # choices of blocks, until what is left can be as quick as asked for
 MARGIN = 0.01  # by which a cut may take longer than the shortest
 Options = tuple[Float, Float]  # errors and times of the ways to do something
 
@@ -46,9 +47,18 @@ class Shortening(Search):
         if not self.run.options.shortens:
             return super().best()
         goal = min(target.value for target in self.run.options.targets if target.kind == "latency")
-        with self.run.timed("blocks"):
-            runs, gone = self.chosen(goal)
-        return Shortened(self, runs, gone).best() if runs or gone else super().best()
+        found, share, known = None, goal, None
+        for _ in range(TRIES):
+            with self.run.timed("blocks"):
+                chosen = self.chosen(share)
+            if not any(chosen) or chosen == known:
+                break
+            found, known = Shortened(self, *chosen), chosen
+            least = found.share("latency", {r.group.name: r.kept(int(r.levels[0])) for r in found.ranked.rankings})
+            if least <= goal:
+                break
+            share = max(share - (least - goal), 0.0)  # no widths make up for what these blocks take more than predicted
+        return super().best() if found is None else found.best()
 
     def chosen(self, goal: float) -> tuple[list[Segment], list[str]]:
         """The runs of blocks that become one for a share of the time, or for as little of it as can be, and the blocks

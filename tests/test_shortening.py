@@ -221,11 +221,11 @@ def test_what_two_groups_can_do_together():
 # ---- What is predicted and what is timed
 
 
-def timing(monkeypatch, predicted, true):
+def timing(monkeypatch, predicted, true, step=2):
     """Clocks that say what a function of the milliseconds counted says: in this process, and in one of its own."""
 
     def clocked(change):
-        return lambda found, feed, runtime, **limits: np.tile([change(counted(m, 2)) for m in found], (7, 1))
+        return lambda found, feed, runtime, **limits: np.tile([change(counted(m, step)) for m in found], (7, 1))
 
     monkeypatch.setattr(clock, "in_turns", clocked(predicted))
     monkeypatch.setattr(clock, "apart", clocked(true))
@@ -244,6 +244,15 @@ def test_a_prediction_that_promises_too_little_is_corrected(monkeypatch):
     whole = counted(model, 2)
     timing(monkeypatch, lambda ms: whole - 0.2 * (whole - ms), lambda ms: ms)
     assert pruned(model, "latency=0.7", blocks="keep").report.latency.ratio <= 0.7
+
+
+def test_more_blocks_go_where_each_saves_less_than_was_predicted(monkeypatch):
+    model = bottlenecks()
+    whole = counted(model, HIDDEN)
+    timing(monkeypatch, lambda ms: ms, lambda ms: whole - 0.8 * (whole - ms), HIDDEN)
+    result = pruned(model, "latency=0.6")
+    assert result.report.latency.ratio <= 0.6
+    assert result.report.targets[0].reached
 
 
 def test_times_far_below_a_millisecond(monkeypatch):
