@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from onnxprune import oracle
 from onnxprune.allocation import Curve
 from onnxprune.blocks import find, residual, without
-from onnxprune.cost import macs
+from onnxprune.cost import total_macs
 from onnxprune.coupling import Coupling, couple
 from onnxprune.elimination import Nested, Problem, eliminate, ranked_rows, square, squared_error
-from onnxprune.evaluation import collected
+from onnxprune.evaluation import affordable, collected
 from onnxprune.graph import Array, Block, Graph
 from onnxprune.merging import Branch, mergeable, merged
 from onnxprune.ops.linear import Linear
@@ -258,11 +258,10 @@ def errors_without(run: Run, blocks: Sequence[Block]) -> list[float]:
     if not blocks:
         return []
     graph, division = run.coupling.graph, run.division
-    whole = sum(macs(graph, i) for i in range(len(graph.nodes)))
-    most = max(LEAST, min(SAMPLES[0], int(MACS // max(whole * len(blocks), 1))))
-    fit, tune = np.split(division.fit[:most], [-(-3 * len(division.fit[:most]) // 4)])
-    judge = (division.tune if len(division.tune) else division.fit)[: most // 2]
     signals, errors = list(oracle.comparable(graph)), list[float]()
+    most = max(LEAST, min(SAMPLES[0], int(MACS // max(total_macs(graph) * len(blocks), 1))))
+    fit, tune = np.split(division.fit[:most], [-(-3 * len(division.fit[:most]) // 4)])
+    judge = (division.tune if len(division.tune) else division.fit)[: min(most // 2, affordable(graph, signals))]
     answers = _answers(run, run.coupling, {}, judge, signals)
     with run.timed("select") as progress:
         for done, block in enumerate(blocks):
