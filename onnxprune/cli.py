@@ -26,7 +26,7 @@ from rich import progress as rich_progress
 from rich.console import Console, RenderableType
 
 import onnxprune
-from onnxprune import search, steps, tables
+from onnxprune import search, tables
 from onnxprune.calibration import LABELS, Preprocessing
 from onnxprune.errors import BudgetError, DataError, ModelError, OnnxPruneError, OutputError, UsageError
 from onnxprune.files import Model, beside, load, on_disk
@@ -34,6 +34,7 @@ from onnxprune.methods import catalogue
 from onnxprune.options import COMPARE, HEADS, IN, JSON, PATH, PRUNE, SHAPES, SWEEP, VERBOSE, Sectioned, write_sections
 from onnxprune.plan import Plan
 from onnxprune.report import Report, Target
+from onnxprune.run import Progress
 from onnxprune.runtime import Runtime, provider
 from onnxprune.sweep import Point, expanded, knee, picture
 
@@ -87,7 +88,7 @@ def _finite(value: Any) -> Any:
 
 
 @contextmanager
-def _working(*, bars: bool) -> Iterator[steps.Progress]:
+def _working(*, bars: bool) -> Iterator[Progress]:
     """Progress bars on stderr, if wanted and if it is a terminal. What users' own code prints goes to stderr too."""
     with redirect_stdout(sys.stderr):
         if not (bars and sys.stderr.isatty()):

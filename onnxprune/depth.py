@@ -28,10 +28,13 @@ from onnxprune.graph import Block, Graph
 from onnxprune.merging import Branch, mergeable, passed, planned
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Plan
+from onnxprune.repair import narrow
 from onnxprune.report import BlockReport, block_report
+from onnxprune.run import coupled
+from onnxprune.scope import may_go
 from onnxprune.search import Candidate, Search
 from onnxprune.segments import WIDEST
-from onnxprune.steps import Ranked, coupled, may_go, narrow
+from onnxprune.steps import Ranked
 
 Ints = NDArray[np.int64]
 

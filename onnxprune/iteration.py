@@ -27,9 +27,9 @@ from onnxprune.graph import Array, Graph
 from onnxprune.oracle import Verdict
 from onnxprune.plan import Plan
 from onnxprune.report import Target
+from onnxprune.run import Retrain
 from onnxprune.runtime import Runtime
 from onnxprune.search import Candidate, Search
-from onnxprune.steps import Retrain
 
 Ints = NDArray[np.int64]
 STDERR = 2  # what training prints isn't a result

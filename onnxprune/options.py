@@ -18,7 +18,7 @@ from onnxprune.coupling import GRANULARITIES
 from onnxprune.heads import ATTENTION
 from onnxprune.methods import catalogue
 from onnxprune.reconstruct import MODES
-from onnxprune.steps import BLOCKS, STREAMS
+from onnxprune.run import BLOCKS, STREAMS
 
 F = TypeVar("F", bound=Callable[..., Any])
 

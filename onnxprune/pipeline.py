@@ -2,9 +2,10 @@
 
     graph ─couple─▶ groups ─calibrate─▶ moments ─rank─▶ curves ─allocate─▶ widths ─reconstruct─▶ plan ─rewrite─▶ model
 
-`prune` is that line; its steps stand in `steps`, their use for a target in `search`. Samples are divided once: most are
-fitted, some choose (dampings, error curves, probes), and some only judge the result; with labelled data given, those
-judge and none are held back.
+`prune` is that line: what was asked for stands in `run`, what may be pruned in `scope`, the way to widths in `steps`,
+from there to weights in `repair`, their use for a target in `search`. Samples are divided once: most are fitted, some
+choose (dampings, error curves, probes), and some only judge the result; with labelled data given, those judge and none
+are held back.
 
 NumPy's linear algebra runs on one thread meanwhile. Its products are many and small: threads that wait for each other
 between them, and for onnxruntime's, made whole runs several times slower on a busy machine.
@@ -33,11 +34,12 @@ from onnxprune.iteration import iterate
 from onnxprune.merging import planned
 from onnxprune.plan import Plan
 from onnxprune.report import Comparison, Inspection, Latency, Report, Target, group_reports, left_alone
+from onnxprune.run import BATCH, TIMED_BATCH, Options, Progress, Run, prepare
 from onnxprune.runtime import Runtime
+from onnxprune.scope import why_left_out
 from onnxprune.search import Candidate, Search, parse_targets, stamp
 from onnxprune.serialize import carried_out, serialize
 from onnxprune.shortening import Shortening
-from onnxprune.steps import BATCH, TIMED_BATCH, Options, Progress, Run, prepare, why_left_out
 
 SPREAD = 0.05  # by which the upper bound of the measured time may exceed what was asked for
 BRIEFLY: dict[str, Any] = {"rounds": 15, "seconds": 6.0}  # timing where nothing depends on it

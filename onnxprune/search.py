@@ -33,22 +33,12 @@ from onnxprune.files import save as save_model
 from onnxprune.graph import Array, Graph
 from onnxprune.merging import passed
 from onnxprune.plan import Plan, Weights
+from onnxprune.repair import reconstruct, refine
 from onnxprune.report import BlockReport, Fidelity, Loss, Target, block_report
+from onnxprune.run import Options, Run, coupled
+from onnxprune.scope import least_width, what_stands_in_the_way
 from onnxprune.serialize import carried_out
-from onnxprune.steps import (
-    Options,
-    Ranked,
-    Run,
-    allocate,
-    cost_of,
-    count_of,
-    coupled,
-    least_width,
-    rank,
-    reconstruct,
-    refine,
-    what_stands_in_the_way,
-)
+from onnxprune.steps import Ranked, allocate, cost_of, count_of, rank
 from onnxprune.walk import layers_in_order
 
 Ints = NDArray[np.int64]

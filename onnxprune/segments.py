@@ -32,9 +32,11 @@ from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
 from onnxprune.reconstruct import DEFAULT_DAMPING, front_to_back, refit
 from onnxprune.rewrite import with_weights
+from onnxprune.run import Run
+from onnxprune.scope import may_go
 from onnxprune.selection import NEGLIGIBLE, Ranking, change, whole
 from onnxprune.statistics import Moments, draw, parted, positions_wanted
-from onnxprune.steps import Ranked, Run, may_go
+from onnxprune.steps import Ranked
 from onnxprune.walk import Walk, layers_in_order, part
 
 Float = NDArray[np.float64]

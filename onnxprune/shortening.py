@@ -27,10 +27,11 @@ from onnxprune.errors import BudgetError
 from onnxprune.graph import Block, Graph, key
 from onnxprune.merging import planned
 from onnxprune.plan import Plan
+from onnxprune.run import coupled
 from onnxprune.search import Candidate, Search
 from onnxprune.segments import Segment, errors_without, removable, segments
 from onnxprune.selection import Ranking
-from onnxprune.steps import Ranked, coupled, timed
+from onnxprune.steps import Ranked, timed
 
 Float = NDArray[np.float64]
 Ints = NDArray[np.int64]

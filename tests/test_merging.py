@@ -18,8 +18,10 @@ from onnxprune.graph import Graph
 from onnxprune.merging import mergeable, merged, planned
 from onnxprune.plan import Plan
 from onnxprune.reconstruct import front_to_back
+from onnxprune.repair import narrow
 from onnxprune.rewrite import pruned, rewrite
-from onnxprune.steps import Options, Ranked, narrow, prepare
+from onnxprune.run import Options, prepare
+from onnxprune.steps import Ranked
 from onnxprune.walk import Walk, layers_in_order
 
 STREAM, HIDDEN = 6, 8

@@ -6,13 +6,14 @@ from onnx import numpy_helper
 
 import models
 import onnxprune
-from onnxprune import statistics, steps
+from onnxprune import repair, statistics, steps
 from onnxprune.calibration import PLAIN
 from onnxprune.data import samples_of
 from onnxprune.graph import Graph
 from onnxprune.methods import METHODS
 from onnxprune.reconstruct import MODES
 from onnxprune.refinement import _Reader
+from onnxprune.run import Options, prepare
 from onnxprune.search import Search, parse_targets
 
 FAST = {"round_to": 1, "runtime": models.RUNTIME, "measure_latency": False, "allocate": "uniform"}
@@ -126,9 +127,9 @@ def test_batch_normalization_may_be_folded_or_not(method):
 def steps_of(model, method, data=True, **options):
     """A search on the model, not yet begun."""
     graph = Graph(model)
-    chosen = steps.Options(targets=parse_targets(["macs=0.6"]), method=method, **(FAST | options))
+    chosen = Options(targets=parse_targets(["macs=0.6"]), method=method, **(FAST | options))
     found = samples_of(graph, None, models.data(model, 60) if data else None, PLAIN, None, 0, None)
-    return Search(steps.prepare(graph, found, chosen))
+    return Search(prepare(graph, found, chosen))
 
 
 # ---- What is measured, and what needs no data
@@ -204,7 +205,7 @@ def test_refined_choices_have_the_same_widths_and_fit_better(name, reconstruct):
     """Whether moments are held (local) or collected once more (ls), the predicted error at the readers falls."""
     found = steps_of(models.ALL[name](), "l1", reconstruct=reconstruct, refine=True)
     half = {r.group.name: r.kept(int(r.levels[len(r.levels) // 2])) for r in found.ranked.rankings}
-    keep = steps.refine(found.run, found.ranked, half)
+    keep = repair.refine(found.run, found.ranked, half)
     assert {n: len(k) for n, k in keep.items()} == {n: len(k) for n, k in half.items()}
     moments = found.other(reconstruct="local").ranked.moments
     errors = []

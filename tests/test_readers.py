@@ -9,7 +9,7 @@ import pytest
 from onnx import ModelProto
 
 import models
-from onnxprune import reconstruct, steps
+from onnxprune import reconstruct, repair, steps
 from onnxprune.calibration import load
 from onnxprune.coupling import Coupling, couple
 from onnxprune.data import inputs_of
@@ -17,7 +17,8 @@ from onnxprune.graph import Graph
 from onnxprune.ops.linear import describe, loop
 from onnxprune.plan import Plan
 from onnxprune.rewrite import rewrite
-from onnxprune.steps import Options, why_left_out
+from onnxprune.run import Options, prepare
+from onnxprune.scope import why_left_out
 
 STEM = "[stem] a = Conv<pads=[1,1,1,1]>(x, w0, b0)\nr = Relu(a)\n"
 HEAD = "p = GlobalAveragePool({})\nf = Flatten(p)\ny = Gemm(f, v)"
@@ -93,10 +94,10 @@ def halved(model: ModelProto, mode: str, granularity: str, width=lambda n: n - n
     graph = Graph(model)
     found = load(models.data(model, 200), inputs_of(graph))
     options = Options(reconstruct=mode, granularity=granularity, round_to=1, runtime=models.RUNTIME)
-    run = steps.prepare(graph, found, options)
+    run = prepare(graph, found, options)
     ranked = steps.rank(run)
     keep = {r.group.name: r.kept(width(r.group.channels)) for r in ranked.rankings}
-    weights, _ = steps.reconstruct(run, ranked, keep)
+    weights, _ = repair.reconstruct(run, ranked, keep)
     return run.coupling, rewrite(run.coupling, Plan(keep, weights))
 
 

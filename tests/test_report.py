@@ -20,7 +20,7 @@ from onnxprune.report import (
     group_reports,
     left_alone,
 )
-from onnxprune.steps import why_left_out
+from onnxprune.scope import why_left_out
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"}
 

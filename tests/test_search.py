@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from onnxprune import evaluation, oracle, reconstruct, search, steps
+from onnxprune import evaluation, oracle, reconstruct, scope, search, steps
 from onnxprune.allocation import ALLOCATORS, Bilinear
 from onnxprune.calibration import load, synthetic
 from onnxprune.cost import COSTS, parameters, total_macs
@@ -18,8 +18,10 @@ from onnxprune.errors import BudgetError, UsageError
 from onnxprune.evaluation import Labelled
 from onnxprune.graph import Graph
 from onnxprune.report import Target
+from onnxprune.run import Options, prepare
+from onnxprune.scope import prunable, why_left_out
 from onnxprune.search import Search, _judged, parse_targets, stamp
-from onnxprune.steps import Options, prepare, prunable, rank, why_left_out
+from onnxprune.steps import rank
 
 
 def lenet():
@@ -434,8 +436,8 @@ def test_a_limit_that_stands_in_the_way_is_named(limit, said, allocate):
 def test_several_limits_of_one_layer_are_all_honoured():
     one = run("mlp", keep={"fc*": 0.25, "fc0": 0.5, "fc1": 0.3}, min_channels=2)
     first, second = one.coupling.groups
-    assert steps.least_width(one.coupling, first, one.options) == 8
-    assert steps.least_width(one.coupling, second, one.options) == 3
+    assert scope.least_width(one.coupling, first, one.options) == 8
+    assert scope.least_width(one.coupling, second, one.options) == 3
     whole = run("mlp", keep={"fc0": 1.0})
     assert [g.name for g in prunable(whole)] == ["fc1"]
     assert "100 % of 'fc0'" in why_left_out(whole.coupling, whole.coupling.groups[0], whole.options)
@@ -473,7 +475,7 @@ def test_what_is_left_out_says_why(monkeypatch):
     assert why_left_out(one.coupling, one.coupling.groups[1], one.options) == "left out by --include"
     monkeypatch.setattr("onnxprune.ops.linear.WIDEST", 12)
     assert why_left_out(one.coupling, first) == "fc1 reads 16 values, too many to refit"
-    assert steps._unfit(one.coupling, second) == ""
+    assert scope._unfit(one.coupling, second) == ""
     one.coupling._linears[first.writers[0] + 2] = None
     assert why_left_out(one.coupling, first) == "fc1 reads its channels in a way that can't be refitted"
 
@@ -506,7 +508,7 @@ def test_the_moments_of_a_layer_that_several_groups_share_are_held_once():
     needed = sum(24 * size**2 for size in sizes.values())
     for granted, expected in ((needed, [3]), (needed - 1, [2, 1]), (24 * 54**2 + 24 * 17**2 - 1, [1, 2])):
         one = run("dense", max_memory=granted)
-        portions = list(steps._portions(one, prunable(one)))
+        portions = list(steps.in_portions(one, prunable(one)))
         assert [len(portion) for portion in portions] == expected
 
 
@@ -521,8 +523,8 @@ def test_groups_are_ranked_in_portions_that_fit_into_memory():
     whole, seen = run("lenet"), []
     split = run("lenet", max_memory=1.0)
     split.progress = lambda *what: seen.append(what)
-    assert [len(p) for p in steps._portions(whole, prunable(whole))] == [3]
-    assert [len(p) for p in steps._portions(split, prunable(split))] == [1, 1, 1]
+    assert [len(p) for p in steps.in_portions(whole, prunable(whole))] == [3]
+    assert [len(p) for p in steps.in_portions(split, prunable(split))] == [1, 1, 1]
     for a, b in zip(rank(whole).rankings, rank(split).rankings, strict=True):
         assert a.group.name == b.group.name
         if a.group.name == "f1":  # all its positions are taken, in any portion

@@ -18,9 +18,11 @@ from onnxprune.data import inputs_of
 from onnxprune.graph import Graph
 from onnxprune.merging import merged
 from onnxprune.plan import Plan
+from onnxprune.repair import narrow
 from onnxprune.rewrite import pruned
+from onnxprune.run import Options, prepare
 from onnxprune.segments import _ahead, errors_without, removable, segments
-from onnxprune.steps import Options, Ranked, narrow, prepare, rank
+from onnxprune.steps import Ranked, rank
 
 ONE_GROUP = [kind for kind in BRANCHES if kind != "bottleneck"]
 

@@ -19,9 +19,10 @@ from onnxprune.cost import COSTS
 from onnxprune.data import inputs_of
 from onnxprune.errors import BudgetError, InternalError
 from onnxprune.graph import Graph
+from onnxprune.reconstruct import MODES
 from onnxprune.report import Target
+from onnxprune.run import Options, prepare
 from onnxprune.search import SHORT, Search
-from onnxprune.steps import MODES, Options, prepare
 
 
 @contextmanager

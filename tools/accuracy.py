@@ -26,9 +26,10 @@ from onnxprune.evaluation import Labelled, answers
 from onnxprune.files import Model
 from onnxprune.files import load as load_model
 from onnxprune.graph import Array, Graph
+from onnxprune.run import Options, prepare
 from onnxprune.runtime import Runtime
 from onnxprune.search import Search, parse_targets
-from onnxprune.steps import Options, allocate, prepare
+from onnxprune.steps import allocate
 
 Row = dict[str, Any]
 FIGURES = ("macs", "accuracy", "agreement", "zerr")

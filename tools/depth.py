@@ -28,8 +28,9 @@ from onnxprune.depth import Shallowing
 from onnxprune.errors import BudgetError
 from onnxprune.evaluation import Labelled
 from onnxprune.graph import Graph
+from onnxprune.run import prepare
 from onnxprune.search import Search, parse_targets
-from onnxprune.steps import Ranked, prepare
+from onnxprune.steps import Ranked
 
 
 def transferred(ranked: Ranked, coupling: Coupling, wide: Collection[str]) -> Ranked:

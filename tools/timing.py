@@ -20,8 +20,8 @@ from accuracy import Setting, numbers, pixels
 from onnxprune.calibration import load
 from onnxprune.data import inputs_of
 from onnxprune.pipeline import searching
+from onnxprune.run import prepare
 from onnxprune.search import parse_targets
-from onnxprune.steps import prepare
 
 
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)

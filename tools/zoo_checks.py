@@ -97,7 +97,7 @@ def signature(coupling: Any) -> dict[str, int]:
 
 def narrowed(coupling: Any) -> list[Any]:
     """The groups that `prune` narrows."""
-    from onnxprune.steps import why_left_out
+    from onnxprune.scope import why_left_out
 
     return [g for g in coupling.groups if not why_left_out(coupling, g)]
 

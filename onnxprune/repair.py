@@ -1,0 +1,167 @@
+"""From widths to channels and new weights: `reconstruct` for channels that are chosen, `narrow` for widths alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune import factorize, selection
+from onnxprune.coupling import Coupling, Group
+from onnxprune.ops.linear import Linear
+from onnxprune.plan import Weights
+from onnxprune.reconstruct import (
+    Choice,
+    error_on,
+    front_to_back,
+    masked,
+    refit,
+    refit_ahead,
+    silent,
+    taken_over,
+    with_mean,
+)
+from onnxprune.refinement import swapped
+from onnxprune.run import Run
+from onnxprune.statistics import Moments
+from onnxprune.steps import Ranked, in_portions, moments_of
+from onnxprune.takeover import NOBODY
+from onnxprune.walk import layers_in_order
+
+Ints = NDArray[np.int64]
+
+
+def refine(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> dict[str, Ints]:
+    """The same numbers of channels after swaps that lower the least-squares error at the groups' readers."""
+    cut = [r.group for r in ranked.rankings if len(keep[r.group.name]) < r.group.channels]
+    groups = [group for group in cut if not group.heads]  # whose dims are ordered as they were turned
+    if not groups:
+        return dict(keep)
+    held = all(linear.key in ranked.moments for g in groups for linear in selection.readers(run.coupling, g))
+    portions = [groups] if held else list(in_portions(run, groups))
+    better = dict(keep)
+    for portion in portions:
+        moments = ranked.moments if held else moments_of(run, portion, len(portions))
+        with run.timed("refine") as progress:
+            for number, group in enumerate(portion):
+                evidence, _ = selection.gathered(run.coupling, group, moments, np.random.default_rng())
+                better[group.name] = swapped(
+                    evidence.problems, keep[group.name], damping=evidence.damping, cells=evidence.cells
+                )
+                progress(number + 1, len(portion))
+    return better
+
+
+def reconstruct(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> tuple[dict[str, Weights], dict[str, float]]:
+    """New weights of the layers that need them, and their errors on samples that weren't fitted."""
+    if run.mode == "ls":
+        return _front_to_back(run, ranked, keep)
+    with run.timed("reconstruct"):
+        return _one_by_one(run, ranked, keep, run.mode, ranked.turned(run.coupling, keep))
+
+
+def narrow(
+    run: Run, ranked: Ranked, keep: Mapping[str, Ints], widths: Mapping[str, int]
+) -> tuple[dict[str, Ints], dict[str, Weights], dict[str, float]]:
+    """Channels that stay, those of `keep` and others at these widths of groups; new weights, and their errors.
+
+    All in one pass, front to back: the channels of a group are chosen when the first layer that mixes them has its
+    turn, by what that reads and should give by then.
+    """
+    coupling, chosen = run.coupling, dict(keep)
+    waiting: dict[int, list[Group]] = {}
+    for group in (coupling.by_name[name] for name in widths):
+        mixing = [one for one in layers_in_order(coupling) if one.index in group.reads and one.conv_group == 1]
+        if widths[group.name] < group.channels:
+            waiting.setdefault(mixing[0].index, []).append(group)
+
+    def choice(linear: Linear, moments: Sequence[Moments]) -> Mapping[str, Ints]:
+        for group in waiting[linear.index]:
+            chosen[group.name] = selection.chosen(linear, group, moments, widths[group.name])
+        return chosen
+
+    return chosen, *_front_to_back(run, ranked, keep, dict.fromkeys(waiting, choice))
+
+
+def _front_to_back(
+    run: Run, ranked: Ranked, keep: Mapping[str, Ints], choices: Mapping[int, Choice] | None = None
+) -> tuple[dict[str, Weights], dict[str, float]]:
+    turned, sizes = ranked.turned(run.coupling, keep), (run.samples.count, run.options.runtime)
+    with run.timed("reconstruct") as progress:
+        ahead = refit_ahead(run.coupling, keep, run.parts, *sizes, run.options.seed, turned)
+        refits = front_to_back(
+            run.coupling, keep, run.parts, *sizes, ahead=ahead, choices=choices,
+            turned={i: (one.before, one.after) for i, one in turned.items()},
+            seed=run.options.seed, max_memory=run.options.max_memory, progress=progress,
+        )  # fmt: skip
+    return {k: r.weights for k, r in refits.items()}, {k: r.error for k, r in refits.items()}
+
+
+def _one_by_one(
+    run: Run, ranked: Ranked, keep: Mapping[str, Ints], mode: str, turned: Mapping[int, factorize.Turned]
+) -> tuple[dict[str, Weights], dict[str, float]]:
+    mask = run.coupling.mask(keep)
+    weights: dict[str, Weights] = {}
+    errors: dict[str, float] = {}
+    for one in turned.values():
+        weights[one.after.key] = silent(run.coupling, mask, one.after, masked(one.after, mask.inputs(one.after)))
+    if mode == "none":
+        return weights, errors
+    if mode == "unify":
+        return _unified(run, ranked, keep)
+    for linear in run.coupling.layers.values():
+        flags = mask.inputs(linear)
+        if flags.all() or linear.key not in ranked.moments:
+            continue
+        parts = _moments_of_all(run.coupling, linear, ranked.moments)
+        if linear.index in turned:
+            linear, parts = turned[linear.index].after, [turned[linear.index].moments(m) for m in parts]
+        fit, tune = parts[0], parts[-1]
+        if mode == "mean":
+            weights[linear.key] = with_mean(linear, flags, fit.mean)
+        else:
+            found = refit(linear, flags, fit, tune if tune is not fit else None)
+            weights[linear.key], errors[linear.key] = found.weights, found.error
+        if linear.index in turned:
+            weights[linear.key] = silent(run.coupling, mask, linear, weights[linear.key])
+    return weights, errors
+
+
+def _moments_of_all(coupling: Coupling, linear: Linear, moments: Mapping[str, list[Moments]]) -> list[Moments]:
+    """What a layer reads, in all places where it is read if there are several."""
+    tied = [moments[one.key] for one in coupling.tied.get(linear.key, (linear,))]
+    return [reduce(add, parts) for parts in zip(*tied, strict=True)]
+
+
+def _unified(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> tuple[dict[str, Weights], dict[str, float]]:
+    """Survivors take over, group by group, in all layers that read them."""
+    mask, rng = run.coupling.mask(keep), np.random.default_rng(run.options.seed)
+    moves: dict[str, list[tuple[Ints, Ints, NDArray[np.float64]]]] = {}
+    linears: dict[str, Linear] = {}
+    affine = False
+    for ranking in ranked.rankings:
+        group = ranking.group
+        evidence, _ = selection.gathered(run.coupling, group, None if run.blind else ranked.moments, rng)
+        taken = run.method.takeover(evidence, keep.get(group.name, np.arange(group.channels)))
+        gone = np.flatnonzero(taken.partner != NOBODY)
+        affine = affine or taken.affine
+        found = selection.readers(run.coupling, group)
+        factors = np.broadcast_to(taken.factors, (len(found), group.channels))
+        for linear, factor in zip(found, factors, strict=True):
+            rows = selection.rows_of(linear, group)
+            moves.setdefault(linear.key, []).append((rows[gone], rows[taken.partner[gone]], factor[gone]))
+            linears[linear.key] = linear
+    weights, errors = {}, {}
+    for name, linear in linears.items():
+        flags = mask.inputs(linear)
+        if not flags.all():
+            known = _moments_of_all(run.coupling, linear, ranked.moments) if name in ranked.moments else None
+            mean = known[0].mean if known and affine else None
+            one, *_ = run.coupling.tied.get(name, (linear,))  # whose factors are those of all that are one with it
+            weights[name] = taken_over(linear, flags, moves[one.key], mean)
+            if known and linear.shared is None:
+                errors[name] = error_on(linear, weights[name], known[-1])
+    return weights, errors
