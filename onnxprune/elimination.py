@@ -8,7 +8,7 @@ D = diag(H) and a relative damping λ, the weights V of the kept rows K minimise
 
 so that W itself comes back when nothing is removed and X hasn't changed. Everything is float64 and solved in
 correlation units: rows scaled by D^½, H with a unit diagonal. Rows without variance are dead and have no part
-in the error. Whatever isn't finite, or can't be factored however damped, raises InternalError.
+in the error. What is not finite raises DataError; what can't be factored however damped, InternalError.
 
 `eliminate` ranks channels by exact greedy backward elimination, `Nested` solves for V at each of its levels. Both take
 time as N³; `compressed` makes a smaller problem to rank the channels of a wide reader by.
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack, solve_triangular
 
-from onnxprune.errors import InternalError
+from onnxprune.errors import DataError, InternalError
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -410,7 +410,7 @@ def _inverted(root: Array) -> Array:
 
 def _demand_finite(moment: Array) -> None:
     if not np.isfinite(moment).all():
-        raise InternalError("a layer's moments aren't finite: look for infinities in the data")
+        raise DataError("the model makes infinities or NaN of these inputs; are they preprocessed as it expects?")
 
 
 def _cholesky(gram: Array, damping: float) -> tuple[Array, float]:
