@@ -1,9 +1,13 @@
 """How long models take, as a ratio: they run in turns, so that whatever else the machine does meets all of them alike.
 
 With one thread on the CPU it is the processor time of that thread that counts, which other programs hardly change;
-otherwise the time that passes. `apart` measures in fresh processes, as a user's program would meet the model: without
-what this one has loaded and reserved by then. There are several, because where in memory a process happens to place a
-small model can matter more than all that follows.
+otherwise the time that passes. Idle threads don't wait busily then (see `runtime`), as they do by default: one model's
+would take the processors from the next one, and ratios came out wrong by up to 0.3. With long pauses between the models
+they agree within 0.01.
+
+`apart` measures in fresh processes, as a user's program would meet the model: without what this one has loaded and
+reserved by then. There are several, because where in memory a process happens to place a small model can matter more
+than all that follows.
 """
 
 from __future__ import annotations
@@ -36,7 +40,6 @@ LEAST = 7  # rounds, however long they take
 SECONDS = 20.0
 ONE = 0.002  # seconds that one measurement takes at least; quicker models run several times
 PROCESSES = 3  # among which rounds and seconds are divided
-PAUSE = 0.004  # seconds between models, in which the threads of the last one go to sleep
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def in_turns(
     seconds: float = SECONDS,
 ) -> Float:
     """Milliseconds per run, [rounds, models]; fewer rounds where they take longer than `seconds`, but LEAST."""
-    sessions = [runtime.session(model, spinning=True) for model in models]
+    sessions = [runtime.session(model) for model in models]
     alone = runtime.threads == 1 and runtime.provider == "cpu"
     now: Callable[[], float] = time.thread_time if alone else time.perf_counter
     repeats = []
@@ -97,8 +100,6 @@ def in_turns(
         row = [0.0] * len(sessions)
         turns = range(len(sessions))
         for i in turns if len(taken) % 2 else reversed(turns):
-            if not alone:
-                time.sleep(PAUSE)
             start = now()
             for _ in range(repeats[i]):
                 sessions[i].run(feed)

@@ -59,14 +59,8 @@ class Runtime:
         """The version of onnxruntime."""
         return str(ort.__version__)
 
-    def session(
-        self, model: Model | ModelProto | str | Path, *, optimize: bool = True, spinning: bool = False
-    ) -> Session:
-        """Load a model; ModelError says why onnxruntime can't.
-
-        Its threads wait busily for the next run only with `spinning`, onnxruntime's default: otherwise NumPy, which
-        works between two runs, would have to share the processors with them.
-        """
+    def session(self, model: Model | ModelProto | str | Path, *, optimize: bool = True) -> Session:
+        """Load a model; ModelError says why onnxruntime can't."""
         if isinstance(model, str | Path):
             model = files.load(model)
         elif isinstance(model, ModelProto):
@@ -75,7 +69,7 @@ class Runtime:
         options.log_severity_level = 4
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others work between two runs
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         chosen = [provider(self.provider)]

@@ -469,7 +469,14 @@ def test_failed_surgery_check_exits_4(out: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_interrupt_leaves_nothing(tmp_path: Path, out: Path) -> None:
     script = tmp_path / "data.py"
-    script.write_text("import os, signal\ndef reader():\n    os.kill(os.getpid(), signal.SIGINT)\n    return []\n")
+    lines = (
+        "import os, signal",
+        "def reader():",
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)  # processes in the background ignore it",
+        "    os.kill(os.getpid(), signal.SIGINT)",
+        "    return []",
+    )
+    script.write_text("\n".join(lines))
     found = process(MLP, out, "--calib", f"{script}:reader")
     assert found.returncode == 130
     assert found.stderr == "error: interrupted; nothing was written.\n"
