@@ -355,10 +355,11 @@ class Search:
         return clock.paired(times[:, 0], times[:, 1])
 
     def blocks(self, coupling: Coupling) -> list[BlockReport]:
-        """What is to be said of the blocks that this search knows of."""
+        """What is to be said of the blocks: nothing if none is gone, else of all."""
         graph, gone = self.run.original, passed(coupling.graph)
         known = find(graph) if gone else []
-        return [block_report(graph, block, removed=True) for block in known if block.output in gone]
+        inside = {i for block in known if block.output in gone for i in block.nodes}
+        return [block_report(graph, b, removed=inside.issuperset(b.nodes)) for b in known]
 
     def farthest(self, allowed: float, tried: Candidate | None = None) -> tuple[Candidate | None, float]:
         """The candidate of fewest MACs that loses at most `allowed`, if there is one; and the least loss that was seen.

@@ -168,7 +168,9 @@ def test_blocks_that_no_other_can_take_over_go_alone(network, step):
     assert result.report.surgery_check["ok"]
     if step == HIDDEN:
         assert result.plan.removed
-    assert [block.removed for block in result.report.blocks] == [True] * len(result.plan.removed)
+    gone = sum(block.removed for block in result.report.blocks)
+    assert gone == len(result.plan.removed)
+    assert gone < len(result.report.blocks) or not gone
     again = onnxprune.apply(model, result.plan)
     feed = {"x": models.data(model, 10)}
     assert models.values(again, feed)["y"] == pytest.approx(models.values(result.model, feed)["y"], abs=1e-5)
