@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
-from copy import copy
 from dataclasses import replace
 from functools import cached_property
 
@@ -26,14 +25,13 @@ from onnxprune.diagnosis import diagnosable, diagnose
 from onnxprune.errors import BudgetError
 from onnxprune.graph import Block, Graph
 from onnxprune.merging import Branch, mergeable, passed, planned
-from onnxprune.ops.linear import Linear
 from onnxprune.plan import Plan
 from onnxprune.repair import narrow
 from onnxprune.report import BlockReport, block_report
 from onnxprune.run import coupled
 from onnxprune.scope import may_go
 from onnxprune.search import Candidate, Search
-from onnxprune.segments import WIDEST
+from onnxprune.segments import WIDEST, makes_all
 from onnxprune.steps import Ranked
 
 Ints = NDArray[np.int64]
@@ -45,7 +43,10 @@ class Joined(Search):
     `wide` are the groups of these blocks' channels, with as many as stay unless something else is asked for.
     """
 
-    wide: Mapping[str, Ints]
+    def __init__(self, before: Search, coupling: Coupling, wide: Mapping[str, Ints]) -> None:
+        self.__dict__.update(before.__dict__)
+        self.run, self.wide = replace(before.run, coupling=coupling), wide
+        self.ranked = Ranked([], [], {})
 
     def candidate(self, keep: Mapping[str, Ints]) -> Candidate:
         """Carry out widths: which channels of the joined blocks stay is chosen when their turn comes."""
@@ -104,11 +105,8 @@ class Shallowing(Search):
             if all(widths.values()):
                 break
             runs = [run for run in runs if widths[run]]
-        found = Joined.__new__(Joined)
-        found.__dict__.update(copy(self.__dict__))
-        found.run, found.ranked = replace(self.run, coupling=coupling), Ranked([], [], {})
-        found.wide = {name: np.arange(width) for own in widths.values() for name, width in own.items()}
-        return found
+        wide = {name: np.arange(width) for own in widths.values() for name, width in own.items()}
+        return Joined(self, coupling, wide)
 
     def best(self) -> tuple[Candidate, BudgetError | None]:
         """The candidate that meets the targets; or the best there is, and why it falls short."""
@@ -197,13 +195,8 @@ def _own_widths(graph: Graph, coupling: Coupling, run: Sequence[str]) -> dict[st
     found = {}
     for old, new in zip(*layers, strict=True):
         if new.channels > old.channels:
-            own = [g for g in coupling.groups if new.index in g.reads and _alone(g.reads[new.index], new)]
+            own = [g for g in coupling.groups if makes_all(g, new)]
             if not own:
                 return {}
             found[own[0].name] = old.channels
     return found
-
-
-def _alone(reads: Ints, linear: Linear) -> bool:
-    """Whether these channels are all that a layer reads, each in one place."""
-    return np.array_equal(reads, np.arange(linear.channels)[:, None])

@@ -32,7 +32,7 @@ from onnxprune.notebook import Notebook
 from onnxprune.plan import Plan
 from onnxprune.rewrite import pruned
 from onnxprune.runtime import Runtime
-from onnxprune.selection import Ranking
+from onnxprune.selection import Ranking, spread
 
 Float = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -86,7 +86,7 @@ def time_of_widths(
     known: list[Ints] = [np.array([n]) for n in full]
     saved: list[Float] = [np.zeros(1) for _ in full]
     for number, members in enumerate(alike):
-        widths = _thinned(rankings[members[0]].levels[:-1])
+        widths = spread(rankings[members[0]].levels[:-1], MEASURED)
         apart = _independent(members, macs)
 
         def models(apart: Sequence[int] = apart, widths: Ints = widths) -> list[Model]:
@@ -198,10 +198,3 @@ def _independent(members: Sequence[int], macs: Bilinear) -> list[int]:
         if not macs.curvature[g, chosen].any():
             chosen.append(g)
     return chosen
-
-
-def _thinned(levels: Ints) -> Ints:
-    """A few of the levels, the lowest and the highest of them included."""
-    if len(levels) <= MEASURED:
-        return levels
-    return levels.take(np.unique(np.linspace(0, len(levels) - 1, MEASURED).round().astype(int)))

@@ -22,18 +22,16 @@ from onnxprune.errors import UsageError
 from onnxprune.evaluation import Labelled
 from onnxprune.graph import Array, Graph
 from onnxprune.heads import ATTENTION, attend, restored
+from onnxprune.latency import FINE
 from onnxprune.merging import planned
 from onnxprune.plan import Plan
-from onnxprune.reconstruct import (
-    MODES,
-)
+from onnxprune.reconstruct import MODES
 from onnxprune.report import Target
 from onnxprune.runtime import Runtime
 
 Ints = NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
 Retrain = str | Callable[[ModelProto], ModelProto]
-DEFAULT_STEP = 4  # onnxruntime's blocked convolutions want multiples of 4; other widths can be slower than before
 DEFAULT_DROP = 0.01
 SYNTHETIC_DROP = 0.001  # without real data nobody can tell what a loss means
 BATCH = 64  # samples that are run at once
@@ -118,7 +116,7 @@ class Options:
     @property
     def step(self) -> int:
         """What widths are multiples of."""
-        return DEFAULT_STEP if self.round_to is None else self.round_to
+        return FINE if self.round_to is None else self.round_to
 
     @property
     def limits(self) -> dict[str, float]:

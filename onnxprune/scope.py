@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnxprune import factorize, selection
 from onnxprune.coupling import Coupling, Group
-from onnxprune.graph import Block, key
+from onnxprune.graph import Block
 from onnxprune.run import Options, Run
 
 Ints = NDArray[np.int64]
@@ -50,8 +50,7 @@ def why_left_out(coupling: Coupling, group: Group, options: Options | None = Non
 
 def may_go(run: Run, block: Block) -> bool:
     """Whether --include, --exclude and --keep let a block go."""
-    graph, options = run.coupling.graph, run.options
-    names = [graph.nodes[i].name or key(graph.nodes[i]) for i in block.nodes]
+    options, names = run.options, [run.coupling.layer(i) for i in block.nodes]
     left = any(fnmatch(name, pattern) for pattern in (*options.exclude, *options.limits) for name in names)
     return not left and (not options.include or any(fnmatch(n, p) for p in options.include for n in names))
 

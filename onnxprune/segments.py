@@ -23,7 +23,7 @@ from onnxprune import oracle
 from onnxprune.allocation import Curve
 from onnxprune.blocks import find, residual, without
 from onnxprune.cost import total_macs
-from onnxprune.coupling import Coupling, couple
+from onnxprune.coupling import Coupling, Group, couple
 from onnxprune.elimination import Nested, Problem, eliminate, ranked_rows, square, squared_error
 from onnxprune.evaluation import affordable, collected
 from onnxprune.graph import Array, Block, Graph
@@ -96,11 +96,15 @@ def _group(run: Run, block: Block, known: Mapping[str, _Known]) -> str:
         return ""
     for name, one in known.items():
         group = one.ranking.group
-        if layers[-1].index in group.reads and layers[0].index in group.writers and len(set(group.cells)) == 1:
-            reads = group.reads[layers[-1].index]
-            if np.array_equal(reads, np.arange(layers[-1].channels)[:, None]):
-                return name
+        if makes_all(group, layers[-1]) and layers[0].index in group.writers and len(set(group.cells)) == 1:
+            return name
     return ""
+
+
+def makes_all(group: Group, linear: Linear) -> bool:
+    """Whether a group's channels, each in its place, are all that a layer reads."""
+    reads = group.reads.get(linear.index)
+    return reads is not None and np.array_equal(reads, np.arange(linear.channels)[:, None])
 
 
 def _chain(

@@ -339,11 +339,14 @@ def _damping(linear: Linear, group: Group, gram: Float, fit: Moments, tune: Mome
 
 def _thinned(allowed: Ints, rows: int) -> Ints:
     """Some of the widths: the fewer, the more rows the readers have together above 1024."""
-    most = max(LEVELS * 1024 // max(rows, 1024), LEAST_LEVELS)
-    if len(allowed) <= most:
-        return allowed
-    places = np.unique(np.linspace(0, len(allowed) - 1, most).round().astype(int))
-    return allowed.take(places)
+    return spread(allowed, max(LEVELS * 1024 // max(rows, 1024), LEAST_LEVELS))
+
+
+def spread(widths: Ints, most: int) -> Ints:
+    """At most so many of the widths, evenly spread, the lowest and the highest of them included."""
+    if len(widths) <= most:
+        return widths
+    return widths.take(np.unique(np.linspace(0, len(widths) - 1, most).round().astype(int)))
 
 
 def _errors(

@@ -176,11 +176,9 @@ class Shortened(Joined):
     def __init__(self, before: Search, runs: Sequence[Segment], gone: Sequence[str] = ()) -> None:
         run = before.run
         form = Plan(merged=tuple(segment.blocks for segment in runs), removed=tuple(gone))
-        graph = planned(run.coupling.graph, form)
-        self.__dict__.update(before.__dict__)
-        self.run = replace(run, coupling=coupled(graph, run.options))
-        groups = self.run.coupling.by_name
-        self.wide = {segment.group: np.arange(groups[segment.group].channels) for segment in runs}
+        coupling = coupled(planned(run.coupling.graph, form), run.options)
+        wide = {segment.group: np.arange(coupling.by_name[segment.group].channels) for segment in runs}
+        super().__init__(before, coupling, wide)
         self.ranked = self._ranked(run.coupling.graph, before.ranked, runs)
 
     def _ranked(self, graph: Graph, before: Ranked, runs: Sequence[Segment]) -> Ranked:
