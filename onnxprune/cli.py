@@ -193,6 +193,7 @@ def prune(source: Path, out: Path | None, **given: Any) -> None:
                 retrain=given["retrain"],
                 plan=plan,
                 progress=progress,
+                beside=_data_name([out or source], source, given),
                 **_common(given),
             )
         except BudgetError as error:
@@ -229,7 +230,8 @@ def sweep_(source: Path, to: Path, targets: tuple[str, ...], **given: Any) -> No
     interrupted = False
     with _working(bars=not given["quiet"]) as progress:
         try:
-            for point in onnxprune.sweep(source, targets, progress=progress, **_common(given)):
+            data = _data_name(list(outs.values()), source, given)
+            for point in onnxprune.sweep(source, targets, progress=progress, beside=data, **_common(given)):
                 if point.result is not None:
                     out = outs[point.target]
                     point.result.save(out, external=given["save_as_external_data"] or None)
@@ -265,9 +267,8 @@ def sweep_(source: Path, to: Path, targets: tuple[str, ...], **given: Any) -> No
 
 
 def _row(point: Point) -> dict[str, Any]:
-    if point.result is not None:
-        return point.result.report.json()
-    return {"targets": [asdict(point.target)], **_shortfall(point.failure)}
+    facts = {"targets": [asdict(point.target)]} if point.result is None else point.result.report.json()
+    return facts | _shortfall(point.failure)
 
 
 @main.command(cls=Sectioned, short_help="What can be pruned in a model, and why the rest can't.")
@@ -435,6 +436,13 @@ def _check_out(out: Path, source: Path, force: bool) -> None:
             pass
     except OSError as error:
         raise OutputError(f"can't write {out}: {error.strerror or error}.") from error
+
+
+def _data_name(outs: Sequence[Path], source: Path, given: Mapping[str, Any]) -> str | None:
+    """The longest name of a file that weights are written to beside a model, if they are."""
+    model = load(source)
+    names = [beside(out, model).name for out in outs] if given["save_as_external_data"] or model.data else []
+    return max(names, key=len, default=None)
 
 
 def _check_data(out: Path, source: Path, given: Mapping[str, Any]) -> None:

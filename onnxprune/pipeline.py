@@ -122,9 +122,9 @@ def begun(
     labelled = labelled_of(eval, graph, preprocessing) if eval is not None else None
     on_disk = files.on_disk(given.path) if given.path is not None else None
     copies = 2 if preprocessing.mirror else 1
-    run = prepare(graph, found, chosen, labelled, progress, copies=copies, on_disk=on_disk)
-    run.beside = given.data[0].name if given.data else None
-    return searching(run), given
+    if chosen.beside is None and given.data:
+        chosen = replace(chosen, beside=given.data[0].name)
+    return searching(prepare(graph, found, chosen, labelled, progress, copies=copies, on_disk=on_disk)), given
 
 
 def finished(search: Search, given: Model) -> Result:

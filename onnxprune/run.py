@@ -63,6 +63,7 @@ class Options:
     max_memory: float = 2e9
     runtime: Runtime = field(default_factory=Runtime)
     measure_latency: bool = True
+    beside: str | None = None  # the file for weights beside what is written, where `size` counts one; else as it was
     attention: str = "auto"
     iterations: int = 1
     retrain: Retrain | None = None  # a command with {in} and {out}, or a function of a ModelProto
@@ -167,7 +168,6 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     seen: int = 0  # samples that calibration has run, for its progress
     on_disk: int | None = None  # bytes of the original's file, where it has one
-    beside: str | None = None  # the name of the file that its weights are in, where they are in one
 
     def feeds(self, indices: Ints) -> Iterable[Mapping[str, Array]]:
         """The samples in batches, read when they are asked for."""

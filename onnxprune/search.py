@@ -115,8 +115,8 @@ class Search:
         limits = {g.name: least_width(before, g, options) for g in before.groups}  # shares are of what there was
         now = {g.name: g.channels for g in coupling.groups}
         keep = {escape(name): least / now[name] for name, least in limits.items() if name in now}
-        options = replace(options, keep=keep if options.keep else ())
-        return Search(replace(self.run, coupling=coupling, original=graph, on_disk=None, beside=None, options=options))
+        options = replace(options, keep=keep if options.keep else (), beside=None)
+        return Search(replace(self.run, coupling=coupling, original=graph, on_disk=None, options=options))
 
     @cached_property
     def ranked(self) -> Ranked:
@@ -342,8 +342,8 @@ class Search:
         if kind == "latency":
             return self.timed(model).ratio
         stamp(model.proto, self.run.options)
-        if kind == "size" and self.run.beside is not None:
-            return files.moved_size(model, self.run.beside) / max(count_of(self.run, kind), 1)
+        if kind == "size" and self.run.options.beside is not None:
+            return files.moved_size(model, self.run.options.beside) / max(count_of(self.run, kind), 1)
         return COSTS[kind].count(Graph.of(model, self.run.coupling.graph.dims)) / max(count_of(self.run, kind), 1)
 
     def timed(self, model: Model, original: Model | None = None) -> clock.Ratio:

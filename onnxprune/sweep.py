@@ -25,7 +25,7 @@ COUNTED = {"macs": "MACs kept", "params": "parameters kept", "size": "file size 
 
 @dataclass(frozen=True)
 class Point:
-    """What one target led to: a result, or why it can't be reached."""
+    """What one target led to: a result, and why it falls short if it does; without any result nothing was found."""
 
     target: Target
     result: Result | None = None
@@ -37,7 +37,7 @@ def sweep(model: ModelProto | str | Path, targets: str | Sequence[str], **option
 
     targets: "macs=0.8,0.6,0.4", or several such texts. Options are those of `onnxprune.prune`, but for what leads to a
     single model (plan, iterations, retrain). Raises OnnxPruneError like `prune`, but a target that can't be reached is
-    a point without a result.
+    a point, too: with the best that was found, if anything was.
     """
     wanted = expanded([targets] if isinstance(targets, str) else targets)
     if single := sorted({"target", "plan", "iterations", "retrain"} & set(options)):
@@ -52,7 +52,7 @@ def sweep(model: ModelProto | str | Path, targets: str | Sequence[str], **option
             try:
                 point = Point(target, finished(one, given))
             except BudgetError as error:
-                point = Point(target, None, error)
+                point = Point(target, error.result, error)
         yield point
 
 

@@ -73,7 +73,7 @@ def comparison(found: Comparison, names: Sequence[str]) -> Table:
 
 
 def sweep(points: Sequence[Point], knee: int | None, name: str) -> Table:
-    """A row for each target: what is left and what is lost, with intervals; or what can be reached in its place."""
+    """A row for each target: what is left and what is lost, with intervals, and which targets are out of reach."""
     table = _table("target", "MACs", "params", "file size", "time", "agreement", "relative error", "accuracy", "")
     known = [point.result.report for point in points if point.result is not None]
     if known:
@@ -83,15 +83,13 @@ def sweep(points: Sequence[Point], knee: int | None, name: str) -> Table:
         table.add_row(short(name, 24), *cells, "", "", right, "original")
     for i, point in enumerate(points):
         target = f"{point.target.kind}={point.target.value:g}"
+        marks = ", ".join(["out of reach"] * (point.failure is not None) + ["knee"] * (i == knee))
         if point.result is None:
-            reachable = point.failure.reachable if point.failure else 1.0
-            table.add_row(target, *[DASH] * 7, f"out of reach: {reachable:.3f}")
+            table.add_row(target, *[DASH] * 7, marks)
             continue
         report = point.result.report
         left = [report.kept(kind) for kind in ("macs", "params", "size", "latency")]
-        table.add_row(
-            target, *(DASH if x is None else f"{x:.3f}" for x in left), *_judged(report), "knee" if i == knee else ""
-        )
+        table.add_row(target, *(DASH if x is None else f"{x:.3f}" for x in left), *_judged(report), marks)
     return table
 
 

@@ -24,6 +24,7 @@ from onnxprune.rewrite import pruned, rewrite, silenced, twin
 from onnxprune.runtime import Runtime
 
 MODELS = Path(__file__).parent.parent / "models"
+MLP = MODELS / "digits_mlp.onnx"
 
 
 @pytest.fixture
@@ -247,6 +248,24 @@ def test_weights_go_beside_when_asked_to(tmp_path):
     assert Runtime(threads=1).session(out).inputs == ["x"]
     save(load(MODELS / "digits_mlp.onnx"), out)
     assert [p.name for p in tmp_path.iterdir()] == ["o.onnx"], "the old model's data goes with it"
+
+
+@pytest.mark.parametrize("goal", [0.9, 0.5])
+def test_size_counts_the_file_that_weights_are_moved_to(goal, tmp_path):
+    for out in ("o.onnx", f"a-{'long-' * 30}name.onnx"):
+        code, _ = run(MLP, tmp_path / out, "--samples", "60", "--target", f"size={goal}", "--save-as-external-data")
+        both = [(tmp_path / f"{out}{end}").stat().st_size for end in ("", ".data")]
+        assert code == 0
+        assert 0.98 * goal < sum(both) / MLP.stat().st_size <= goal
+
+
+def test_size_counts_both_files_in_a_sweep(tmp_path):
+    given = ("--samples", "60", "--targets", "size=0.9,0.51", "--round-to", "1", "--save-as-external-data", "-q")
+    assert run("sweep", MLP, "--to", tmp_path, *given)[0] == 0
+    for goal in (0.9, 0.51):
+        out = tmp_path / f"digits_mlp-size{goal}.onnx"
+        both = out.stat().st_size + out.with_name(f"{out.name}.data").stat().st_size
+        assert 0.98 * goal < both / MLP.stat().st_size <= goal
 
 
 @pytest.mark.parametrize("location", ["m.onnx.data", "m.onnx_data"])

@@ -65,11 +65,12 @@ def test_blocks_go_in_a_sweep_too():
     assert gone[0] < gone[1]
 
 
-def test_what_is_out_of_reach_is_a_point_without_a_model():
+def test_what_is_out_of_reach_is_a_point_with_the_best_there_is():
     model = models.mlp()
     points = list(onnxprune.sweep(model, "macs=0.01,0.7", calibration=models.data(model, 60), **GIVEN))
-    assert points[0].result is None
     assert "ask for that or more" in str(points[0].failure)
+    assert not points[0].result.report.targets[0].reached
+    assert total_macs(Graph(points[0].result.model)) / total_macs(Graph(model)) <= points[0].failure.reachable
     assert points[1].failure is None
     assert total_macs(Graph(points[1].result.model)) <= 0.7 * total_macs(Graph(model))
 
@@ -202,21 +203,34 @@ def test_json_of_a_sweep(tmp_path):
     assert result.exit_code == 3
     found = json.loads(result.stdout)
     assert [p["targets"][0]["reached"] for p in found["points"]] == [True, True, True, False]
-    assert [p["output"] for p in found["points"]][1::2] == [str(tmp_path / "digits_mlp-macs0.3.onnx"), None]
+    outs = [str(tmp_path / f"digits_mlp-macs{value}.onnx") for value in (0.7, 0.3, 0.15, 0.001)]
+    assert [p["output"] for p in found["points"]] == outs
     assert found["points"][0]["after"]["bytes"] == (tmp_path / "digits_mlp-macs0.7.onnx").stat().st_size
     assert "ask for that or more" in found["points"][3]["error"]
     assert 0 < found["points"][3]["reachable"] < 0.1
-    assert found["knee"] in [p["output"] for p in found["points"][:3]]
+    assert found["knee"] in outs
     assert found["picture"] == str(tmp_path / "digits_mlp-pareto.svg")
 
 
 def test_what_is_out_of_reach_is_a_row_and_exit_code_3(tmp_path):
     result = run(MLP, "--to", tmp_path, "--targets", "macs=0.001,0.5", *FAST)
     assert result.exit_code == 3
-    assert re.search(r"^ macs=0.001 .* out of reach: 0.0\d\d$", result.stdout, re.MULTILINE)
+    assert re.search(r"^ macs=0.001 +0.0\d\d .* out of reach$", result.stdout, re.MULTILINE)
     assert "macs=0.001: the target is 0.1% of the original" in result.stdout
     assert "error: 1 of 2 targets can't be reached: the target is 0.1%" in result.stderr
-    assert [p.name for p in tmp_path.glob("*.onnx")] == ["digits_mlp-macs0.5.onnx"]
+    left = {p.name: total_macs(Graph(onnx.load(p))) / 17024 for p in tmp_path.glob("*.onnx")}
+    assert left.keys() == {"digits_mlp-macs0.001.onnx", "digits_mlp-macs0.5.onnx"}
+    assert 0.001 < left["digits_mlp-macs0.001.onnx"] < 0.1
+
+
+def test_where_nothing_was_found_there_is_no_model(tmp_path):
+    score = tmp_path / "score.py"
+    score.write_text(f"import os\ndef score(path): return float(os.path.getsize(path) > {MLP.stat().st_size - 100})\n")
+    result = run(MLP, "--to", tmp_path / "out", "--targets", "drop=0.1", *FAST, "--eval", f"{score}:score")
+    assert result.exit_code == 3, result.output
+    assert re.search(r"^ drop=0.1 +– .* out of reach$", result.stdout, re.MULTILINE)
+    assert "error: 1 of 1 targets can't be reached: no pruning was found" in result.stderr
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_nothing_is_overwritten_without_force(tmp_path):
