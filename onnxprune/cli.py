@@ -1,4 +1,4 @@
-"""The command line: the only file that prints or exits.
+"""The command line: the only file that exits; it prints through `terminal` and looks ahead in `preflight`.
 
 `onnxprune IN OUT` is `onnxprune prune IN OUT`. Whatever is likely to be wrong (IN, OUT, the plan, the provider) is
 looked at before any long work. Tables and `--json` go to stdout, all else to stderr. Errors that a user can cause or
@@ -8,102 +8,38 @@ cure are one sentence and an exit code (see `errors`); a traceback means a bug.
 from __future__ import annotations
 
 import errno
-import json
-import math
 import os
 import sys
-import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from rich import progress as rich_progress
-from rich.console import Console, RenderableType
 
 import onnxprune
-from onnxprune import search, tables
-from onnxprune.calibration import LABELS, Preprocessing
-from onnxprune.errors import BudgetError, DataError, ModelError, OnnxPruneError, OutputError, UsageError
-from onnxprune.files import Model, beside, load, on_disk
+from onnxprune import tables
+from onnxprune.errors import BudgetError, DataError, OnnxPruneError, OutputError
+from onnxprune.files import Model, beside, on_disk
 from onnxprune.methods import catalogue
 from onnxprune.options import COMPARE, HEADS, IN, JSON, PATH, PRUNE, SHAPES, SWEEP, VERBOSE, Sectioned, write_sections
-from onnxprune.plan import Plan
-from onnxprune.report import Report, Target
-from onnxprune.run import Progress
-from onnxprune.runtime import Runtime, provider
-from onnxprune.sweep import Point, expanded, knee, picture
-
-WIDE = 140  # columns of a table where there is no terminal to ask
-
-
-# ---------------------------------------------------------------------------------------------- printing
-
-
-def _console(*, err: bool = False) -> Console:
-    """Colour on terminals only, whatever the environment says; text is never markup."""
-    stream = sys.stderr if err else sys.stdout
-    terminal = stream.isatty()
-    width = None if terminal else WIDE
-    return Console(file=stream, force_terminal=terminal, width=width, markup=False, highlight=False, emoji=False)
-
-
-def _name_width(verbose: bool) -> int:
-    """Characters of a name that fit into the tables of `inspect`."""
-    return tables.WHOLE if verbose else tables.NAME if _console().width >= 110 else 24
-
-
-def _show(*parts: RenderableType) -> None:
-    console = _console()
-    with console.capture() as captured:
-        for part in parts:
-            console.print(part, soft_wrap=isinstance(part, str))
-    click.echo("\n".join(line.rstrip() for line in captured.get().split("\n")), nl=False, color=True)
-
-
-def _say(kind: str, text: str) -> None:
-    """One line on stderr: `error: …` or `warning: …`."""
-    console = _console(err=True)
-    console.print(f"{kind}:", style="bold red" if kind == "error" else "bold yellow", end=" ")
-    console.print(text, soft_wrap=True)
-
-
-def _show_json(values: Mapping[str, Any]) -> None:
-    click.echo(json.dumps(_finite(dict(values)), indent=2, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """The value with null for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if isinstance(value, np.generic):
-        return _finite(value.item())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def _working(*, bars: bool) -> Iterator[Progress]:
-    """Progress bars on stderr, if wanted and if it is a terminal. What users' own code prints goes to stderr too."""
-    with redirect_stdout(sys.stderr):
-        if not (bars and sys.stderr.isatty()):
-            yield lambda stage, done, total: None
-            return
-        with rich_progress.Progress(console=_console(err=True), transient=True) as shown:
-            tasks: dict[str, Any] = {}
-
-            def update(stage: str, done: int, total: int) -> None:
-                if stage not in tasks:
-                    tasks[stage] = shown.add_task(stage, total=total)
-                shown.update(tasks[stage], completed=done, total=total)
-
-            yield update
-
+from onnxprune.preflight import (
+    check_source,
+    data_name,
+    is_labelled,
+    options_of,
+    preprocessing_of,
+    ready_to_prune,
+    ready_to_sweep,
+    runtime_of,
+    same_file,
+    shapes_of,
+)
+from onnxprune.report import Report
+from onnxprune.runtime import provider
+from onnxprune.sweep import Point, knee, picture
+from onnxprune.terminal import name_width, say, show, show_json, working
 
 # ---------------------------------------------------------------------------------------------- commands
 
@@ -127,10 +63,10 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            _say("error", "interrupted; nothing was written.")
+            say("error", "interrupted; nothing was written.")
             ctx.exit(130)
         except click.UsageError as error:
-            _say("error", error.format_message())
+            say("error", error.format_message())
             path = error.ctx.command_path if error.ctx else ctx.command_path
             click.echo(f"Try '{path} --help'.", err=True)
             ctx.exit(2)
@@ -153,7 +89,7 @@ class Commands(click.Group):
 def _fail(ctx: click.Context, message: str, code: int) -> None:
     if ctx.meta.get("verbose") and code not in (2, 3):
         click.echo(traceback.format_exc(), err=True, nl=False)
-    _say("error", message if message.endswith(".") else f"{message}.")
+    say("error", message if message.endswith(".") else f"{message}.")
     ctx.exit(code)
 
 
@@ -183,8 +119,8 @@ def main() -> None:
 @PRUNE
 def prune(source: Path, out: Path | None, **given: Any) -> None:
     """Prune IN and write the result to OUT, which has the same inputs and outputs."""
-    plan, failure = _prepared(source, out, given), None
-    with _working(bars=not given["quiet"]) as progress:
+    plan, failure = ready_to_prune(source, out, given), None
+    with working(bars=not given["quiet"]) as progress:
         try:
             result = onnxprune.prune(
                 source,
@@ -193,8 +129,8 @@ def prune(source: Path, out: Path | None, **given: Any) -> None:
                 retrain=given["retrain"],
                 plan=plan,
                 progress=progress,
-                beside=_data_name([out or source], source, given),
-                **_common(given),
+                beside=data_name([out or source], source, given),
+                **options_of(given),
             )
         except BudgetError as error:
             if error.result is None:
@@ -209,7 +145,7 @@ def prune(source: Path, out: Path | None, **given: Any) -> None:
     report = _with_files(result.report, source, written)
     _warn(report, given["quiet"])
     if given["as_json"]:
-        _show_json(_facts(source, written, given["seed"]) | report.json() | _shortfall(failure))
+        show_json(_facts(source, written, given["seed"]) | report.json() | _shortfall(failure))
     elif not given["quiet"]:
         _show_report(report, source, written, given)
     if failure is not None:
@@ -225,13 +161,13 @@ def sweep_(source: Path, to: Path, targets: tuple[str, ...], **given: Any) -> No
     \b
     onnxprune sweep model.onnx --to models --targets macs=0.8,0.6,0.4
     """
-    outs, drawing = _prepared_sweep(source, to, targets, given)
+    outs, drawing = ready_to_sweep(source, to, targets, given)
     points: list[Point] = []
     interrupted = False
-    with _working(bars=not given["quiet"]) as progress:
+    with working(bars=not given["quiet"]) as progress:
         try:
-            data = _data_name(list(outs.values()), source, given)
-            for point in onnxprune.sweep(source, targets, progress=progress, beside=data, **_common(given)):
+            data = data_name(list(outs.values()), source, given)
+            for point in onnxprune.sweep(source, targets, progress=progress, beside=data, **options_of(given)):
                 if point.result is not None:
                     out = outs[point.target]
                     point.result.save(out, external=given["save_as_external_data"] or None)
@@ -253,13 +189,13 @@ def sweep_(source: Path, to: Path, targets: tuple[str, ...], **given: Any) -> No
         facts = {"onnxprune": onnxprune.__version__, "input": str(source), "seed": given["seed"]}
         rows = [{"output": name} | _row(point) for name, point in zip(names, points, strict=True)]
         drawn = str(drawing) if made else None
-        _show_json(facts | {"points": rows, "knee": None if best is None else names[best], "picture": drawn})
+        show_json(facts | {"points": rows, "knee": None if best is None else names[best], "picture": drawn})
     elif not given["quiet"] and points:
-        _show("", tables.sweep(points, best, source.name))
-        _show(*(f"{p.target.kind}={p.target.value:g}: {p.failure}." for p in points if p.failure))
-        _show(f"Written to {to}: {len(made)} models" + (f" and {drawing.name}." if made else "."))
+        show("", tables.sweep(points, best, source.name))
+        show(*(f"{p.target.kind}={p.target.value:g}: {p.failure}." for p in points if p.failure))
+        show(f"Written to {to}: {len(made)} models" + (f" and {drawing.name}." if made else "."))
     if interrupted:
-        _say("error", f"interrupted; {len(made)} of {len(outs)} models were written to {to}.")
+        say("error", f"interrupted; {len(made)} of {len(outs)} models were written to {to}.")
         click.get_current_context().exit(130)
     failures = [point.failure for point in points if point.failure is not None]
     if failures:
@@ -279,26 +215,26 @@ def _row(point: Point) -> dict[str, Any]:
 @VERBOSE
 def inspect(source: Path, as_json: bool, verbose: bool, **given: Any) -> None:
     """List the groups of channels that can go together, what they cost, and what is left alone and why."""
-    _check_source(source)
-    found = onnxprune.inspect(source, input_shapes=_shapes(given), attention=given["attention"])
-    if unknown := sorted(set(_shapes(given)) - set(found.inputs)):
+    check_source(source)
+    found = onnxprune.inspect(source, input_shapes=shapes_of(given), attention=given["attention"])
+    if unknown := sorted(set(shapes_of(given)) - set(found.inputs)):
         raise DataError(f"a shape is given for {unknown[0]}, but the model takes {', '.join(found.inputs)}.")
     if as_json:
-        _show_json({"model": str(source)} | found.json())
+        show_json({"model": str(source)} | found.json())
         return
-    width = _name_width(verbose)
-    _show(tables.summary(found))
+    width = name_width(verbose)
+    show(tables.summary(found))
     if found.groups:
-        _show(tables.structure(found, width))
-        _show("MACs and params: the share of the model that goes with the whole group; shares overlap.")
+        show(tables.structure(found, width))
+        show("MACs and params: the share of the model that goes with the whole group; shares overlap.")
         if any(g.stream for g in found.groups):
-            _show("stream: the sum of several layers' outputs, as in a residual network; see --streams.")
+            show("stream: the sum of several layers' outputs, as in a residual network; see --streams.")
         if any(g.dims for g in found.groups):
-            _show("dims: dims of attention heads, which lose equally many; --attention heads lists whole heads.")
+            show("dims: dims of attention heads, which lose equally many; --attention heads lists whole heads.")
     else:
-        _show("No group of channels can be removed.")
+        show("No group of channels can be removed.")
     if found.left_alone:
-        _show(tables.untouched(found.left_alone, width))
+        show(tables.untouched(found.left_alone, width))
 
 
 @main.command(cls=Sectioned, short_help="Two models side by side.")
@@ -308,29 +244,29 @@ def inspect(source: Path, as_json: bool, verbose: bool, **given: Any) -> None:
 def compare(before: Path, after: Path, as_json: bool, verbose: bool, **given: Any) -> None:
     """Compare what A and B weigh, how long they take, and how alike they answer."""
     for path in (before, after):
-        _check_source(path)
+        check_source(path)
     provider(given["provider"])
     data, evaluate = given["data"], given["evaluate"]
-    if evaluate is None and data is not None and _is_labelled(data, before):
+    if evaluate is None and data is not None and is_labelled(data, before):
         data, evaluate = None, data
-    with _working(bars=False):
+    with working(bars=False):
         found = onnxprune.compare(
             before,
             after,
             data,
             eval=evaluate,
-            preprocessing=_preprocessing(given),
+            preprocessing=preprocessing_of(given),
             samples=given["samples"],
-            input_shapes=_shapes(given),
-            runtime=_runtime(given),
+            input_shapes=shapes_of(given),
+            runtime=runtime_of(given),
             batch=given["batch"],
         )
     if found.fidelity.data == "synthetic":
-        _say("warning", "no data: the models were compared on synthetic inputs, which says little; pass --data.")
+        say("warning", "no data: the models were compared on synthetic inputs, which says little; pass --data.")
     if as_json:
-        _show_json({"a": str(before), "b": str(after)} | found.json())
+        show_json({"a": str(before), "b": str(after)} | found.json())
     else:
-        _show(tables.comparison(found, ("A", "B") if before.name == after.name else (before.name, after.name)))
+        show(tables.comparison(found, ("A", "B") if before.name == after.name else (before.name, after.name)))
 
 
 @main.command("methods")
@@ -339,155 +275,9 @@ def list_methods(as_json: bool) -> None:
     """List every method: what it does, and the paper it comes from."""
     if as_json:
         fields = ("name", "summary", "needs", "reconstruct", "paper")
-        _show_json({"methods": [{name: getattr(m, name) for name in fields} for m in catalogue()]})
+        show_json({"methods": [{name: getattr(m, name) for name in fields} for m in catalogue()]})
     else:
-        _show(tables.catalogue(catalogue()))
-
-
-# ---------------------------------------------------------------------------------------------- before a run
-
-
-def _prepared(source: Path, out: Path | None, given: Mapping[str, Any]) -> Plan | None:
-    """Look at all that could be wrong before any long work; gives the plan to be carried out, if there is one."""
-    if out is None and not given["dry_run"]:
-        raise UsageError("where to? Give OUT.onnx after IN.onnx, or --dry-run to write nothing.")
-    if given["plan"] and given["target"]:
-        raise UsageError("a plan already says what goes: leave out --target, or --plan.")
-    if given["save_plan"] and (given["iterations"] > 1 or given["retrain"]):
-        raise UsageError("a plan holds one step: leave out --save-plan, or --iterations and --retrain.")
-    search.parse_targets(given["target"])
-    _preprocessing(given)
-    _check_source(source)
-    if out is not None and not given["dry_run"]:
-        _check_out(out, source, given["force"])
-        _check_data(out, source, given)
-    if given["save_plan"]:
-        if _same(given["save_plan"], source) or (out is not None and _same(given["save_plan"], out)):
-            raise OutputError(f"{given['save_plan']} is a model: give --save-plan another name")
-        _check_out(given["save_plan"], source, given["force"])
-    provider(given["provider"])
-    return Plan.load(given["plan"]) if given["plan"] else None
-
-
-def _prepared_sweep(
-    source: Path, to: Path, targets: Sequence[str], given: Mapping[str, Any]
-) -> tuple[dict[Target, Path], Path]:
-    """The same for a sweep; gives the files that are to be written: one for each target, and the picture."""
-    wanted = expanded(targets)
-    _preprocessing(given)
-    _check_source(source)
-    provider(given["provider"])
-    if to.exists() and not to.is_dir():
-        raise OutputError(f"{to} is not a folder; give --to a folder for the models.")
-    outs = {t: to / f"{source.stem}-{t.kind}{t.value:g}.onnx" for t in wanted}
-    drawing = to / f"{source.stem}-pareto.svg"
-    to.mkdir(parents=True, exist_ok=True)
-    for out in outs.values():
-        _check_out(out, source, given["force"])
-        _check_data(out, source, given)
-    _check_out(drawing, source, given["force"])
-    return outs, drawing
-
-
-def _common(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What all that prunes takes from the command line, as `onnxprune.prune` calls it."""
-    named = ("method", "allocate", "reconstruct", "granularity", "attention", "refine", "threshold", "blocks")
-    limits = (
-        "streams",
-        "serialize",
-        "include",
-        "exclude",
-        "keep",
-        "round_to",
-        "min_channels",
-        "batch",
-        "max_memory",
-        "seed",
-        "samples",
-    )
-    return {name: given[name] for name in (*named, *limits)} | {
-        "calibration": given["calib"],
-        "eval": given["evaluate"],
-        "preprocessing": _preprocessing(given),
-        "input_shapes": _shapes(given),
-        "runtime": _runtime(given),
-    }
-
-
-def _check_source(source: Path) -> None:
-    if source.is_file() and not os.access(source, os.R_OK):
-        raise ModelError(f"{source} can't be read: you have no permission to.")
-    if not source.exists() or source.is_dir():
-        load(source)  # says what is wrong
-
-
-def _check_out(out: Path, source: Path, force: bool) -> None:
-    """Raise OutputError if OUT can't be written, or would overwrite what nobody asked to overwrite."""
-    if out.is_dir() or (out.exists() and not out.is_file()):
-        raise OutputError(f"{out} is not a file that can be written; give the path of a new file.")
-    if _same(out, source) and not force:
-        raise OutputError(f"{out} is the input model itself; give another path, or --force to overwrite it.")
-    if os.path.lexists(out) and not force:
-        raise OutputError(f"{out} exists already; give another path, or --force to overwrite it.")
-    if not out.parent.is_dir():
-        raise OutputError(f"can't write {out}: there is no folder {out.parent}; make it first.")
-    try:
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise OutputError(f"can't write {out}: {error.strerror or error}.") from error
-
-
-def _data_name(outs: Sequence[Path], source: Path, given: Mapping[str, Any]) -> str | None:
-    """The longest name of a file that weights are written to beside a model, if they are."""
-    model = load(source)
-    names = [beside(out, model).name for out in outs] if given["save_as_external_data"] or model.data else []
-    return max(names, key=len, default=None)
-
-
-def _check_data(out: Path, source: Path, given: Mapping[str, Any]) -> None:
-    """The same for the file that weights are written to, if they are."""
-    if not source.is_file():
-        return
-    model = load(source)
-    data = beside(out, model)
-    if not (given["save_as_external_data"] or model.data) or not os.path.lexists(data):
-        return
-    if data.resolve() in model.data and not _same(out, source):
-        raise OutputError(f"{data} holds the weights of {source}; give another path to write to.")
-    if not given["force"]:
-        raise OutputError(f"{data} exists already, and weights go there; give another path, or --force.")
-
-
-def _same(a: Path, b: Path) -> bool:
-    if a.exists() and b.exists():
-        return a.samefile(b)
-    return a.resolve() == b.resolve()
-
-
-def _preprocessing(given: Mapping[str, Any]) -> Preprocessing:
-    mirror = given.get("mirror", False)
-    return Preprocessing(given["mean"], given["std"], given["layout"], given["resize"], mirror)
-
-
-def _runtime(given: Mapping[str, Any]) -> Runtime:
-    return Runtime(given["provider"], given["threads"], tuple(given["custom_ops"]))
-
-
-def _shapes(given: Mapping[str, Any]) -> dict[str, Sequence[int]]:
-    return dict(given["input_shapes"])
-
-
-def _is_labelled(data: str, model: Path) -> bool:
-    """Whether an .npz holds labels beside the model's inputs."""
-    if not data.endswith(".npz") or not Path(data).is_file():
-        return False
-    try:
-        with Path(data).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            names = set(file.files)
-    except Exception:  # damaged in any way: said when it is read
-        return False
-    return any(name in LABELS for name in names - {i.name for i in load(model).proto.graph.input})
+        show(tables.catalogue(catalogue()))
 
 
 # ---------------------------------------------------------------------------------------------- after a run
@@ -507,17 +297,17 @@ def _written(path: Path, write: Callable[[Path], object]) -> None:
 
 def _warn_of_leftovers(model: Model, out: Path) -> None:
     """Say which files a model that was overwritten doesn't read any more; another model may."""
-    if model.path is None or not _same(model.path, out):
+    if model.path is None or not same_file(model.path, out):
         return
     left = [f for f in model.data if f.exists() and f != beside(out, model).resolve()]
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        _say("warning", f"{out} doesn't read {left[0]}{more} any more: delete what no other model reads.")
+        say("warning", f"{out} doesn't read {left[0]}{more} any more: delete what no other model reads.")
 
 
 def _with_files(report: Report, source: Path, out: Path | None) -> Report:
     """The report with the sizes that the files have on disk, together with those that hold their weights."""
-    in_place = out is not None and _same(source, out)  # then the original is gone
+    in_place = out is not None and same_file(source, out)  # then the original is gone
     before = report.before if in_place else replace(report.before, bytes=on_disk(source))
     after = replace(report.after, bytes=on_disk(out)) if out is not None else report.after
     return replace(report, before=before, after=after)
@@ -526,7 +316,7 @@ def _with_files(report: Report, source: Path, out: Path | None) -> Report:
 def _warn(report: Report, quiet: bool) -> None:
     for warning in report.warnings:
         if not quiet or "synthetic" in warning:
-            _say("warning", warning)
+            say("warning", warning)
 
 
 def _facts(source: Path, out: Path | None, seed: int) -> dict[str, Any]:
@@ -540,11 +330,11 @@ def _shortfall(failure: BudgetError | None) -> dict[str, Any]:
 
 def _show_report(report: Report, source: Path, out: Path | None, given: Mapping[str, Any]) -> None:
     how = ", ".join(dict.fromkeys((report.method, report.allocate, report.reconstruct)))
-    _show("", tables.outcome(report, f"{source.name} → {out or '(dry run: nothing was written)'}   [{how}]"))
+    show("", tables.outcome(report, f"{source.name} → {out or '(dry run: nothing was written)'}   [{how}]"))
     if given["verbose"]:
         shown = [tables.depth(report.blocks)] if report.blocks else []
-        _show(*shown, tables.widths(report.groups), tables.untouched(report.left_alone))
-    _show("Go further: " + "; ".join(_hints(report, source, given)) + ".")
+        show(*shown, tables.widths(report.groups), tables.untouched(report.left_alone))
+    show("Go further: " + "; ".join(_hints(report, source, given)) + ".")
 
 
 def _hints(report: Report, source: Path, given: Mapping[str, Any]) -> list[str]:

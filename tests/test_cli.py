@@ -23,7 +23,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import onnxprune
-from onnxprune import cli, options, pipeline, tables
+from onnxprune import options, pipeline, tables, terminal
 from onnxprune.cli import main
 from onnxprune.methods import catalogue
 from onnxprune.oracle import Verdict
@@ -208,7 +208,7 @@ def test_accuracy_is_null_without_labels(out: Path) -> None:
 
 def test_json_has_no_nan() -> None:
     values = {"a": float("nan"), "b": [np.float32(1.5), float("inf")], "c": {"d": (1, None)}}
-    assert cli._finite(values) == {"a": None, "b": [1.5, None], "c": {"d": [1, None]}}
+    assert terminal.finite(values) == {"a": None, "b": [1.5, None], "c": {"d": [1, None]}}
 
 
 def test_what_users_code_prints_stays_out_of_the_json(tmp_path: Path, out: Path) -> None:
@@ -514,20 +514,20 @@ def test_bars_and_colours_on_terminals_only(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("TERM", "xterm-256color")
     for stream, quiet, drawn in ((Terminal(), False, True), (Terminal(), True, False), (io.StringIO(), False, False)):
         monkeypatch.setattr(sys, "stderr", stream)
-        with cli._working(bars=not quiet) as progress:
+        with terminal.working(bars=not quiet) as progress:
             progress("calibrate", 1, 2)
             progress("calibrate", 2, 2)
         assert ("calibrate" in stream.getvalue()) is drawn
     monkeypatch.setattr(sys, "stderr", red := Terminal())
-    cli._say("error", "no [such] file :smile: 'a'.")
+    terminal.say("error", "no [such] file :smile: 'a'.")
     assert red.getvalue().startswith("\x1b[1;31merror:")
     assert "no [such] file :smile: 'a'." in red.getvalue()
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr(sys, "stderr", plain := Terminal())
-    cli._say("error", "no.")
+    terminal.say("error", "no.")
     assert "31m" not in plain.getvalue()
     monkeypatch.setattr(sys, "stdout", Terminal())
-    assert cli._name_width(verbose=False) in (24, tables.NAME)
+    assert terminal.name_width(verbose=False) in (24, tables.NAME)
 
 
 def test_no_colours_when_piped_whatever_the_environment(out: Path) -> None:
@@ -578,7 +578,7 @@ def test_reasons_that_differ_in_a_name_stand_together() -> None:
 
 
 def _rendered(table: Any) -> str:
-    console = cli._console()
+    console = terminal.console()
     with console.capture() as captured:
         console.print(table)
     return captured.get()

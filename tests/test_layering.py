@@ -69,6 +69,8 @@ ORDER += [
     "sweep",
     "options",
     "tables",
+    "terminal",
+    "preflight",
     "cli",
 ]
 ALONE = {"onnxruntime": "runtime", "onnx_graphsurgeon": "graph", "torch": None, "tensorflow": None}
