@@ -397,33 +397,38 @@ class _Port:
 
 @dataclass(frozen=True)
 class _Places:
-    """Where every component occurs; those that occur at the same ports, equally often, are channels of one group."""
+    """Where every component occurs; those that occur at the same ports, equally often, are channels of one group.
+
+    alike: the ports [k] of each group -> its components [n] and the places [n, k] at these ports.
+    """
 
     ports: list[_Port]
-    places: dict[int, list[tuple[int, int]]]  # component -> (port, position)
-    alike: dict[tuple[int, ...], list[int]]  # ports -> components
+    alike: dict[tuple[int, ...], tuple[Ints, Ints]]
 
 
 def _locate(notes: Notes, components: Components) -> _Places:
-    """All occurrences of what isn't frozen."""
+    """All occurrences of what isn't frozen; components in the order in which they occur."""
     ports = [_Port(ids, parameter=p) for p, ids in notes.parameters.items()]
     ports += [_Port(ids, reader=index) for index, ids in notes.readers.items()]
     ports += [_Port(ids, loop=index) for index, own in notes.feedback.items() for ids in own.values()]
     ports += [_Port(ids) for ids in notes.parts]
-    places: dict[int, list[tuple[int, int]]] = defaultdict(list)  # component -> (port, position)
-    for number, port in enumerate(ports):
-        for position, component in enumerate(components.of(port.ids).ravel().tolist()):
-            if component >= 0 and component not in components.frozen:
-                places[component].append((number, position))
+    labels = [components.free(port.ids).ravel() for port in ports]
+    found = np.concatenate([np.zeros(0, np.int64), *labels])
+    numbers = np.repeat(np.arange(len(ports)), [len(own) for own in labels])
+    places = np.concatenate([np.zeros(0, np.int64), *(np.arange(len(own)) for own in labels)])
+    by_component = np.argsort(found, kind="stable")
+    by_component = by_component[np.searchsorted(found[by_component], 0) :]  # without what is frozen, or no channel
+    every, starts = np.unique(found[by_component], return_index=True)
+    spans = np.split(by_component, starts[1:]) if len(every) else []
     alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for component, where in places.items():
-        alike[tuple(number for number, _ in where)].append(component)
-    return _Places(ports, places, alike)
+    for i in np.argsort(by_component[starts]).tolist():
+        alike[tuple(numbers[spans[i]].tolist())].append(i)
+    return _Places(ports, {at: (every[own], places[np.stack([spans[i] for i in own])]) for at, own in alike.items()})
 
 
 def _uneven(ledger: Ledger, notes: Notes, components: Components) -> list[Ids]:
     """Partitions that channels of one group don't keep even, however they are labelled: their rows have to be tied."""
-    found = (_cells(ledger, components, channels)[1] for channels in _locate(notes, components).alike.values())
+    found = (_cells(ledger, components, channels)[1] for channels, _ in _locate(notes, components).alike.values())
     return [rows for rows in found if rows is not None]
 
 
@@ -432,16 +437,12 @@ def _groups(graph: Graph, ledger: Ledger, notes: Notes, components: Components) 
     located = _locate(notes, components)
     groups, names = [], set[str]()
     streams = _streams(ledger, notes)
-    for signature, channels in located.alike.items():
+    for signature, (channels, places) in located.alike.items():
         cells, _ = _cells(ledger, components, channels)
         if np.bincount(cells)[0] == 1:
-            components.frozen.update(dict.fromkeys(channels, SINGLE))
+            components.frozen.update(dict.fromkeys(channels.tolist(), SINGLE))
             continue
-        index = {
-            number: np.asarray([[p for m, p in located.places[c] if m == number] for c in channels], np.int64)
-            for number in sorted(set(signature))
-        }
-        at = [(located.ports[number], places) for number, places in index.items()]
+        at = [(located.ports[n], places[:, np.equal(signature, n)]) for n in sorted(set(signature))]
         group = _group(graph, notes, components, channels, at, cells, streams)
         if group is not None:
             groups.append(replace(group, name=fresh(group.name, names)))
@@ -462,7 +463,7 @@ def _group(
     graph: Graph,
     notes: Notes,
     components: Components,
-    channels: list[int],
+    channels: Ints,
     at: list[tuple[_Port, Ints]],
     cells: Ints,
     streams: list[Ids],
@@ -474,25 +475,27 @@ def _group(
     loops = {port.loop: index for port, index in at if port.loop is not None}
     if not reads or not members:
         return None
-    writers = tuple(i for i, y in notes.writers.items() if np.isin(components.of(y), channels).any())
+    own = np.zeros(len(components.label) + 1, bool)  # the last one is for "no channel", component -1
+    own[channels] = True
+    writers = tuple(i for i, y in notes.writers.items() if own[components.of(y)].any())
     written = {m.tensor for m in members if m.role == "writer"}
     made = [i for i in writers if not written.isdisjoint(graph.nodes[i].input)]
     first = graph.nodes[(made or writers or tuple(reads))[0]]
-    summed = any(np.isin(components.of(ids), channels).any() for ids in streams)
+    summed = any(own[components.of(ids)].any() for ids in streams)
     name = ("" if writers else "input of ") + (first.name or key(first))
-    return Group(name, np.asarray(channels, np.int64), members, writers, reads, loops, cells, len(made) > 1 and summed)
+    return Group(name, channels, members, writers, reads, loops, cells, len(made) > 1 and summed)
 
 
-def _cells(ledger: Ledger, components: Components, channels: list[int]) -> tuple[Ints, Ids | None]:
+def _cells(ledger: Ledger, components: Components, channels: Ints) -> tuple[Ints, Ids | None]:
     """Labels between which the numbers of channels must stay equal; and a partition that no labels keep even."""
-    lookup = {component: i for i, component in enumerate(channels)}
+    place = np.full(len(components.label) + 1, -1)  # the last one is for "no channel", component -1
+    place[channels] = np.arange(len(channels))
     labels = np.zeros(len(channels), np.int64)
     for rows in ledger.partitions.values():
+        found = place[components.of(rows)]
+        inside = found >= 0
         counts = np.zeros((len(channels), len(rows)), np.int64)
-        for row, ids in enumerate(components.of(rows).tolist()):
-            for component in ids:
-                if component in lookup:
-                    counts[lookup[component], row] += 1
+        np.add.at(counts, (found[inside], np.nonzero(inside)[0]), 1)
         if (counts == counts[:, :1]).all():
             continue
         apart = np.count_nonzero(counts, axis=1) == 1

@@ -2,6 +2,8 @@
 
 python tools/bench.py                               elimination, as multiples of one float64 matrix product
 python tools/bench.py --model M.onnx --calib C.npz  a whole run, as a multiple of one plain pass over the same samples
+python tools/bench.py --shape resnet18 --samples 64 a whole run on made-up images and random weights, on one processor:
+                                                    processor seconds by stage, and peak memory
 """
 
 import resource
@@ -9,10 +11,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 
 import click
 import numpy as np
+import shapes
 
 import onnxprune
 from onnxprune.calibration import PLAIN
@@ -72,15 +75,60 @@ def whole_run(model: Path, calib: Path, samples: int, target: str, repeats: int)
     click.echo(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 
 
+class Stopwatch:
+    """Processor seconds by stage, as progress tells them: between two reports they are those of the second one's."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = process_time()
+
+    def __call__(self, stage: str, done: int = 0, total: int = 0) -> None:
+        """Everything since the last report belongs to this stage."""
+        now = process_time()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
+        self.last = now
+
+
+def random_weights(shape: str, samples: int, target: str, fold: bool, allocate: str) -> None:
+    """A run on a well-known architecture."""
+    watch = Stopwatch()
+    options = {"runtime": Runtime(threads=1), "measure_latency": False, "allocate": allocate}
+    model = shapes.build(shape, fold)
+    watch("build")
+    found = onnxprune.prune(model, target=target, samples=samples, progress=watch, **options).report.fidelity
+    watch("verify")
+    total = sum(seconds for stage, seconds in watch.seconds.items() if stage != "build")
+    parts = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in watch.seconds.items() if stage != "build")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    click.echo(f"{shape}, {samples} samples, {target}, {allocate}: {total:.1f} s ({parts}), peak {peak:.2f} GB")
+    click.echo(f"relative change of the answers {found.relative_error:.4f}")
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="Small sizes and a 1024³ product: seconds rather than a minute.")
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1), help="Median of so many runs.")
 @click.option("--model", type=Path, help="Time a whole run on this model instead.")
 @click.option("--calib", type=Path, help="Its calibration data.")
+@click.option("--shape", type=click.Choice(list(shapes.SHAPES)), help="Time a run on such a network instead.")
+@click.option("--fold", is_flag=True, help="Its convolutions have biases, and no BatchNormalization follows.")
+@click.option("--allocate", default="dp", show_default=True)
 @click.option("--samples", default=1000, show_default=True)
 @click.option("--target", default="macs=0.5", show_default=True)
-def main(quick: bool, repeats: int, model: Path | None, calib: Path | None, samples: int, target: str) -> None:
+def main(
+    quick: bool,
+    repeats: int,
+    model: Path | None,
+    calib: Path | None,
+    shape: str | None,
+    fold: bool,
+    allocate: str,
+    samples: int,
+    target: str,
+) -> None:
     """Time every benchmark next to a reference, taking turns so that both see the same machine."""
+    if shape is not None:
+        random_weights(shape, samples, target, fold, allocate)
+        return
     if model is not None:
         if calib is None:
             raise click.UsageError("--model needs --calib")
