@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
+from typing import Any
 
 import click
 import numpy as np
@@ -92,7 +93,7 @@ class Stopwatch:
 def random_weights(shape: str, samples: int, target: str, fold: bool, allocate: str) -> None:
     """A run on a well-known architecture."""
     watch = Stopwatch()
-    options = {"runtime": Runtime(threads=1), "measure_latency": False, "allocate": allocate}
+    options: dict[str, Any] = {"runtime": Runtime(threads=1), "measure_latency": False, "allocate": allocate}
     model = shapes.build(shape, fold)
     watch("build")
     found = onnxprune.prune(model, target=target, samples=samples, progress=watch, **options).report.fidelity

@@ -1,4 +1,4 @@
-"""Well-known architectures with random weights, in what matters for time: `tools/bench.py`.
+"""Well-known architectures with random weights, to time whole runs on (`tools/bench.py`).
 
 Convolutions are followed by BatchNormalization (folded with `fold`), weights are He-initialised. Each takes images
 [N, 3, 224, 224] and gives 1000 scores.
