@@ -1,8 +1,9 @@
 """Graphs inside of nodes: what they read from outside, and what they come to where a constant decides.
 
 A body that runs or doesn't, or runs many times, isn't looked into: what it reads of the graphs around it stays. The
-exceptions are an If whose condition is a constant, as exporters write them for what was decided in Python, and a short
-Loop whose number of iterations is one, as they write them for arithmetic with shapes. A `Graph` lists the nodes of the
+exceptions are an If whose condition is a constant or follows from sizes that never change, as exporters write them for
+what was decided in Python, and a short Loop whose number of iterations is one, as they write them for lists and
+arithmetic with shapes. A `Graph` lists the nodes of the
 chosen body in the place of the If (`chosen`), all iterations in that of the Loop (`unrolled`), and a pruned model is
 written that way. Iterations share their constants.
 """
@@ -66,32 +67,34 @@ def unrolled(
 ) -> list[NodeProto]:
     """The nodes that a Loop of `count` iterations stands for; `name` makes a name that isn't taken.
 
-    `values` are those of constants around it. Raises ValueError for a body that may stop the loop, hands on sequences
-    or has a sparse constant, and for one that would become too many nodes.
+    `values` are those of constants around it. Raises ValueError for a body that may stop the loop, hands on what
+    Identity doesn't or has a sparse constant, and for one that would become too many nodes.
     """
     body = next(a.g for a in node.attribute if a.name == "body")
     stored = _stored(body)
     known = {**values, **stored}
     (step, go, *states), (on, *_) = ([value.name for value in side] for side in (body.input, body.output))
     fits = count <= ITERATIONS and count * _size(body) <= NODES and (count > 0 or len(node.output) == len(states))
-    plain = not body.sparse_initializer and all(i.type.HasField("tensor_type") for i in body.input)
+    kinds = ("tensor_type", "sequence_type") if opset >= 14 else ("tensor_type",)
+    plain = not body.sparse_initializer and all(i.type.WhichOneof("value") in kinds for i in body.input)
     if not fits or not plain or not _always(body, on, go, known):
         raise ValueError(node.op_type)
+    ranks = [len(i.type.tensor_type.shape.dim) for i in body.input[:2]]
     shared = {old: name(old) for old in [*stored, go]}
     changing = sorted(own_names(body) - {*shared, *states})
     fixed, steps = ([n for n in body.node if (n.op_type == "Constant") == same] for same in (True, False))
-    nodes = [*_constants(body.initializer, shared), *_copies(fixed, shared, name), _scalar(shared[go], True)]
+    nodes = [*_constants(body.initializer, shared), *_copies(fixed, shared, name), _number(shared[go], True, ranks[1])]
     carried, seen = list(node.input[2:]), list[list[str]]()
     for number in range(count):
         renamed = shared | dict(zip(states, carried, strict=True)) | {old: name(old) for old in changing}
-        nodes.append(_scalar(renamed[step], number))
+        nodes.append(_number(renamed[step], number, ranks[0]))
         nodes += _copies(steps, renamed, name)
         made = [renamed.get(o.name, o.name) for o in body.output[1:]]
         carried = made[: len(states)]
         seen.append(made[len(states) :])
     nodes += _ends(carried, node.output[: len(states)])
-    for parts, stacked in zip(zip(*seen, strict=True), node.output[len(states) :], strict=False):
-        nodes += _stack(parts, stacked, name, opset) if stacked else []
+    for parts, rows in zip(zip(*seen, strict=True), node.output[len(states) :], strict=False):
+        nodes += stacked(parts, rows, name, opset) if rows else []
     return nodes
 
 
@@ -123,19 +126,21 @@ def _size(body: GraphProto) -> int:
     return sum(1 + sum(map(_size, subgraphs(node))) for node in body.node)
 
 
-def _scalar(name: str, value: int) -> NodeProto:
-    """A constant, an integer or a truth value."""
-    array = np.asarray(value, bool if isinstance(value, bool) else np.int64)
+def _number(name: str, value: int, rank: int) -> NodeProto:
+    """A constant of one element, an integer or a truth value."""
+    array = np.full([1] * rank, value, bool if isinstance(value, bool) else np.int64)
     return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array))
 
 
-def _stack(parts: Iterable[str], output: str, name: Callable[[str], str], opset: int) -> list[NodeProto]:
-    """What every iteration gave, along a new first axis."""
+def stacked(
+    parts: Iterable[str], output: str, name: Callable[[str], str], opset: int, axis: int = 0
+) -> list[NodeProto]:
+    """Nodes that join values along a new axis."""
     rows = {name(f"{output}_row"): part for part in parts}
-    join = helper.make_node("Concat", list(rows), [output], axis=0)
+    join = helper.make_node("Concat", list(rows), [output], axis=axis)
     if opset < 13:
-        return [*(helper.make_node("Unsqueeze", [part], [row], axes=[0]) for row, part in rows.items()), join]
-    axes = helper.make_node("Constant", [], [name(f"{output}_axes")], value_ints=[0])
+        return [*(helper.make_node("Unsqueeze", [part], [row], axes=[axis]) for row, part in rows.items()), join]
+    axes = helper.make_node("Constant", [], [name(f"{output}_axes")], value_ints=[axis])
     return [axes, *(helper.make_node("Unsqueeze", [part, *axes.output], [row]) for row, part in rows.items()), join]
 
 

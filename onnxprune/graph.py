@@ -32,6 +32,7 @@ from onnxprune import contrib
 from onnxprune.bodies import chosen, constant, inner_names, outer_names, subgraphs, unrolled
 from onnxprune.errors import ModelError
 from onnxprune.files import Model
+from onnxprune.sequences import READING, Sequences
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -92,11 +93,11 @@ def constants(initializers: Iterable[str], nodes: Iterable[NodeProto]) -> set[st
     return known
 
 
-def decided(node: NodeProto, static: Container[str]) -> bool:
-    """Whether a node is an If of a constant condition, or a Loop of a constant number of iterations."""
+def decided(node: NodeProto, fixed: Container[str]) -> bool:
+    """Whether a node is an If of a condition, or a Loop of a number of iterations, that no input changes."""
     if node.domain not in STANDARD or node.op_type not in ("If", "Loop"):
         return False
-    return node.input[0] in static and (node.op_type == "If" or not node.input[1] or node.input[1] in static)
+    return node.input[0] in fixed and (node.op_type == "If" or not node.input[1] or node.input[1] in fixed)
 
 
 def names(graph: GraphProto, nodes: Iterable[NodeProto]) -> set[str]:
@@ -191,36 +192,57 @@ class Graph:
         """All nodes in the order of the file, which ONNX requires to be topological; merged ones taken apart."""
         nodes = list(self.model.graph.node)
         static = constants(self.initializers, nodes)
-        if not any(contrib.merged(node, static) or decided(node, static) for node in nodes):
+        branches = any(node.op_type in ("If", "Loop") for node in nodes)
+        if not branches and not any(contrib.merged(node, static) or node.op_type in READING for node in nodes):
             return nodes
+        others = ((2, 2), (2, 1), (1, 2)) if self.symbolic else ((1, 1),)
+        for batch, factor in others if branches else ():
+            try:
+                other = self._inference(self.input_shapes(batch, factor), PLACEHOLDERS[1])
+                return self._apart(nodes, set(static), other)
+            except ModelError:
+                continue
+        return self._apart(nodes, static, None)
+
+    def _apart(self, nodes: list[NodeProto], static: set[str], other: _Inference | None) -> list[NodeProto]:
+        """The nodes with the parts of those that stand for several, and the bodies that sizes or constants choose.
+
+        `other` gets to know sizes beside ours, so that what is the same for both doesn't depend on symbolic dimensions.
+        """
         plain: list[NodeProto] = []
-        walk = _Inference(self, self._input_types(self.input_shapes()), PLACEHOLDERS[0])
+        walk = self._inference(self.input_shapes(), PLACEHOLDERS[0])
         taken = names(self.model.graph, nodes)
+        sequences = Sequences(walk.values, lambda like: fresh(like, taken), self.opset)
+        fixed, compared = set(static), set[str]()
         waiting = nodes[::-1]
         while waiting:
             node = waiting.pop()
-            parts = self._apart(node, walk, static, taken)
+            parts = self._parts(node, walk, static, fixed, sequences)
             if parts[0] is not node:
                 waiting += parts[::-1]
                 continue
+            plain.append(node)
+            walk.visit(node)
+            if other:
+                other.visit(node)
+                fixed.update(_agreed(node, walk, other, fixed, compared))
             if foreseeable(node, static):
                 static.update(name for name in node.output if name)
-            walk.visit(node)
-            plain.append(node)
-        return plain
+                fixed.update(name for name in node.output if name)
+        return sequences.needed(plain, self.outputs)
 
-    def _apart(self, node: NodeProto, walk: _Inference, static: set[str], taken: set[str]) -> list[NodeProto]:
+    def _parts(
+        self, node: NodeProto, walk: _Inference, static: set[str], fixed: set[str], sequences: Sequences
+    ) -> list[NodeProto]:
         """What stands in the place of a node: those that it merges, the body that is chosen, or all iterations."""
-
-        def name(like: str) -> str:
-            return fresh(like, taken)
-
-        if not decided(node, static):
-            return contrib.apart(node, walk.types, static, self.opset, name)
+        name = sequences.name
+        if not decided(node, fixed):
+            parts = contrib.apart(node, walk.types, static, self.opset, name)
+            return sequences.apart(node) if parts[0] is node else parts
         try:
             if node.op_type == "If":
                 return chosen(node, bool(walk.values[node.input[0]]), name)
-            count = int(walk.values[node.input[0]]) if walk.values.get(node.input[1], True) else 0
+            count = walk.values[node.input[0]].item() if walk.values.get(node.input[1], True) else 0
             values = {
                 x: self.array(x) if x in self.initializers else walk.values[x] for x in self.reads(node) if x in static
             }
@@ -372,7 +394,10 @@ class Graph:
         return self._infer(self.input_shapes(batch, factor), placeholder)
 
     def _infer(self, inputs: Mapping[str, Shape], placeholder: int = PLACEHOLDERS[0]) -> Probe:
-        return _Inference(self, self._input_types(inputs), placeholder).run()
+        return self._inference(inputs, placeholder).run()
+
+    def _inference(self, inputs: Mapping[str, Shape], placeholder: int) -> _Inference:
+        return _Inference(self, self._input_types(inputs), placeholder)
 
     def _input_types(self, inputs: Mapping[str, Shape]) -> dict[str, TypeProto]:
         types = {value.name: value.type for value in self.inputs}
@@ -539,6 +564,21 @@ class _Inference:
                 return inferred
             return onnx.helper.make_tensor_type_proto(declared.tensor_type.elem_type, None)
         return onnx.helper.make_tensor_type_proto(declared.tensor_type.elem_type, dims)
+
+
+def _agreed(node: NodeProto, one: _Inference, two: _Inference, fixed: set[str], compared: set[str]) -> set[str]:
+    """Which small values that a node makes are the same whatever the symbolic sizes are: they are in both inferences.
+
+    A comparison of sizes can come out alike for both by chance: it tells only where what it compares is fixed. What is
+    made of others is added to `compared`.
+    """
+    computed = all(name in fixed for name in node.input if name)
+    faithful = node.op_type in FAITHFUL and compared.isdisjoint(node.input)
+    if not (computed or faithful or node.op_type in ("Shape", "Size")):
+        compared.update(name for name in node.output if name)
+        return set()
+    known = (name for name in node.output if name in one.values and name in two.values)
+    return {name for name in known if np.array_equal(one.values[name], two.values[name])}
 
 
 def _told(t: TypeProto) -> bool:

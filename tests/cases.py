@@ -2687,6 +2687,50 @@ case("loop_of_a_constant_number", X, "float[N,2,8,8] y", """
     y = Conv(l, w2)
 """, w1=(6, 3, 1, 1), k=(6, 1, 1), times=np.asarray(2), yes=np.asarray(True), w2=(2, 6, 1, 1))  # fmt: skip
 
+case("if_that_a_size_decides", "float[N,4,6] x", "float[N,4,3] y", """
+    a = MatMul(x, w1)
+    u = Unsqueeze(a, one)
+    s = Shape(u)
+    n = Gather<axis=0>(s, one)
+    c = Equal(n, one)
+    b = If(c) <then_branch = t () => (float[N,4,8] q) { q = Squeeze(u, one) },
+               else_branch = e () => (float[N,1,4,8] q) { q = Identity(u) }>
+    y = MatMul(b, w2)
+""", w1=(6, 8), one=[1], w2=(8, 3))  # fmt: skip
+
+case("sequence_of_a_loop", "float[N,5,6] x", "float[N,1,3] y, float[N,4,2] z", """
+    a = MatMul(x, w1)
+    none = SequenceEmpty()
+    parts = Loop(times, yes, none) <body = g (int64[1] i, bool go, seq(float[N,M,8]) s) => (
+        bool go_on, seq(float[N,M,8]) t) {
+            low = Gather<axis=0>(places, i)
+            j = Add(i, one)
+            high = Gather<axis=0>(places, j)
+            p = Slice(a, low, high, one)
+            go_on = Identity(yes)
+            t = SequenceInsert(s, p) }>
+    rest = Slice(a, one, five, one)
+    all = SequenceInsert(parts, rest)
+    first = SequenceAt(all, zero)
+    last = SequenceAt(all, minus)
+    y = MatMul(first, w2)
+    z = MatMul(last, w3)
+""", w1=(6, 8), times=[1], yes=np.asarray(True), places=[0, 1], one=[1], five=[5], zero=np.asarray(0),
+    minus=np.asarray(-1), w2=(8, 3), w3=(8, 2))  # fmt: skip
+
+case("sequences_joined", "float[N,6] x", "float[N,3] y, float[N,2,2] z, int64 n", """
+    a = MatMul(x, w1)
+    b = MatMul(x, w2)
+    s = SequenceConstruct(a, b)
+    t = SequenceInsert(s, b, zero)
+    u = SequenceErase(t, two)
+    c = ConcatFromSequence<axis=1>(u)
+    d = ConcatFromSequence<axis=1, new_axis=1>(u)
+    y = MatMul(c, w3)
+    z = MatMul(d, w4)
+    n = SequenceLength(t)
+""", w1=(6, 8), w2=(6, 8), zero=np.asarray(0), two=np.asarray(2), w3=(16, 3), w4=(8, 2))  # fmt: skip
+
 case("loop_body", X + ", int64 times", "float[N,2,8,8] y", """
     a = Conv(x, w1)
     b = Conv(a, w2)

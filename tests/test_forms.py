@@ -103,12 +103,16 @@ def converted(model: ModelProto, elem_type: int) -> ModelProto:
         for tensor in graph.initializer:
             cast(tensor)
         for value in (*graph.input, *graph.output, *graph.value_info):
-            if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-                value.type.tensor_type.elem_type = elem_type
+            sequence = value.type.HasField("sequence_type")
+            tensor = (value.type.sequence_type.elem_type if sequence else value.type).tensor_type
+            if tensor.elem_type == TensorProto.FLOAT:
+                tensor.elem_type = elem_type
         for node in graph.node:
             if node.op_type == "ConstantOfShape" and not node.attribute:
                 zero = helper.make_tensor("value", TensorProto.FLOAT, [1], [0])
                 node.attribute.append(helper.make_attribute("value", zero))
+            if node.op_type == "SequenceEmpty":
+                node.attribute.append(helper.make_attribute("dtype", elem_type))
             for a in node.attribute:
                 if a.type == AttributeProto.TENSOR and not kept.intersection(node.output):
                     cast(a.t)

@@ -15,6 +15,7 @@ ORDER = [
     "files",
     "contrib",
     "bodies",
+    "sequences",
     "graph",
     "ids",
     "ops",

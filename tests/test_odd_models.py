@@ -138,6 +138,16 @@ def test_an_if_of_a_constant_condition_is_looked_through():
     assert rewrite(of(model), Plan()) == model
 
 
+def test_an_if_that_fixed_sizes_decide_is_looked_through():
+    """A batch of seven isn't among the sizes that are tried, and a comparison hides in what is made of it."""
+    case = CASES["if_that_a_size_decides"]
+    assert not any(n.op_type == "If" for n in exact(case.model(), case.feed()).graph.node)
+    for test in ("c = Equal(n, seven)", "e = Equal(n, seven)  f = Cast<to = 7>(e)  c = Equal(f, one)"):
+        body = case.body.replace("Gather<axis=0>(s, one)", "Gather<axis=0>(s, zero)").replace("c = Equal(n, one)", test)
+        model = Case("batch", case.inputs, case.outputs, body, {**case.weights, "zero": [0], "seven": [7]}).model()
+        assert "If 'b' has a body that isn't looked into" in of(model).left_alone[0]
+
+
 def test_names_of_a_chosen_body_are_new():
     text = """
         a = Conv(x, w1)
