@@ -23,13 +23,15 @@ BUCKETS = 4000  # resolution of the budget
 class Segment:
     """`length` links of a chain up to `end` (exclusive) that become one, in one of several ways.
 
-    errors and times [options]: what each way costs; all times of a task are in one unit and at least 0.
+    errors and times [options]: what each way costs; all times of a task are in one unit and at least 0. `meaning` is
+    the caller's.
     """
 
     end: int
     length: int
     errors: Float
     times: Float
+    meaning: object = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Choice:
 
     segment: Segment
     option: int
+
+    @property
+    def error(self) -> float:
+        """What this way to do it loses."""
+        return float(self.segment.errors[self.option])
 
 
 def cut(chains: Sequence[Sequence[Segment]], budget: float) -> list[list[Choice]]:

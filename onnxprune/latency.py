@@ -85,7 +85,7 @@ def time_of_widths(
     alike = classes(coupling, groups)
     known: list[Ints] = [np.array([n]) for n in full]
     saved: list[Float] = [np.zeros(1) for _ in full]
-    for number, members in enumerate(alike):
+    for number, (kind, members) in enumerate(alike.items()):
         widths = spread(rankings[members[0]].levels[:-1], MEASURED)
         apart = _independent(members, macs)
 
@@ -93,8 +93,7 @@ def time_of_widths(
             keeps = [{groups[g].name: rankings[g].kept(int(width)) for g in apart} for width in widths]
             return [pruned(coupling, replace(form, keep=keep)) for keep in keeps]
 
-        key = (_signature(coupling, groups[members[0]]), widths.tolist())
-        less = clocked.saved(key, models, len(apart), SECONDS / len(alike))
+        less = clocked.saved((kind, widths.tolist()), models, len(apart), SECONDS / len(alike))
         for g in members:
             known[g], saved[g] = np.append(widths, full[g]), np.append(less, 0.0)
         progress(number + 1, len(alike))
@@ -170,17 +169,13 @@ def _stepped(whole: float, macs: Bilinear, known: Sequence[Ints], saved: Sequenc
     return Stepped(whole, slopes, curvature, known, counted)
 
 
-def classes(coupling: Coupling, groups: Sequence[Group]) -> list[list[int]]:
-    """Places of groups between layers of the same kinds and shapes, together."""
-    found: dict[object, list[int]] = {}
+def classes(coupling: Coupling, groups: Sequence[Group]) -> dict[tuple[object, ...], list[int]]:
+    """Places of groups between layers of the same kinds and shapes, together, by what they have in common."""
+    found: dict[tuple[object, ...], list[int]] = {}
     for place, group in enumerate(groups):
-        found.setdefault(_signature(coupling, group), []).append(place)
-    return list(found.values())
-
-
-def _signature(coupling: Coupling, group: Group) -> tuple[object, ...]:
-    layers = [_kind(coupling.graph, index) for index in (*group.writers, *group.reads, *group.loops)]
-    return (group.channels, bool(group.heads), *sorted(layers, key=str))
+        layers = [_kind(coupling.graph, index) for index in (*group.writers, *group.reads, *group.loops)]
+        found.setdefault((group.channels, bool(group.heads), *sorted(layers, key=str)), []).append(place)
+    return found
 
 
 def _kind(graph: Graph, index: int) -> tuple[object, ...]:

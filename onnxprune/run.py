@@ -141,10 +141,9 @@ class Options:
 
     @property
     def shortens(self) -> bool:
-        """Whether whole blocks may go besides channels: for time alone, and if others can take their work over."""
-        alone = self.for_time and all(target.kind != "drop" for target in self.targets)
+        """Whether whole blocks may go besides channels: for time, and if others can take their work over."""
         fits = self.mode == "ls" and self.serialize == "never" and not self.by_blocks
-        return alone and fits and self.blocks == "auto" and self.plan is None
+        return self.for_time and fits and self.blocks == "auto" and self.plan is None
 
     @property
     def by_blocks(self) -> bool:

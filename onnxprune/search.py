@@ -1,16 +1,17 @@
 """From targets to the plan that meets them.
 
-A target that names a cost is met by one allocation; one that names a loss by a few candidates of different MACs, each
-carried out and judged on samples that took no part in making it.
+A target that names a cost is met by one allocation; one that names a loss by a few candidates of different MACs (or
+of different times, where another target counts time), each carried out and judged on samples that took no part in
+making it.
 """
 
 from __future__ import annotations
 
 import tempfile
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from glob import escape
 from itertools import permutations
@@ -43,7 +44,7 @@ from onnxprune.walk import layers_in_order
 
 Ints = NDArray[np.int64]
 KINDS = (*COSTS, "latency", "drop")
-STEPS = 64  # budgets from all to the least MACs, among which the one for a loss is found
+STEPS = 64  # budgets from the largest to the smallest, among which the one for a loss is found
 CANDIDATES = 6  # models made to find it
 FARTHEST = 8.0  # times that a change of the answers is scaled
 HALVINGS = 12
@@ -68,6 +69,20 @@ class Candidate:
     accuracy: float | None
     loss: Loss
     reach: float  # so many times its change of the answers loses what is allowed
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What would be chosen within a budget, the error that is predicted for it, and how it is carried out."""
+
+    chosen: object
+    error: float
+    make: Callable[[], Candidate] = field(compare=False)
+
+    @property
+    def change(self) -> float:
+        """The change of the answers, which grows like the root of the error."""
+        return float(np.sqrt(self.error))
 
 
 def parse_targets(texts: Sequence[str]) -> tuple[Target, ...]:
@@ -98,8 +113,8 @@ class Search:
     def other(self, **options: Any) -> Search:
         """A search on the same model and data with some other options; the ranking stays if those are the targets."""
         found = copy(self)
-        if set(options) != {"targets"}:
-            found.__dict__.pop("ranked", None)
+        for stale in ("reachable",) if set(options) == {"targets"} else ("reachable", "ranked", "task"):
+            found.__dict__.pop(stale, None)
         found.run = replace(self.run, options=replace(self.run.options, **options))
         return found
 
@@ -190,33 +205,40 @@ class Search:
         if self.run.options.plan is not None:
             return self.carried_out(self.run.options.plan, {}), None
         limits = [(t.kind, t.value) for t in self.run.options.targets if t.kind != "drop"]
-        failure, keep, found = None, None, None
+        failure, wanted = None, None
         if limits:
-            try:
-                keep = self.within(limits)
-            except BudgetError as error:
-                failure = BudgetError(f"{error}; {what_stands_in_the_way(self.run)}", error.reachable)
-                keep = {r.group.name: r.kept(int(r.levels[0])) for r in self.ranked.rankings}
-        if keep is not None:
-            found = self.candidate(keep)
-            counted = "latency" not in dict(limits)
-            if failure and counted and all(self.left(kind, found.model) <= value for kind, value in limits):
-                failure = None  # of layers that no output needs less is written than was counted on
+            found, failure = self.limited(limits)
             if self.allowed is None or found.loss.value <= self.allowed:
                 return found, failure
+            left = {kind: self.left(kind, found.model) for kind in {limits[0][0], self.along}}
+            wanted = self.trial(left[self.along]).change * found.reach
             failure = failure or BudgetError(
                 f"the cost asked for loses {found.loss.value:.3g}, more than the {self.allowed:g} allowed; "
                 "what was written loses no more than that",
-                self.share(limits[0][0], keep),
+                left[limits[0][0]],
             )
         assert self.allowed is not None
-        best, least = self.farthest(self.allowed, found)
+        best, least = self.farthest(self.allowed, wanted)
         if best is not None:
             return best, failure
         return self.candidate({}), failure or BudgetError(
             f"no pruning was found with a loss of at most {self.allowed:g} (the smallest was {least:.3g}); "
             "allow more with --target drop=, or give more data"
         )
+
+    def limited(self, limits: Sequence[tuple[str, float]]) -> tuple[Candidate, BudgetError | None]:
+        """The candidate that costs no more than these fractions of the original; or the smallest, and why."""
+        failure = None
+        try:
+            keep = self.within(limits)
+        except BudgetError as error:
+            failure = BudgetError(f"{error}; {what_stands_in_the_way(self.run)}", error.reachable)
+            keep = self.kept(self.smallest)
+        found = self.candidate(keep)
+        counted = "latency" not in dict(limits)
+        if failure and counted and all(self.left(kind, found.model) <= value for kind, value in limits):
+            failure = None  # of layers that no output needs less is written than was counted on
+        return found, failure
 
     def within(self, limits: Sequence[tuple[str, float]]) -> dict[str, Ints]:
         """Channels kept so that every cost is at most its fraction of the original's, as close as widths allow.
@@ -259,7 +281,7 @@ class Search:
                 break
             budget = min(goal - added, 1.0)
         if best is None:
-            best = [min(int(r.levels[0]), top) for r, top in zip(self.ranked.rankings, most, strict=True)]
+            best = [min(pair) for pair in zip(self.smallest, most, strict=True)]
             least = self.share(kind, self.kept(best))
             if least > goal + 1e-12:
                 raise out_of_reach(goal, least)
@@ -295,21 +317,29 @@ class Search:
         of reach, the smallest widths have the last word.
         """
         time, best, least, left, budget = cost_of(self.run, self.ranked, "latency"), None, 0.0, 0.0, goal
-        smallest = [int(r.levels[0]) for r in self.ranked.rankings]
         for _ in range(TIMED_TRIES):
-            try:
-                widths = allocate(self.run, self.ranked, "latency", budget, most)
-            except BudgetError:
-                widths = smallest
+            widths = self.allocated("latency", budget, most)
             left = self.share("latency", self.kept(widths))
             if least < left <= goal:
                 best, least = widths, left
-            if least > goal - TIMED_CLOSE or widths == smallest:
+            if least > goal - TIMED_CLOSE or widths == self.smallest:
                 break
             budget = min(goal + time.total(np.array(widths)) / self.ranked.whole - left, 1.0)
         if best is None:
             raise out_of_reach(goal, left)
         return best
+
+    def allocated(self, kind: str, budget: float, most: Sequence[int] | None = None) -> list[int]:
+        """Widths up to `most` that are predicted to cost at most this fraction of the original; else the smallest."""
+        try:
+            return allocate(self.run, self.ranked, kind, budget, most)
+        except BudgetError:
+            return self.smallest
+
+    @property
+    def smallest(self) -> list[int]:
+        """The smallest widths."""
+        return [int(r.levels[0]) for r in self.ranked.rankings]
 
     def kept(self, widths: Sequence[int]) -> dict[str, Ints]:
         """The channels that stay at these widths."""
@@ -361,39 +391,52 @@ class Search:
         inside = {i for block in known if block.output in gone for i in block.nodes}
         return [block_report(graph, b, removed=inside.issuperset(b.nodes)) for b in known]
 
-    def farthest(self, allowed: float, tried: Candidate | None = None) -> tuple[Candidate | None, float]:
-        """The candidate of fewest MACs that loses at most `allowed`, if there is one; and the least loss that was seen.
+    @property
+    def along(self) -> str:
+        """The cost that a loss is weighed against."""
+        return "latency" if self.run.options.for_time else "macs"
 
-        The change of the answers grows like the root of the predicted error. How large it may be is told by scaling the
-        one that the last candidate made (first, that of the one `tried`, else noise), so few candidates are needed.
+    @cached_property
+    def reachable(self) -> tuple[float, float]:
+        """The largest and the smallest share of that cost that can be chosen."""
+        cost, whole = cost_of(self.run, self.ranked, self.along), count_of(self.run, self.along, self.ranked)
+        full = [r.group.channels for r in self.ranked.rankings]
+        most, least = (cost.total(np.array(widths)) / whole for widths in (full, self.smallest))
+        return most, least
+
+    def trial(self, share: float) -> Trial:
+        """What would be chosen for a share of that cost, or for the smallest that there is."""
+        widths = self.allocated(self.along, share)
+        return Trial(widths, self._predicted(widths), lambda: self.candidate(self.kept(widths)))
+
+    def farthest(self, allowed: float, wanted: float | None = None) -> tuple[Candidate | None, float]:
+        """The cheapest candidate that loses at most `allowed`, if there is one; and the least loss that was seen.
+
+        `wanted`: the change of the answers that loses so much, if something tells that; else noise does. After that it
+        is told by scaling the change that the last candidate made, so few candidates are needed.
         """
-        cost, whole = cost_of(self.run, self.ranked, "macs"), count_of(self.run, "macs")
-        most, fewest = (cost.total(np.array([r.levels[i] for r in self.ranked.rankings])) / whole for i in (-1, 0))
-        budgets = np.linspace(most, fewest * (1 + 1e-9), STEPS + 1)
+        budgets = np.linspace(*self.reachable, STEPS + 1)
 
         @cache
-        def widths(step: int) -> list[int]:
-            return allocate(self.run, self.ranked, "macs", float(budgets[step]))
+        def trial(step: int) -> Trial:
+            return self.trial(float(budgets[step]))
 
         def change(step: int) -> float:
-            return float(np.sqrt(self._predicted(widths(step))))
+            return trial(step).change
 
-        good, bad, best, least = 0, STEPS + 1, None, np.inf
-        wanted, enough = self._reach(self._noise(), 1.0), False
-        if tried is not None:
-            kept = [len(tried.plan.keep[r.group.name]) for r in self.ranked.rankings]
-            wanted = float(np.sqrt(self._predicted(kept))) * tried.reach
+        good, bad, best, least, enough = 0, STEPS + 1, None, np.inf, False
+        wanted = self._reach(self._noise(), 1.0) if wanted is None else wanted
         for _ in range(CANDIDATES):
-            while good + 1 < bad and widths(good + 1) == widths(good):
+            while good + 1 < bad and trial(good + 1) == trial(good):
                 good += 1
-            while good + 1 < bad <= STEPS and widths(bad - 1) == widths(bad):
+            while good + 1 < bad <= STEPS and trial(bad - 1) == trial(bad):
                 bad -= 1
             step = bisect_right(range(STEPS + 1), wanted, good + 1, bad, key=change) - 1
             if bad - good == 1 or (step == good and enough):
                 break
             if step == good or (bad <= STEPS and wanted >= change(bad)):  # as what is known already denies
                 step = (good + bad) // 2
-            found = self.candidate(self.kept(widths(step)))
+            found = trial(step).make()
             least = min(least, found.loss.value)
             enough = ENOUGH * allowed <= found.loss.value <= allowed
             if found.loss.value <= allowed:

@@ -12,7 +12,7 @@ behind) can go, too, each by itself: what comes behind is refitted and makes up 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import pairwise
 
@@ -28,7 +28,7 @@ from onnxprune.graph import Block, Graph, key
 from onnxprune.merging import planned
 from onnxprune.plan import Plan
 from onnxprune.run import coupled
-from onnxprune.search import Candidate, Search
+from onnxprune.search import Candidate, Search, Trial
 from onnxprune.segments import Segment, errors_without, removable, segments
 from onnxprune.selection import Ranking
 from onnxprune.steps import Ranked, timed
@@ -43,46 +43,73 @@ Options = tuple[Float, Float]  # errors and times of the ways to do something
 class Shortening(Search):
     """Finds the runs of blocks that become one, and then widths for the network that is left."""
 
-    def best(self) -> tuple[Candidate, BudgetError | None]:
-        """The candidate that meets the targets; or the best there is, and why it falls short."""
+    def ready(self) -> None:
+        """Do what is the same for all targets."""
+        assert self.task if self.run.options.shortens else self.ranked
+
+    def limited(self, limits: Sequence[tuple[str, float]]) -> tuple[Candidate, BudgetError | None]:
+        """The candidate that costs no more than these fractions of the original; or the smallest, and why."""
         if not self.run.options.shortens:
-            return super().best()
-        goal = min(target.value for target in self.run.options.targets if target.kind == "latency")
+            return super().limited(limits)
+        goal = min(value for kind, value in limits if kind == "latency")
         found, share, known = None, goal, None
         for _ in range(TRIES):
-            with self.run.timed("blocks"):
-                chosen = self.chosen(share)
-            if not any(chosen) or chosen == known:
+            chosen = self.cut(share)
+            if not chosen.shorter or chosen == known:
                 break
-            found, known = Shortened(self, *chosen), chosen
-            least = found.share("latency", {r.group.name: r.kept(int(r.levels[0])) for r in found.ranked.rankings})
+            found, known = Shortened(self, chosen.runs, chosen.gone), chosen
+            least = found.share("latency", found.kept(found.smallest))
             if least <= goal:
                 break
             share = max(share - (least - goal), 0.0)  # no widths make up for what these blocks take more than predicted
-        return super().best() if found is None else found.best()
+        return super().limited(limits) if found is None else found.limited(limits)
 
-    def chosen(self, goal: float) -> tuple[list[Segment], list[str]]:
-        """The runs of blocks that become one for a share of the time, or for as little of it as can be, and the blocks
-        that go, by what they make."""
-        task = self.task
-        if not task.made and not task.gone:
-            return [], []
-        least = sum(map(chains.shortest, task.chains))
-        cut = chains.cut(task.chains, max(goal * task.whole - task.fixed, least * (1 + MARGIN), 1e-9))
-        chosen = [choice.segment for row in cut for choice in row]
-        return [task.made[s] for s in chosen if s in task.made], [task.gone[s] for s in chosen if s in task.gone]
+    @cached_property
+    def reachable(self) -> tuple[float, float]:
+        """The largest and the smallest share of the cost that can be chosen."""
+        if not self.run.options.shortens:
+            return super().reachable
+        return 1.0, self.task.least / self.task.whole
+
+    def trial(self, share: float) -> Trial:
+        """What would be chosen for a share of the cost, or for the smallest that there is."""
+        chosen = self.cut(share) if self.run.options.shortens else Cut()
+        if not chosen.shorter:
+            return super().trial(share)
+        return Trial(chosen, chosen.error, lambda: Shortened(self, chosen.runs, chosen.gone).trial(share).make())
+
+    def cut(self, share: float) -> Cut:
+        """What is chosen of the blocks for a share of the time, or for as little of it as can be."""
+        with self.run.timed("blocks"):
+            return self.task.cut(share)
 
     @cached_property
     def task(self) -> _Task:
         """What can be chosen among."""
-        return _Task(self, [one for one in segments(self.run, self.ranked) if len(one.blocks) > 1])
+        with self.run.timed("blocks"):
+            return _Task(self, [one for one in segments(self.run, self.ranked) if len(one.blocks) > 1])
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Runs of blocks that become one each, the blocks that go, by what they make, and the error that is predicted."""
+
+    runs: tuple[Segment, ...] = ()
+    gone: tuple[str, ...] = ()
+    error: float = 0.0
+
+    @property
+    def shorter(self) -> bool:
+        """Whether any block goes."""
+        return bool(self.runs or self.gone)
 
 
 class _Task:
     """The chains of blocks, and of what lies outside of them, with errors and milliseconds of all there is to choose.
 
-    `made` says which run of blocks a segment of several links stands for, `gone` which block is taken out. `fixed` are
-    the milliseconds of what can neither go nor become narrower, `whole` those of the network.
+    A segment's meaning is the run of blocks that becomes one, the block that goes, or None where all stay. `fixed` are
+    the milliseconds of what can neither go nor become narrower, `whole` those of the network, `least` those without all
+    that can be spared.
     """
 
     def __init__(self, search: Search, runs: Sequence[Segment]) -> None:
@@ -98,8 +125,6 @@ class _Task:
         times = {block.output: time for block, time in zip(blocks, taken, strict=True)}
         groups = [_saved(ranked, place) for place in range(len(ranked.rankings))]
         inside = {block.output: _inside(ranked, block) for block in blocks}
-        self.made: dict[chains.Segment, Segment] = {}
-        self.gone: dict[chains.Segment, str] = {}
         self.chains: list[list[chains.Segment]] = []
 
         def kept(end: int, name: str) -> chains.Segment:
@@ -107,8 +132,7 @@ class _Task:
             return chains.Segment(end, 1, errors, np.maximum(times[name] - saved, 0.0))
 
         for block, error in zip(alone, errors_without(run, alone), strict=True):
-            out = chains.Segment(1, 1, np.array([error]), np.zeros(1))
-            self.gone[out] = block.output
+            out = chains.Segment(1, 1, np.array([error]), np.zeros(1), block.output)
             self.chains.append([kept(1, block.output), out])
         for row in rows:
             links = [kept(end, name) for end, name in enumerate(row, start=1)]
@@ -119,8 +143,9 @@ class _Task:
                     saved = np.interp(segment.curve.levels, ranked.rankings[last].levels, groups[last][1])[allowed]
                     spent = np.maximum(times[segment.blocks[-1]] - saved, 0.0)
                     end = row.index(segment.blocks[-1]) + 1
-                    links.append(chains.Segment(end, len(segment.blocks), segment.curve.errors[allowed], spent))
-                    self.made[links[-1]] = segment
+                    links.append(
+                        chains.Segment(end, len(segment.blocks), segment.curve.errors[allowed], spent, segment)
+                    )
             self.chains.append(links)
         chained = {place for places in inside.values() for place in places}
         self.fixed = self.whole - sum(times.values())
@@ -128,6 +153,16 @@ class _Task:
             if place not in chained:
                 self.chains.append([chains.Segment(1, 1, errors, saved.max() - saved)])
                 self.fixed -= saved.max()
+        self.least = self.fixed + (1 + MARGIN) * sum(map(chains.shortest, self.chains))
+
+    def cut(self, share: float) -> Cut:
+        """What loses least within a share of the time, or within the least of it that there is."""
+        budget = max(share * self.whole, self.least) - self.fixed
+        chosen = [choice for row in chains.cut(self.chains, max(budget, 1e-9)) for choice in row]
+        meant = [choice.segment.meaning for choice in chosen]
+        runs = tuple(one for one in meant if isinstance(one, Segment))
+        gone = tuple(one for one in meant if isinstance(one, str))
+        return Cut(runs, gone, sum(choice.error for choice in chosen))
 
 
 def linked(runs: Iterable[Segment]) -> list[list[str]]:

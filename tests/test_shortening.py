@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 import models
 import onnxprune
-from onnxprune import clock, oracle
+from onnxprune import clock, oracle, shortening
 from onnxprune.allocation import Curve
 from onnxprune.errors import BudgetError
 from onnxprune.files import Model
@@ -19,9 +19,9 @@ from onnxprune.shortening import Shortened, _either, linked
 STREAM, HIDDEN, BLOCKS = 6, 8, 6
 
 
-def network(seed=0):
+def network(seed=0, answers=3):
     """Residual blocks of two layers on one stream, between a first and a last layer."""
-    body, weights = "[stem] r0 = Gemm(x, w)\n", {"w": (4, STREAM), "v": (STREAM, 3)}
+    body, weights = "[stem] r0 = Gemm(x, w)\n", {"w": (4, STREAM), "v": (STREAM, answers)}
     for i in range(BLOCKS):
         body += f"""
             [first{i}] a{i} = Gemm(r{i}, u{i}, ub{i})
@@ -29,7 +29,8 @@ def network(seed=0):
             [last{i}] f{i} = Gemm(h{i}, d{i})
             r{i + 1} = Add(r{i}, f{i})"""
         weights |= {f"u{i}": (STREAM, HIDDEN), f"ub{i}": (HIDDEN,), f"d{i}": (HIDDEN, STREAM)}
-    return models.build("float[N,4] x", "float[N,3] y", f"{body}\n y = Gemm(r{BLOCKS}, v)", weights, seed=seed)
+    made = f"float[N,{answers}] y"
+    return models.build("float[N,4] x", made, f"{body}\n y = Gemm(r{BLOCKS}, v)", weights, seed=seed)
 
 
 def counted(model, step):
@@ -94,6 +95,40 @@ def test_a_target_of_both_time_and_multiplications(step):
     model = network()
     result = pruned(model, ["latency=0.8", "macs=0.5"])
     assert all(target.reached for target in result.report.targets)
+
+
+def test_a_target_of_both_time_and_loss(step):
+    """Where both can hold, they do; else it is the loss that holds, at less time than if all blocks stayed."""
+    model = network(seed=2, answers=1)
+    loose = pruned(model, ["latency=0.5", "drop=0.5"])
+    assert [target.reached for target in loose.report.targets] == [True, True]
+    found = {}
+    for blocks in ("auto", "keep"):
+        with pytest.raises(BudgetError, match=r"more than the 0.08 allowed|stay with every group") as caught:
+            pruned(model, ["latency=0.5", "drop=0.08"], blocks=blocks)
+        found[blocks] = caught.value.result
+        assert [target.reached for target in found[blocks].report.targets] == [False, True]
+        assert 0.03 < found[blocks].report.loss.value <= 0.08
+    assert found["auto"].plan.merged
+    assert counted(loose.model, step) < counted(found["auto"].model, step) < counted(found["keep"].model, step)
+
+
+def test_a_sweep_measures_blocks_once(step, monkeypatch):
+    model, measured = network(answers=1), []
+    monkeypatch.setattr(shortening, "segments", lambda *known: measured.append(known) or segments(*known))
+    given = {"calibration": models.data(model, 200, rank=4), "runtime": models.RUNTIME, "round_to": 2}
+    points = list(onnxprune.sweep(model, ["latency=0.8,0.5", "drop=0.3"], **given))
+    assert len(measured) == 1
+    assert [point.failure for point in points] == [None] * 3
+    assert [bool(point.result.plan.merged) for point in points] == [True, True, False]
+    assert points[1].result.report.latency.ratio <= 0.5 < points[0].result.report.latency.ratio <= 0.8
+
+
+def test_a_loss_that_no_shorter_network_keeps_to(step):
+    model = network(answers=1)
+    with pytest.raises(BudgetError, match="more than the 0 allowed") as caught:
+        pruned(model, ["latency=0.5", "drop=0"])
+    assert caught.value.result is None
 
 
 def test_no_block_goes_for_a_target_without_time(step):
