@@ -28,6 +28,8 @@ Indices = NDArray[np.intp]
 
 DEAD = 1e-14  # a row with less than this part of the largest variance is dead
 SINGULAR = 1e-10  # a direction with less than this part of the largest variance of its channel isn't told from rounding
+COARSE = 1e-2  # relative damping from which rounding in float32 (1e-6, in effect) is none worth mentioning
+SMALL = 512  # rows of a matrix up to which all is done in float64
 RETRIES = 12  # Cholesky factorisations tried, each with ten times the damping of the one before
 WIDE = 1024  # rows of channels that a problem is compressed to
 PANEL_ROWS = 64  # rows removed between two updates of the whole inverse, at least
@@ -372,7 +374,13 @@ class Correlation:
         return scaled
 
     def factor(self, damping: float) -> "Factor":
-        """The Cholesky factor for a damping."""
+        """The Cholesky factor for a damping; of a wide matrix in float32, where that changes the damping by little."""
+        if len(self.matrix) > SMALL and damping >= COARSE:
+            coarse = self.matrix.astype(np.float32)
+            coarse.flat[:: len(coarse) + 1] += damping
+            lower, failed = lapack.spotrf(coarse.T, lower=1, clean=1, overwrite_a=1)
+            if not failed:
+                return Factor(self, lower, damping)
         return Factor(self, *_cholesky(self.matrix, damping))
 
 
@@ -387,6 +395,7 @@ class Factor:
     def half(self, cross: Array, prior: Array) -> Array:
         """The target after the first of two triangular solves, [N, o]."""
         target = self.correlation.covariance(cross) + self.damping * self.correlation.prior(prior)
+        target = target.astype(self.lower.dtype, copy=False)
         return np.asarray(solve_triangular(self.lower, target, lower=True, check_finite=False))
 
     def weights(self, half: Array, prior: Array) -> Array:

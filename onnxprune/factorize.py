@@ -194,15 +194,22 @@ def _turned_rows(linear: Linear, blocks: Sequence[Block]) -> Linear:
 
 
 def rank(
-    coupling: Coupling, group: Group, moments: Mapping[str, Sequence[Moments]], allowed: Ints
+    coupling: Coupling,
+    group: Group,
+    moments: Mapping[str, Sequence[Moments]],
+    allowed: Ints,
+    *,
+    predict: bool = True,
 ) -> tuple[Ranking, Turn]:
-    """Turn the heads of a group; its dims go from the last to the first."""
+    """Turn the heads of a group; its dims go from the last to the first. See `selection.rank`."""
     whole = {linear.key: selection.whole(moments[linear.key]) for linear in measured(coupling, group)}
     found = turn(coupling, group, whole)
     turned = layers(coupling, [found])
     linears = [turned[linear.index].after for linear in selection.readers(coupling, group)]
     own = {linear.key: [turned[linear.index].moments(m) for m in moments[linear.key]] for linear in linears}
     order = np.arange(group.channels - 1, 0, -1)
+    if not predict:
+        return Ranking(group, order, allowed, selection.errors_of_white(linears, group, order)[allowed], {}), found
     problems = [selection.problem_of(linear, group, own[linear.key]) for linear in linears]
     dampings = selection.dampings_of(linears, group, problems, own)
     ranking = selection.judged(group, linears, problems, dampings, own, order, allowed, found.tail[allowed])

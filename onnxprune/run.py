@@ -16,6 +16,7 @@ from onnx import ModelProto
 from onnxprune import calibration, methods, serialize
 from onnxprune.allocation import ALLOCATORS
 from onnxprune.calibration import Samples
+from onnxprune.cost import COSTS
 from onnxprune.coupling import GRANULARITIES, Coupling
 from onnxprune.data import Division, divide, inputs_of, shapes_of
 from onnxprune.errors import UsageError
@@ -138,6 +139,11 @@ class Options:
     def for_time(self) -> bool:
         """Whether a target counts time."""
         return any(target.kind == "latency" for target in self.targets)
+
+    @property
+    def predicts(self) -> bool:
+        """Whether predicted errors decide widths: not where all groups keep the same share, for a cost."""
+        return self.allocate != "uniform" or not all(target.kind in COSTS for target in self.targets)
 
     @property
     def shortens(self) -> bool:

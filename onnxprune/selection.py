@@ -231,17 +231,19 @@ def rank(
     allowed: Ints,
     rng: np.random.Generator,
     activity: Activity | None = None,
+    *,
+    predict: bool = True,
 ) -> Ranking:
     """Order the channels of a group by all moments, and give its error at the allowed widths on their last part.
 
-    Without moments (only a method that needs weights alone can do without) the error is that on white inputs, of which
-    no channel can make up for another, and there is no trial.
+    Without moments (only a method that needs weights alone can do without), or not to `predict`, the error is that on
+    white inputs, of which no channel can make up for another, and there is no trial.
     """
     linears = readers(coupling, group)
     evidence, dampings = gathered(coupling, group, moments, rng, activity)
     order = method.order(evidence)
-    if moments is None:
-        return Ranking(group, order, allowed, _errors_of_white(linears, group, order)[allowed], {})
+    if moments is None or not predict:
+        return Ranking(group, order, allowed, errors_of_white(linears, group, order)[allowed], {})
     return judged(group, linears, evidence.problems, dampings, moments, order, allowed)
 
 
@@ -309,7 +311,7 @@ def judged(
     return replace(ranking, trial=trial)
 
 
-def _errors_of_white(linears: Sequence[Linear], group: Group, order: Ints) -> Float:
+def errors_of_white(linears: Sequence[Linear], group: Group, order: Ints) -> Float:
     """Relative squared error at the readers at every width from 0, for inputs of independent unit channels."""
     errors = np.zeros(group.channels + 1)
     for linear in linears:

@@ -48,12 +48,14 @@ class Ranked:
 def rank(run: Run) -> Ranked:
     """Moments, orders and error curves of all groups that may be pruned; BudgetError if there is none.
 
+    Where no widths are chosen by them, the curves are those of white inputs, which cost nothing.
+
     Groups are taken in portions whose moments fit into memory; each takes a pass over the samples.
     """
     groups = prunable(run)
     if not groups:
         raise BudgetError("nothing in this model can be pruned: " + what_stands_in_the_way(run))
-    levels = _levels(run, groups)
+    levels, predict = _levels(run, groups), run.options.predicts and not run.blind
     place = {group.name: i for i, group in enumerate(groups)}
     rankings: list[selection.Ranking] = []
     moments: dict[str, list[Moments]] = {}
@@ -70,10 +72,10 @@ def rank(run: Run) -> Ranked:
         ) -> selection.Ranking:
             allowed = levels[place[group.name]]
             if group.heads and found is not None:
-                one, turns[group.name] = factorize.rank(run.coupling, group, found, allowed)
+                one, turns[group.name] = factorize.rank(run.coupling, group, found, allowed, predict=predict)
                 return one
-            rng = np.random.default_rng((run.options.seed, place[group.name]))
-            return selection.rank(run.coupling, group, found, run.method, allowed, rng, activity.get(group.name))
+            rng, active = np.random.default_rng((run.options.seed, place[group.name])), activity.get(group.name)
+            return selection.rank(run.coupling, group, found, run.method, allowed, rng, active, predict=predict)
 
         with run.timed("select") as progress, ThreadPoolExecutor(_workers(run, portion)) as pool:
             for one in pool.map(ranking, portion):
@@ -81,7 +83,9 @@ def rank(run: Run) -> Ranked:
                 progress(len(rankings), 2 * len(groups))
         if run.mode not in ("ls", "none") and found is not None:
             moments |= found  # the layers are refitted one by one from what is known now
-    if run.blind:
+    if not run.blind:
+        _warn_of_few(run, groups)
+    if not predict:
         return timed(run, Ranked(rankings, [Curve(r.levels, r.errors) for r in rankings], moments, turns))
     with run.timed("select") as progress:
         signals = list(oracle.comparable(run.coupling.graph))
@@ -96,7 +100,6 @@ def rank(run: Run) -> Ranked:
             run.options.max_memory,
             lambda number, total: progress(total + number, 2 * total),
         )
-    _warn_of_few(run, groups)
     return timed(run, Ranked([replace(r, trial={}) for r in rankings], curves, moments, turns))
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from onnxprune import evaluation, oracle, reconstruct, scope, search, steps
+from onnxprune import evaluation, oracle, reconstruct, scope, search, selection, steps
 from onnxprune.allocation import ALLOCATORS, Bilinear
 from onnxprune.calibration import load, synthetic
 from onnxprune.cost import COSTS, parameters, total_macs
@@ -234,6 +234,21 @@ def test_samples_that_judge_decide_nothing_else(labels, target, monkeypatch):
         np.testing.assert_array_equal(one.errors, same.errors)
     assert a.model.proto == b.model.proto
     assert a.loss != b.loss
+
+
+def test_one_share_for_all_needs_no_predictions(monkeypatch):
+    """Orders are the same without error curves; a loss that is allowed needs them."""
+    chosen = Search(run("tokens", targets=["macs=0.6"]))
+    orders = {r.group.name: r.order.tolist() for r in chosen.ranked.rankings}
+    for name in ("probe", "judged"):
+        monkeypatch.setattr(selection, name, None)
+    alike = Search(run("tokens", targets=["macs=0.6"], allocate="uniform"))
+    assert {r.group.name: r.order.tolist() for r in alike.ranked.rankings} == orders
+    best, failure = alike.best()
+    assert failure is None
+    assert 0.55 < alike.left("macs", best.model) <= 0.6
+    with pytest.raises(TypeError):
+        assert alike.other(targets=parse_targets(["drop=0.1"])).ranked
 
 
 @pytest.mark.parametrize("name", ["tokens", "depthwise", "transposed"])
