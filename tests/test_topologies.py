@@ -5,12 +5,15 @@ That quantized models are refused, and that all opsets give the same groups, is 
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 from cases import CASES
+from onnx import numpy_helper
 
 from onnxprune.coupling import couple
 from onnxprune.graph import Graph
+from onnxprune.runtime import Runtime
 
 TOPOLOGIES = {
     "plain chain of convolutions": "chain",
@@ -89,6 +92,24 @@ def test_channels_go(topology):
 def test_nothing_can_go(topology):
     for name in NOTHING_GOES[topology].split():
         assert not couple(Graph(CASES[name].model())).groups, name
+
+
+@pytest.mark.parametrize(("name", "width"), [("gate_over_places", 5), ("global_response_normalization", 8)])
+def test_cutting_would_not_be_exact_where_nothing_can_go(name, width):
+    """Without a channel that nothing reads, a normalization over all of them makes something else of the others."""
+    case, stays = CASES[name], np.arange(width) != 2
+    model, silent = case.model(), case.model()
+    for tensor in model.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        for axis, length in enumerate(value.shape):
+            if value.dtype == np.float32 and length in (width, 2 * width):
+                value = value.compress(np.resize(stays, length), axis)
+        value = np.full_like(value, width - 1) if tensor.name == "halves" else value
+        tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    reader = next(t for t in silent.graph.initializer if t.name == "w2")
+    reader.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(reader) * stays[:, None].astype(np.float32), "w2"))
+    cut, full = (Runtime(threads=1).session(m).run(case.feed())["y"] for m in (model, silent))
+    assert np.abs(cut - full).max() > 0.01 * np.abs(full).max()
 
 
 def test_a_local_function_keeps_what_it_touches():

@@ -67,12 +67,47 @@ def test_optimizations_leave_the_groups(stage):
     assert record["signature"] == zoo_checks.surgery(MODELS[0])["signature"]
 
 
-def test_nothing_to_prune_fails(tmp_path):
-    onnx.save(
-        Case("nothing", X, "float[N,2,8,8] y", "y = Conv (x, w)", {"w": (2, 3, 1, 1)}).model(), tmp_path / "m.onnx"
-    )
-    assert zoo_checks.surgery(tmp_path / "m.onnx")["failures"] == ["nothing goes: it is an output of the model"]
+LAST = Case("last", X, "float[N,2,8,8] y", "y = Conv (x, w)", {"w": (2, 3, 1, 1)})
+CHOICE = Case("choice", X + ", bool c", "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = If(c) <then_branch = t () => (float[N,6,8,8] q) { q = Relu(a) },
+               else_branch = e () => (float[N,6,8,8] q) { q = Neg(a) }>
+    y = Conv(b, w2)
+""", {"w1": (6, 3, 1, 1), "w2": (2, 6, 1, 1)})  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [LAST, CASES["gate_over_places"], CASES["global_response_normalization"]])
+def test_nothing_is_wrong_where_nothing_can_go(case, tmp_path):
+    onnx.save(case.model(), tmp_path / "m.onnx")
+    record = zoo_checks.surgery(tmp_path / "m.onnx")
+    assert (record["groups"], record["failures"]) == (0, [])
     assert "skipped" in zoo_checks.STAGES["reap"](tmp_path / "m.onnx")
+
+
+def test_nothing_to_prune_fails_where_something_might_go(tmp_path):
+    onnx.save(CHOICE.model(), tmp_path / "m.onnx")
+    assert zoo_checks.surgery(tmp_path / "m.onnx")["failures"] == ["nothing goes: If has a body that isn't looked into"]
+
+
+def test_samples_that_the_model_bears(tmp_path):
+    """A detector that finds nothing may fail, and what it finds is known when it has run."""
+    text = """
+        c = Greater(x, edge)
+        i = NonZero(c)
+        t = Transpose(i)
+        n = Shape(t)
+        k = Gather<axis=0>(n, zero)
+        p = Concat<axis=0>(k, minus)
+        r = Reshape(t, p)
+        y = Cast<to=1>(r)"""
+    constants = {"edge": np.float32([1]), "zero": [0], "minus": [-1]}
+    model = Case("finds", "float[1,6] x", "float[K,2] y", text, constants).model()
+    onnx.save(model, tmp_path / "m.onnx")
+    found = zoo_checks.bearable(tmp_path / "m.onnx", model)
+    assert found is not None
+    assert 0 < len(found) < 2 * zoo_checks.SAMPLES
+    assert all((feed["x"] > 1).any() for feed in found)
+    assert zoo_checks.bearable(tmp_path / "m.onnx", LAST.model()) is None
 
 
 def test_another_interface_is_noticed():

@@ -25,6 +25,7 @@ Record = dict[str, Any]
 SAMPLES = 16
 METHODS = {"magnitude": "l1", "reap": "reap"}
 FORMS = ("basic", "extended", "slim")
+UNAVOIDABLE = r"(mixes all|along one axis with) channels( along another)?$|is an output of the model$"
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 
 
@@ -65,7 +66,7 @@ def surgery(path: Path) -> Record:
     reasons = Counter(map(anonymous, coupling.left_alone.values())).most_common()
     failures = [
         unnamed(coupling),
-        "" if removable(coupling) else "nothing goes" + "".join(f": {r}" for r, _ in reasons[:1]),
+        stuck(removable(coupling), [reason for reason, _ in reasons]),
     ]
     if not verdict.ok:
         failures.append(f"surgery differs by {verdict.max_abs_diff:.1e} at '{verdict.where}'")
@@ -87,6 +88,12 @@ def surgery(path: Path) -> Record:
         "difference": verdict.max_abs_diff,
         "failures": [f for f in failures if f],
     }
+
+
+def stuck(share: float, reasons: Iterable[str]) -> str:
+    """Why nothing goes where something might; empty if every layer stays for a reason that no surgery overcomes."""
+    avoidable = [reason for reason in reasons if not re.search(UNAVOIDABLE, reason)]
+    return f"nothing goes: {avoidable[0]}" if avoidable and not share else ""
 
 
 def signature(coupling: Any) -> dict[str, int]:
@@ -257,7 +264,8 @@ def method(path: Path, name: str) -> Record:
         return {"failures": [], "skipped": "nothing that prune narrows"}
     started = time.process_time()
     options: Record = {"samples": SAMPLES, "batch": 8, "allocate": "uniform", "measure_latency": False}
-    result = onnxprune.prune(path, method=METHODS[name], target=f"params={left:.4f}", **options)
+    options |= {"method": METHODS[name], "target": f"params={left:.4f}", "calibration": bearable(path, before)}
+    result = onnxprune.prune(path, **options)
     seconds = time.process_time() - started
     report = result.report
     feed = next(iter(samples_of(Graph(before), path, None, PLAIN, 2, 0, None).batches([0, 1], 2)))
@@ -272,6 +280,24 @@ def method(path: Path, name: str) -> Record:
         "relative_error": report.fidelity.relative_error,
         "failures": [f for f in failures if f],
     }
+
+
+def bearable(path: Path, model: onnx.ModelProto) -> list[Record] | None:
+    """Samples on which the model runs, where that depends on what it finds in them; None where it doesn't.
+
+    A detector that finds nothing to look at may fail.
+    """
+    from onnxprune.calibration import PLAIN
+    from onnxprune.data import samples_of
+    from onnxprune.graph import Graph
+    from onnxprune.runtime import Runtime
+
+    graph = Graph(model)
+    if not graph.uncounted:
+        return None
+    session = Runtime("cpu", 1).session(model)
+    made = samples_of(graph, path, None, PLAIN, 2 * SAMPLES, 0, None).batches(range(2 * SAMPLES), 1)
+    return [feed for feed in made if not fails(session, feed)]
 
 
 def parameters_without_a_third(model: onnx.ModelProto) -> float:
