@@ -113,47 +113,44 @@ class _Task:
     """
 
     def __init__(self, search: Search, runs: Sequence[Segment]) -> None:
-        run, ranked = search.run, search.ranked
-        assert ranked.time is not None
-        graph = run.coupling.graph
-        known = {block.output: block for block in find(graph)}
-        rows = linked(runs)
+        run, self.ranked, graph = search.run, search.ranked, search.run.coupling.graph
+        known, rows = {block.output: block for block in find(graph)}, linked(runs)
         blocks = [known[name] for row in rows for name in row]
         alone = removable(run, blocks)
         blocks += alone
         self.whole, taken = latency.time_of_blocks(graph, blocks, run.timed_feed, run.options.runtime)
-        times = {block.output: time for block, time in zip(blocks, taken, strict=True)}
-        groups = [_saved(ranked, place) for place in range(len(ranked.rankings))]
-        inside = {block.output: _inside(ranked, block) for block in blocks}
-        self.chains: list[list[chains.Segment]] = []
-
-        def kept(end: int, name: str) -> chains.Segment:
-            errors, saved = reduce(_either, (groups[place] for place in inside[name]), (np.zeros(1), np.zeros(1)))
-            return chains.Segment(end, 1, errors, np.maximum(times[name] - saved, 0.0))
-
+        self.times = {block.output: float(time) for block, time in zip(blocks, taken, strict=True)}
+        self.groups = [_saved(self.ranked, place) for place in range(len(self.ranked.rankings))]
+        self.inside = {block.output: _inside(self.ranked, block) for block in blocks}
+        self.chains = [self._links(row, runs) for row in rows]
         for block, error in zip(alone, errors_without(run, alone), strict=True):
             out = chains.Segment(1, 1, np.array([error]), np.zeros(1), block.output)
-            self.chains.append([kept(1, block.output), out])
-        for row in rows:
-            links = [kept(end, name) for end, name in enumerate(row, start=1)]
-            for segment in runs:
-                if segment.blocks[-1] in row:
-                    last = inside[segment.blocks[-1]][-1]
-                    allowed = np.isin(segment.curve.levels, ranked.rankings[last].levels)
-                    saved = np.interp(segment.curve.levels, ranked.rankings[last].levels, groups[last][1])[allowed]
-                    spent = np.maximum(times[segment.blocks[-1]] - saved, 0.0)
-                    end = row.index(segment.blocks[-1]) + 1
-                    links.append(
-                        chains.Segment(end, len(segment.blocks), segment.curve.errors[allowed], spent, segment)
-                    )
-            self.chains.append(links)
-        chained = {place for places in inside.values() for place in places}
-        self.fixed = self.whole - sum(times.values())
-        for place, (errors, saved) in enumerate(groups):
-            if place not in chained:
-                self.chains.append([chains.Segment(1, 1, errors, saved.max() - saved)])
-                self.fixed -= saved.max()
+            self.chains.append([self._kept(1, block.output), out])
+        chained = {place for places in self.inside.values() for place in places}
+        others = [group for place, group in enumerate(self.groups) if place not in chained]
+        self.chains += [[chains.Segment(1, 1, errors, saved.max() - saved)] for errors, saved in others]
+        self.fixed = self.whole - sum(self.times.values()) - sum(saved.max() for _, saved in others)
         self.least = self.fixed + (1 + MARGIN) * sum(map(chains.shortest, self.chains))
+
+    def _kept(self, end: int, name: str) -> chains.Segment:
+        """A block that stays, at all widths of the groups inside."""
+        options = (self.groups[place] for place in self.inside[name])
+        errors, saved = reduce(_either, options, (np.zeros(1), np.zeros(1)))
+        return chains.Segment(end, 1, errors, np.maximum(self.times[name] - saved, 0.0))
+
+    def _links(self, row: Sequence[str], runs: Sequence[Segment]) -> list[chains.Segment]:
+        """All segments of a chain of blocks."""
+        links = [self._kept(end, name) for end, name in enumerate(row, start=1)]
+        for segment in runs:
+            name = segment.blocks[-1]
+            if name in row:
+                last = self.inside[name][-1]
+                levels, known = segment.curve.levels, self.ranked.rankings[last].levels
+                allowed = np.isin(levels, known)
+                spent = self.times[name] - np.interp(levels, known, self.groups[last][1])
+                way = segment.curve.errors[allowed], np.maximum(spent, 0.0)[allowed]
+                links.append(chains.Segment(row.index(name) + 1, len(segment.blocks), *way, segment))
+        return links
 
     def cut(self, share: float) -> Cut:
         """What loses least within a share of the time, or within the least of it that there is."""
