@@ -62,7 +62,9 @@ TOPOLOGIES = {
     "transformer, packed QKV, pre-norm, decomposed LayerNorm": "attention_packed encoder_of_decomposed_norms",
     "grouped and shared keys": "attention_of_grouped_queries attention_of_many_queries",
     "attention by Einsum": "einsum_attention einsum_of_split_heads",
-    "nodes of com.microsoft": "gelu_of_a_library normalization_with_a_shortcut",
+    "attention in one node, also of grouped keys": "attention_in_one_node fused_attention_of_grouped_queries_packed",
+    "nodes of com.microsoft": "packed_attention fused_attention gelu_of_a_library normalization_with_a_shortcut "
+    "fused_convolutions fused_gemm fused_matmul",
     "gated FFN with RMSNorm": "gated_ffn",
     "MLP-Mixer": "mixer mixer_without_normalization",
     "LSTM, GRU, RNN": "lstm gru_to_its_last_state rnn_after_another",
@@ -70,7 +72,9 @@ TOPOLOGIES = {
     "Conv1d and Conv3d": "conv1d conv3d",
     "MLP of scikit-learn": "mlp_matmul",
     "several inputs and outputs": "two_inputs two_heads",
-    "bodies of If and Loop": "if_body loop_body",
+    "bodies of If and Loop": "if_body loop_body constant_read_by_a_body",
+    "If and Loop that constants or fixed sizes decide": "if_that_is_decided if_that_a_size_decides "
+    "loop_of_a_constant_number sequence_of_a_loop",
     "float16 and bfloat16": "half bfloat16",
 }
 NOTHING_GOES = {  # and rightly so: what would have to go with a channel can't be cut

@@ -183,6 +183,12 @@ def test_the_table_says_what_failed():
     assert "| l/a | dynamo | 3 | 2 | 50% (40%) | 7 × … | 0.1 / – / – | 0e+00 | t = | pass |" in text
     assert "- l/b (torchscript), surgery: nothing goes" in text
     assert "## Exported otherwise\n\n- by dynamo, no way …: l/b\n" in text
+    older = text.replace("l/a", "l/c") + "| l/d | e | 1 | 0 | 0% (0%) |  | – / – / – | 0e+00 |  | none can |\n"
+    kept = zoo_table.before(text + older, text, "c0de")
+    assert "3 models, not run again since this page was as in commit c0de" in kept
+    assert ": 3 pass, 0 fail." in kept
+    assert [row[0] for row in zoo_table._cells(kept)] == ["l/c", "l/c", "l/d"]
+    assert zoo_table.before(text, text, "c0de") == ""
     assert "- reap: 1 models, 0 pruned, 0 fail, 1 stopped after 9 s." in text
 
 

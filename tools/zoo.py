@@ -33,7 +33,7 @@ import click
 import zoo_producers
 import zoo_torch
 from zoo_checks import STAGES
-from zoo_table import document
+from zoo_table import before, document
 
 Record = dict[str, Any]
 
@@ -106,10 +106,16 @@ def run(
 @main.command()
 @FOLDER
 @click.argument("path", type=click.Path(path_type=Path))
-def table(folder: Path, path: Path) -> None:
+@click.option(
+    "--earlier", is_flag=True, help="Keep the rows of models that weren't run again, in a table of their own."
+)
+def table(folder: Path, path: Path, earlier: bool) -> None:
     """Write all results as a table."""
     built, results = latest(folder / "built.jsonl", "file"), latest(folder / "results.jsonl", "file", "stage")
-    path.write_text(document(list(built.values()), list(results.values()), TIMEOUT), "utf-8")
+    text = document(list(built.values()), list(results.values()), TIMEOUT)
+    if earlier:
+        text += before(path.read_text("utf-8"), text, commit(str(path)))
+    path.write_text(text, "utf-8")
 
 
 def chosen(name: str, patterns: tuple[str, ...]) -> bool:
@@ -123,9 +129,9 @@ def wrong(record: Record) -> str:
 
 
 @cache
-def commit() -> str:
-    """What is tested, as git calls it."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+def commit(path: str = ".") -> str:
+    """What is tested, as git calls it: the last commit, or the last one that changed a file."""
+    command = ["git", "-C", str(Path(__file__).parent.parent), "log", "-1", "--format=%h", "--", path]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 

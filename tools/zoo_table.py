@@ -42,6 +42,10 @@ For `surgery` a random third of each group's channels goes. `magnitude` and `rea
 """
 
 
+COLUMNS = """| model | exporter | nodes | groups | share | left alone | seconds | surgery | forms | result |
+|---|---|--:|--:|--:|---|--:|--:|---|---|"""
+
+
 def document(built: list[Record], records: list[Record], timeout: Mapping[str, int], samples: int = 16) -> str:
     """The whole page."""
     results: Results = defaultdict(dict)
@@ -50,12 +54,30 @@ def document(built: list[Record], records: list[Record], timeout: Mapping[str, i
         if record["file"] in known:
             results[record["file"]][record["stage"]] = record
     rows = sorted((r for r in built if results.get(r["file"])), key=lambda r: (r["name"], r["exporter"]))
-    lines = [HEAD.format(samples=samples), *summary(built, results, timeout), ""]
-    lines += ["| model | exporter | nodes | groups | share | left alone | seconds | surgery | forms | result |"]
-    lines += ["|---|---|--:|--:|--:|---|--:|--:|---|---|"]
+    lines = [HEAD.format(samples=samples), *summary(built, results, timeout), "", COLUMNS]
     lines += [row(r, results, timeout) for r in rows]
     lines += failures(rows, results) + absent(built)
     return "\n".join(lines) + "\n"
+
+
+def before(old: str, new: str, commit: str) -> str:
+    """The rows of a page that a newer one doesn't have, as a section; empty if there are none. `commit`: the page's."""
+    known = {cells[:2] for cells in _cells(new)}
+    rows = [cells for cells in _cells(old) if cells[:2] not in known]
+    if not rows:
+        return ""
+    good = sum(cells[-1] != "FAIL" for cells in rows)
+    said = (
+        f"{len(rows)} models, not run again since this page was as in commit {commit}, which says what they were run at"
+    )
+    lines = ["", "## Earlier", "", f"{said}: {good} pass, {len(rows) - good} fail.", "", COLUMNS]
+    return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in rows)]) + "\n"
+
+
+def _cells(page: str) -> list[tuple[str, ...]]:
+    """The rows of the tables of a page."""
+    lines = (line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| "))
+    return [tuple(cells) for cells in lines if "/" in cells[0]]
 
 
 # ---------------------------------------------------------------------------------------------- the rows
