@@ -89,7 +89,7 @@ class Commands(click.Group):
 def _fail(ctx: click.Context, message: str, code: int) -> None:
     if ctx.meta.get("verbose") and code not in (2, 3):
         click.echo(traceback.format_exc(), err=True, nl=False)
-    say("error", message if message.endswith(".") else f"{message}.")
+    say("error", message if message.endswith((".", "?")) else f"{message}.")
     ctx.exit(code)
 
 

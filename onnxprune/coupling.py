@@ -17,7 +17,7 @@ Reshape that splits channels (a shuffle, attention heads) couldn't be written fo
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import gcd
@@ -83,9 +83,9 @@ class Group:
 
     `loops` says the same of the nodes that make them and read them again a step later.
     `cells` labels the channels whose counts must stay equal between labels (the groups of a grouped convolution, the
-    directions of a recurrent layer); `stream` marks channels that pass through the sum of two activations, as in a
-    residual network. Where the channels are dims of attention heads, `heads` says of each what belongs together when
-    its dims are turned (see `heads`).
+    directions of a recurrent layer); `stream` marks those of a residual stream: sums of several layers' outputs, of
+    which one has a longer way. Where the channels are dims of attention heads, `heads` says of each what belongs
+    together when its dims are turned (see `heads`).
     """
 
     name: str
@@ -482,8 +482,30 @@ def _group(
     made = [i for i in writers if not written.isdisjoint(graph.nodes[i].input)]
     first = graph.nodes[(made or writers or tuple(reads))[0]]
     summed = any(own[components.of(ids)].any() for ids in streams)
+    residual = len(made) > 1 and summed and _residual(graph, notes, components, reads, made)
     name = ("" if writers else "input of ") + (first.name or key(first))
-    return Group(name, channels, members, writers, reads, loops, cells, len(made) > 1 and summed)
+    return Group(name, channels, members, writers, reads, loops, cells, residual)
+
+
+def _residual(graph: Graph, notes: Notes, components: Components, reads: Iterable[int], made: Sequence[int]) -> bool:
+    """Whether a layer that makes the channels depends on one that reads them, or that starts where another one starts.
+
+    That is the branch of a residual block, whose shortcut is the identity or a layer of its own. Sums of layers side by
+    side (towers, or the parallel convolutions of RepVGG) are none.
+    """
+    sources = [components.of(notes.readers[i]).ravel() for i in made if i in notes.readers]
+    apart = {
+        i for i, ids in notes.readers.items() if sources and np.isin(components.of(ids), np.concatenate(sources)).any()
+    }
+    starts = {*reads, *(apart - set(made))}
+    reached = set[str]()
+    for index in range(min(starts), max(made) + 1):
+        node = graph.nodes[index]
+        if index in starts or not reached.isdisjoint(node.input):
+            if index in made:
+                return True
+            reached.update(filter(None, node.output))
+    return False
 
 
 def _cells(ledger: Ledger, components: Components, channels: Ints) -> tuple[Ints, Ids | None]:

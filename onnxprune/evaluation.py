@@ -86,7 +86,7 @@ def fidelity(before: Sequence[Array], after: Sequence[Array], count: int, origin
     if looks_like_scores(before[0]) and before[0].shape == after[0].shape and len(before[0]):
         same = before[0].argmax(1) == after[0].argmax(1)
         interval = intervals.proportion(float(np.sum(~same)), len(same))
-        return Fidelity(float(same.mean()), error, count, origin, *interval)
+        return Fidelity(float(same.mean()), error, len(same), origin, *interval)  # a run may hold several samples
     if all(len(part) == count for column in squares for part in column):  # a row is a sample
         changes, powers = (np.sum(column, axis=0) for column in zip(*squares, strict=True))
         return Fidelity(None, error, count, origin, *intervals.root_of_ratio(changes, powers))

@@ -184,8 +184,8 @@ def _warn_of_few(run: Run, groups: Sequence[Group]) -> None:
     few = [n for n in widths if fitted < n]
     if few:
         run.warnings.append(
-            f"{fitted} samples to fit are fewer than the input channels of {len(few)} layers (up to {max(few)}): "
-            "more samples would keep more accuracy."
+            f"samples to fit ({fitted}) are fewer than the input channels of {len(few)} layer{'s' * (len(few) > 1)} "
+            f"(up to {max(few)}): more samples would keep more accuracy."
         )
 
 

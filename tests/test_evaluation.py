@@ -46,6 +46,7 @@ def test_agreement_is_the_share_of_equal_answers():
     found = fidelity([before], [after], 4, "given")
     assert found.top1_agreement == 0.5
     assert found.loss == 0.5
+    assert fidelity([before], [after], 2, "given") == found  # two runs of a model that takes two samples at once
 
 
 def test_without_scores_the_loss_is_the_relative_error():

@@ -58,6 +58,24 @@ def test_streams_are_marked():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("body", "stream"),
+    [
+        ("q = Gemm(x, w1)\ns = Add(p, q)", False),  # side by side, as in RepVGG
+        ("q = Gemm(u, w1)\ns = Add(p, q)", False),  # two towers
+        ("q = Gemm(p, w3)\ns = Add(p, q)", True),  # x + f(x)
+        ("h = Gemm(p, w3)\nr = Relu(h)\nq = Gemm(r, w3)\ns = Add(p, q)", True),
+        ("h = Gemm(x, w1)\nr = Relu(h)\nq = Gemm(r, w3)\ns = Add(p, q)", True),  # p is the projection of a shortcut
+    ],
+)
+def test_a_stream_is_a_sum_of_ways_of_different_length(body, stream):
+    text = f"p = Gemm(x, w1)\n{body}\nt = Relu(s)\ny = Gemm(t, w2)"
+    weights = {"w1": (3, 4), "w2": (4, 2), "w3": (4, 4)}
+    inputs = "float[N,3] x, float[N,3] u" if "u," in body else "float[N,3] x"
+    coupling = models.coupled(models.build(inputs, "float[N,2] y", text, {n: weights[n] for n in weights if n in text}))
+    assert [g.stream for g in coupling.groups if len(g.writers) > 1] == [stream]
+
+
 def test_a_model_without_groups_has_no_reports():
     coupling = models.coupled(models.build("float[N,3] x", "float[N,2] y", "y = Gemm(x, w)", {"w": (3, 2)}))
     assert group_reports(coupling, Plan(), {}) == []
