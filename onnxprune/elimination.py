@@ -327,6 +327,28 @@ class Nested:
         return weights
 
 
+class Removal:
+    """What it changes to remove any of a few `rows` [r] from weights W [N, o], all others refitted (G = H W).
+
+    With M = (H + λ D)⁻¹ the weights without the rows R are W − M_:R M_RR⁻¹ W_R: one factorisation serves all sets.
+    """
+
+    def __init__(self, gram: Array, rows: Indices, damping: float = 1e-4) -> None:
+        correlation = Correlation.of(gram, np.arange(len(gram)))
+        factor = correlation.factor(damping)
+        units = np.zeros((len(gram), len(rows)), factor.lower.dtype, order="F")
+        units[rows, np.arange(len(rows))] = 1.0
+        half = solve_triangular(factor.lower, units, lower=True, check_finite=False)
+        columns = solve_triangular(factor.lower, half, lower=True, trans="T", check_finite=False)
+        self.influence = np.asarray(columns, np.float64) * _inverted(correlation.root)[:, None]
+        self.root = correlation.root[rows]
+        self._inner = (half.T @ half).astype(np.float64)
+
+    def shares(self, gone: Indices | slice, weight: Array) -> Array:
+        """By what the influence [N, g] of the rows that go is multiplied, [g, o]; weight [g, o] is what they have."""
+        return np.asarray(np.linalg.solve(self._inner[gone][:, gone], self.root[gone, None] * weight), np.float64)
+
+
 def solve(gram: Array, cross: Array, prior: Array, rows_kept: Indices, damping: float = 1e-4) -> Array:
     """Least-squares weights V [N, o] of the kept rows, zero elsewhere: `Nested` at one level."""
     return Correlation.of(gram, rows_kept).factor(damping).solve(cross, prior)
@@ -351,10 +373,14 @@ class Correlation:
     @classmethod
     def of(cls, gram: Array, rows: Indices) -> "Correlation":
         """Of these rows, in this order."""
-        variance = np.diagonal(gram)
-        _demand_finite(gram)
-        root = np.sqrt(np.where(variance > DEAD * variance.max(initial=0.0), variance, 0.0))[rows]
-        matrix = square(gram, rows)
+        return cls.among(square(gram, rows), rows, float(np.diagonal(gram).max(initial=0.0)))
+
+    @classmethod
+    def among(cls, matrix: Array, rows: Indices, largest: float) -> "Correlation":
+        """Of rows whose own Gram matrix this is (it becomes the correlation); of all rows this variance is largest."""
+        variance = np.diagonal(matrix)
+        _demand_finite(matrix)
+        root = np.sqrt(np.where(variance > DEAD * largest, variance, 0.0))
         inverse = _inverted(root)
         matrix *= inverse
         matrix *= inverse[:, None]

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,32 +157,47 @@ class Equations:
 
     def __init__(self, linear: Linear, flags: NDArray[np.bool_], moments: Moments) -> None:
         self.linear, self.flags, self.moments = linear, flags, moments
-        gram = moments.gram_about(moments.mean)
-        blocks = [gram[block, block] for block, _ in map(partial(_block, linear), range(linear.conv_group))]
-        self.own = [] if len(moments.target_shift) else blocks
-        kept = kept_rows(linear, flags)
-        self.correlations = [Correlation.of(block, rows) for block, rows in zip(blocks, kept, strict=True)]
+        variances, n = moments.variances, linear.matrix.shape[1]
+        self.correlations = [
+            Correlation.among(
+                moments.gram_about(moments.mean, g * n + rows), rows, variances[g * n : (g + 1) * n].max(initial=0.0)
+            )
+            for g, rows in enumerate(kept_rows(linear, flags))
+        ]
         self._factors: dict[float, list[Factor]] = {}
+        self._known: tuple[Linear, Moments, list[Float]] | None = None
 
     def solve(self, damping: float, moments: Moments | None = None) -> Weights:
         """The weights for a damping, towards the targets of other moments of the same rows if given."""
         return self._solve(damping, self.linear, moments or self.moments)
 
     def _solve(self, damping: float, linear: Linear, moments: Moments) -> Weights:
-        cross = None if self.own else moments.cross_about(moments.mean, moments.target_mean)
+        goals = self._goals(linear, moments)
+        targeted = len(moments.target_shift) > 0
         fixed = masked(linear, self.flags).matrix if linear.fixed else None
         matrices, offsets = [], []
         for g, factor in enumerate(self._factored(damping)):
             block, columns = _block(linear, g)
             weight = linear.matrix[g]
-            goals = self.own[g] @ weight if cross is None else cross[block, columns]
-            matrix = factor.solve(goals, weight) if fixed is None else fixed[g]
+            matrix = factor.solve(goals[g], weight) if fixed is None else fixed[g]
             mean = moments.mean[block]
-            goal = mean @ weight + linear.offset[columns] if cross is None else moments.target_mean[columns]
+            goal = moments.target_mean[columns] if targeted else mean @ weight + linear.offset[columns]
             matrices.append(matrix)
             offsets.append(goal - mean @ matrix)
         dtype = linear.matrix.dtype  # float64, or that of a big model's weights
         return Weights(np.stack(matrices).astype(dtype, copy=False), np.concatenate(offsets))
+
+    def _goals(self, linear: Linear, moments: Moments) -> list[Float]:
+        """Covariances of what each convolution group reads with its targets, or with its own outputs, [N, o]."""
+        if self._known is None or self._known[0] is not linear or self._known[1] is not moments:
+            blocks = [_block(linear, g) for g in range(linear.conv_group)]
+            if len(moments.target_shift):
+                cross = moments.cross_about(moments.mean, moments.target_mean)
+                found = [cross[block, columns] for block, columns in blocks]
+            else:
+                found = [moments.own_cross(linear.matrix[g], block) for g, (block, _) in enumerate(blocks)]
+            self._known = linear, moments, found
+        return self._known[2]
 
     def _factored(self, damping: float) -> list[Factor]:
         if damping not in self._factors:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnxprune.activity import Activity
 from onnxprune.allocation import Curve
 from onnxprune.coupling import Coupling, Group
-from onnxprune.elimination import Nested, Problem, compressed, eliminate, ranked_rows, square
+from onnxprune.elimination import Nested, Problem, Removal, compressed, eliminate, ranked_rows, square
 from onnxprune.evaluation import collected
 from onnxprune.graph import Array
 from onnxprune.methods import Evidence, Method
@@ -36,6 +36,7 @@ Ints = NDArray[np.int64]
 NEGLIGIBLE = 1e-6  # relative squared error that isn't told from rounding
 LEVELS = 33  # widths per group at which the error is computed; between them its root is interpolated
 TELLING = 3  # readers of a group that tell its damping
+FEW_ROWS = 16  # rows of a group per level up to which they are few
 LEAST_LEVELS = 9  # the same where readers are wide or many, because each takes time
 
 
@@ -204,8 +205,9 @@ def gathered(
     problems, means = [], []
     for linear in readers(coupling, group) if moments is not None else []:
         assert moments is not None
-        problems.append(problem_of(linear, group, moments[linear.key]))
-        means.append(whole(moments[linear.key]).mean)
+        everything = whole(moments[linear.key])
+        problems.append(problem_of(linear, group, [everything]))
+        means.append(everything.mean)
     dampings = dampings_of(readers(coupling, group), group, problems, moments) if moments is not None else []
     makers = [coupling.linear(i) for i in group.writers]
     evidence = Evidence(
@@ -297,16 +299,24 @@ def judged(
     """The errors of an order of removal at the allowed widths, and the trial; `beside` is what no reader can repair."""
     rows = sum(len(problem.gram) for problem in problems)
     levels, damping = _thinned(allowed, rows), float(np.median(dampings or [DEFAULT_DAMPING]))
-    errors = np.zeros(len(levels))
+    errors, removals = np.zeros(len(levels)), dict[str, _FewRows]()
     for linear, problem in zip(linears, problems, strict=True):
-        errors += _errors(linear, problem, order, levels, moments[linear.key], damping)
+        if _FewRows.suits(linear, problem, levels):
+            removals[linear.key] = one = _FewRows(linear, problem, order, moments[linear.key], damping)
+            errors += one.errors(levels)
+        else:
+            errors += _errors(linear, problem, order, levels, moments[linear.key], damping)
     full = np.square(np.interp(allowed, levels, np.sqrt(errors))) + beside
     full[-1] = 0.0
     ranking = Ranking(group, order, allowed, full, {})
     removed = ranking.removed(int(allowed[ranking.middle]))
     trial: dict[int, list[Linear]] = {}
     for linear, each in zip(linears, dampings, strict=True):
-        layer = with_weights(linear, _cut(linear, group, removed, moments[linear.key][0], each))
+        if linear.key in removals and each == damping:
+            weights = removals[linear.key].cut(group.channels - len(removed))
+        else:
+            weights = _cut(linear, group, removed, moments[linear.key][0], each)
+        layer = with_weights(linear, weights)
         trial.setdefault(linear.index, []).append(layer)
     return replace(ranking, trial=trial)
 
@@ -364,18 +374,82 @@ def _errors(
     rows = ranked_rows(problem.rows, order, len(weight))
     gram = separated(linear, fit.gram_about(fit.mean))
     nested = Nested(gram, gram @ weight, weight, rows, damping)
-    judge = gram if tune is fit else separated(linear, tune.gram_about(fit.mean))
-    judge, weight = square(judge, rows), weight[rows]
-    outputs = judge @ weight
-    power = float(np.sum(weight * outputs)) or 1.0
-    fixed = len(weight) - problem.rows.size
-    errors = []
-    for width in levels:
-        k = fixed + int(width) * problem.rows.shape[1]
-        change = nested.leading(k)
-        squared = power - 2 * np.sum(change * outputs[:k]) + np.sum(change * (judge[:k, :k] @ change))
-        errors.append(max(float(squared), 0.0) / power)
-    return np.asarray(errors)
+    weight, fixed = weight[rows], len(weight) - problem.rows.size
+    judge = _judge(linear, gram, fit, tune, rows, weight)
+    power = judge(np.zeros((0, weight.shape[1]))) or 1.0
+    kept = [nested.leading(fixed + int(width) * problem.rows.shape[1]) for width in levels]
+    return np.array([max(judge(change), 0.0) / power for change in kept])
+
+
+class _FewRows:
+    """The same where a group owns few of a layer's rows: one factorisation serves all levels and the trial."""
+
+    @staticmethod
+    def suits(linear: Linear, problem: Problem, levels: Ints) -> bool:
+        """Whether this takes less time than a solution at every level."""
+        return linear.conv_group == 1 and not linear.fixed and problem.rows.size <= FEW_ROWS * len(levels)
+
+    def __init__(
+        self, linear: Linear, problem: Problem, order: Ints, moments: Sequence[Moments], damping: float
+    ) -> None:
+        self.linear, self.fit, self.block = linear, moments[0], problem.rows.shape[1]
+        gram = self.fit.gram_about(self.fit.mean)
+        self.rows = ranked_rows(problem.rows, order, len(gram))[len(gram) - problem.rows.size :]
+        self.removal = Removal(gram, self.rows, damping)
+        weight = thinned(linear.fit)[0].matrix[0]
+        self.own = weight[self.rows]
+        rows = moments[-1].rows_about(self.fit.mean)
+        if rows is not None:
+            made = rows @ self.removal.influence.astype(np.float32)
+            self.products = (made.T @ made).astype(np.float64)
+            self.power = float(np.square(rows @ weight.astype(np.float32)).sum(dtype=np.float64))
+        else:
+            judge = gram if moments[-1] is self.fit else moments[-1].gram_about(self.fit.mean)
+            self.products = self.removal.influence.T @ (judge @ self.removal.influence)
+            self.power = float(np.sum(weight * (judge @ weight)))
+
+    def errors(self, levels: Ints) -> Float:
+        """Relative squared error at each level."""
+        found = []
+        for width in levels:
+            gone = slice(int(width) * self.block, None)
+            shares = self.removal.shares(gone, self.own[gone])
+            found.append(float(np.sum(shares * (self.products[gone, gone] @ shares))) / (self.power or 1.0))
+        return np.maximum(found, 0.0)
+
+    def cut(self, width: int) -> Weights:
+        """The layer refitted without the channels that go at a width."""
+        linear, gone = self.linear.fit, slice(width * self.block, None)
+        matrix = linear.matrix[0]
+        change = self.removal.influence[:, gone] @ self.removal.shares(gone, matrix[self.rows[gone]])
+        new = matrix - change
+        new[self.rows[gone]] = 0.0
+        return Weights(*self.linear.spread(new[None], linear.offset + self.fit.mean @ (matrix - new)))
+
+
+def _judge(
+    linear: Linear, gram: Float, fit: Moments, tune: Moments, rows: Ints, weight: Float
+) -> Callable[[Float], float]:
+    """Gives the squared error on `tune` of weights [k, o] for the first k of the rows, in place of `weight` for all."""
+    seen = tune.rows_about(fit.mean) if linear.conv_group == 1 and not linear.fixed else None
+    if seen is not None:
+        seen = seen[:, rows]
+        goal = seen @ weight.astype(seen.dtype)
+
+        def of_rows(change: Float) -> float:
+            made = seen[:, : len(change)] @ change.astype(seen.dtype)
+            return float(np.square(goal - made).sum(dtype=np.float64))
+
+        return of_rows
+    gram = square(gram if tune is fit else separated(linear, tune.gram_about(fit.mean)), rows)
+    outputs = gram @ weight
+    power = float(np.sum(weight * outputs))
+
+    def of_products(change: Float) -> float:
+        k = len(change)
+        return power - 2 * float(np.sum(change * outputs[:k])) + float(np.sum(change * (gram[:k, :k] @ change)))
+
+    return of_products
 
 
 # ---------------------------------------------------------------------------------------------- probes

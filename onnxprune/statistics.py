@@ -2,9 +2,10 @@
 
 onnxruntime gathers sampled rows inside the graph (appended Reshape and Gather nodes, on whatever provider it has). The
 host adds their products up in float64, about a fixed shift that keeps the float32 products of a batch exact enough.
-Memory depends on the width of the layers, not on the number of samples. The sampled places are drawn anew for every
-batch, the same for all channels. Sums merge exactly, so parts of the data can be kept apart (to judge on what wasn't
-fitted) and joined later.
+Memory depends on the width of the layers, not on the number of samples. As long as there are fewer rows than columns
+they are kept themselves, which takes less memory and time than their products. The sampled places are drawn anew for
+every batch, the same for all channels. Sums merge exactly, so parts of the data can be kept apart (to judge on what
+wasn't fitted) and joined later.
 """
 
 from __future__ import annotations
@@ -18,15 +19,93 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto, helper
 from scipy.linalg.blas import dger, dsymm, ssyrk
 
-from onnxprune.elimination import symmetric
+from onnxprune.elimination import square, symmetric
 from onnxprune.files import Model
 from onnxprune.graph import Array, Graph, Shape
 from onnxprune.ops.linear import Linear
 from onnxprune.runtime import Runtime
 
 Float = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Sized = dict[tuple[tuple[str, Shape], ...], Mapping[str, Shape]]  # sizes of the inputs -> shapes of all values
 POSITIONS = 10  # output positions per sample and map, at least
+
+
+class Products:
+    """Σxxᵀ [N, N] of float32 rows x; `rows` are these themselves as long as there are at most N, then None."""
+
+    def __init__(self, size: int, rows: Array | None = None, upper: Float | None = None) -> None:
+        self.size, self.rows, self._upper = size, rows, upper
+
+    def add(self, rows: Array) -> None:
+        """Add rows [S, N]."""
+        before, self.rows = self.rows, None
+        if before is not None and len(before) + len(rows) <= self.size:
+            self.rows = np.concatenate([before, rows])
+        elif before is not None and self._upper is None and not len(before):
+            self._upper = _products(rows)
+            return
+        elif before is not None and self._upper is None:
+            self._upper = _products(before)
+        if self._upper is not None:
+            self._upper += ssyrk(1.0, rows.T)
+
+    @property
+    def upper(self) -> Float:
+        """The upper triangle of the sum, column-major; what is below it means nothing."""
+        if self._upper is None:
+            assert self.rows is not None
+            self._upper = _products(self.rows)
+        return self._upper
+
+    def __add__(self, other: Products) -> Products:
+        """The sum over the rows of both."""
+        joined = Products(self.size, self.rows)
+        if other.rows is None:
+            return Products(self.size, None, self.upper + other.upper)
+        if joined.rows is None or len(joined.rows) + len(other.rows) > self.size:
+            joined = Products(self.size, None, self.upper.copy(order="F"))
+        joined.add(other.rows)
+        return joined
+
+    def among(self, columns: Ints | slice) -> Float:
+        """The sum for some columns, ascending: [n, n], symmetric, row-major."""
+        if isinstance(columns, slice) or len(columns) < self.size:
+            if self.rows is not None and self._upper is None:
+                return symmetric(_products(np.ascontiguousarray(self.rows[:, columns])))
+            chosen = np.arange(self.size)[columns]
+            return symmetric(square(self.upper, chosen).T)
+        return symmetric(self.upper)
+
+    def times(self, weights: Float, columns: slice) -> Float:
+        """The sum for some columns, times weights [n, o]."""
+        if self.rows is not None:
+            rows = self.rows[:, columns]
+            product: Float = (rows.T @ (rows @ weights.astype(np.float32))).astype(np.float64)
+            return product
+        found: Float = dsymm(1.0, self.upper[columns, columns], weights)
+        return found
+
+    def powers(self, weights: Float, columns: slice) -> Float:
+        """Sum of squares of what weights [n, o] make of some columns, [o]."""
+        if self.rows is not None:
+            made = self.rows[:, columns] @ weights.astype(np.float32)
+            return np.asarray(np.square(made).sum(0, dtype=np.float64))
+        powers: Float = np.einsum("no,no->o", weights, self.times(weights, columns))
+        return powers
+
+    @property
+    def diagonal(self) -> Float:
+        """Sums of squares of the columns, [N]."""
+        if self._upper is None:
+            assert self.rows is not None
+            return np.asarray(np.square(self.rows).sum(0, dtype=np.float64))
+        return np.diagonal(self._upper)
+
+
+def _products(rows: Array) -> Float:
+    """The upper triangle of rowsᵀ rows, column-major."""
+    return np.asarray(ssyrk(1.0, rows.T), np.float64, order="F")
 
 
 @dataclass
@@ -39,8 +118,13 @@ class Moments:
 
     def __post_init__(self) -> None:
         n, o = len(self.shift), len(self.target_shift)
-        self.total, self.square = np.zeros(n), np.zeros((n, n), order="F")
+        self.total, self.products = np.zeros(n), Products(n, np.zeros((0, n), np.float32))
         self.target_total, self.cross, self.power = np.zeros(o), np.zeros((n, o)), np.zeros(o)
+
+    @property
+    def square(self) -> Float:
+        """Σxxᵀ [N, N], of which only the upper triangle counts."""
+        return self.products.upper
 
     @classmethod
     def starting_with(cls, x: Array, y: Array | None = None) -> Moments:
@@ -53,7 +137,7 @@ class Moments:
         rows = np.subtract(x, self.shift, dtype=np.float32)
         self.count += len(x)
         self.total += rows.sum(0, dtype=np.float64)
-        self.square += ssyrk(1.0, rows.T)
+        self.products.add(rows)
         if y is not None:
             self._add_targets(rows, y)
 
@@ -66,7 +150,7 @@ class Moments:
     def retargeted(self, pairs: Iterable[tuple[Array, Array]]) -> Moments:
         """The same rows with other targets: only the sums that contain y are made anew."""
         new = Moments(self.shift, self.target_shift, self.count)
-        new.total, new.square = self.total, self.square
+        new.total, new.products = self.total, self.products
         for x, y in pairs:
             new._add_targets(np.subtract(x, self.shift, dtype=np.float32), y)
         return new
@@ -74,7 +158,8 @@ class Moments:
     def mixed(self, matrix: Float) -> Moments:
         """The same rows, each multiplied from the right by a matrix [N, N]."""
         new = Moments(self.shift @ matrix, self.target_shift, self.count)
-        new.total, new.square = self.total @ matrix, matrix.T @ symmetric(self.square) @ matrix
+        new.total = self.total @ matrix
+        new.products = Products(len(matrix), None, np.asfortranarray(matrix.T @ symmetric(self.square) @ matrix))
         new.target_total, new.cross, new.power = self.target_total, matrix.T @ self.cross, self.power
         return new
 
@@ -82,7 +167,7 @@ class Moments:
         """The sums over both parts; where targets are kept, these must have the same shifts."""
         other = other._about(self.shift)
         merged = Moments(self.shift, self.target_shift, self.count + other.count)
-        for name in ("total", "square", "target_total", "cross", "power"):
+        for name in ("total", "products", "target_total", "cross", "power"):
             setattr(merged, name, getattr(self, name) + getattr(other, name))
         return merged
 
@@ -93,7 +178,8 @@ class Moments:
         d = self.shift.astype(np.float64) - shift
         new = Moments(shift, self.target_shift, self.count)
         new.total = self.total + self.count * d
-        new.square = self.square + np.outer(d, self.total) + np.outer(new.total, d)
+        moved = self.square + np.outer(d, self.total) + np.outer(new.total, d)
+        new.products = Products(len(d), None, np.asfortranarray(moved))
         new.target_total, new.power = self.target_total, self.power
         new.cross = self.cross + np.outer(d, self.target_total)
         return new
@@ -108,13 +194,13 @@ class Moments:
         """Mean of y."""
         return self.target_shift + self.target_total / max(self.count, 1)
 
-    def gram_about(self, mean: Float) -> Float:
-        """E[(x−m)(x−m)ᵀ], [N, N]."""
-        count = max(self.count, 1)
-        gram = symmetric(self.square)
+    def gram_about(self, mean: Float, columns: Ints | slice | None = None) -> Float:
+        """E[(x−m)(x−m)ᵀ], [N, N]; or of some columns of x only, ascending ones: [n, n]."""
+        count, columns = max(self.count, 1), slice(None) if columns is None else columns
+        gram = self.products.among(columns)
         gram /= count
-        d = mean - self.shift
-        u = self.total / count - d / 2
+        d = (mean - self.shift)[columns]
+        u = self.total[columns] / count - d / 2
         for one, other in ((u, d), (d, u)):
             dger(-1.0, one, other, a=gram.T, overwrite_a=1)
         return gram
@@ -139,9 +225,27 @@ class Moments:
     def variance(self, weights: Float, rows: slice) -> Float:
         """Variance of x·w for some rows of x and weights [n, o], per column [o]: no matrix of all rows is made."""
         count = max(self.count, 1)
-        squares: Float = np.einsum("no,no->o", weights, dsymm(1.0, self.square[rows, rows], weights))
-        spread: Float = squares / count - np.square(self.total[rows] @ weights / count)
+        spread: Float = self.products.powers(weights, rows) / count - np.square(self.total[rows] @ weights / count)
         return spread
+
+    def own_cross(self, weights: Float, rows: slice) -> Float:
+        """Covariance of some rows of x with x·w for weights [n, o] of theirs, [n, o]: no matrix of all rows is made."""
+        count = max(self.count, 1)
+        mean = self.total[rows] / count
+        covariance: Float = self.products.times(weights, rows) / count - np.outer(mean, mean @ weights)
+        return covariance
+
+    def rows_about(self, mean: Float) -> Array | None:
+        """All x − m, float32 [count, N], if they are few enough to be kept."""
+        rows = self.products.rows
+        return None if rows is None else rows - (mean - self.shift).astype(np.float32)
+
+    @property
+    def variances(self) -> Float:
+        """Of x, [N]."""
+        count = max(self.count, 1)
+        found: Float = np.maximum(self.products.diagonal / count - np.square(self.total / count), 0.0)
+        return found
 
     def columns(self, chosen: NDArray[np.int64]) -> Moments:
         """The same rows with only some of the targets."""

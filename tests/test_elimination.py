@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune import elimination
-from onnxprune.elimination import Nested, Problem, compressed, eliminate, ranked_rows, solve, squared_error
+from onnxprune.elimination import (
+    Correlation,
+    Nested,
+    Problem,
+    Removal,
+    compressed,
+    eliminate,
+    ranked_rows,
+    solve,
+    squared_error,
+)
 from onnxprune.errors import DataError, InternalError
 
 
@@ -320,6 +330,37 @@ def test_every_level_is_the_refitted_solution(seed, changed):
         expected[order[:k]] = data.fit(order[:k], 1e-3)[0]
         np.testing.assert_allclose(nested.solve(k), expected, atol=1e-6)
         np.testing.assert_allclose(solve(problem.gram, cross, data.w, order[:k], 1e-3), expected, atol=1e-6)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), dead=st.booleans())
+def test_removal_of_any_of_a_few_rows_is_the_refitted_solution(seed, dead):
+    data = Data(seed, n=8, fixed=4)
+    gram, few = data.problem.gram, data.problem.rows[:5].ravel()
+    if dead:
+        gram[few[1]] = gram[:, few[1]] = 0
+    removal = Removal(gram, few, 1e-3)
+    for gone in ([], [3], [4, 0], [0, 1, 2, 3, 4]):
+        kept = np.setdiff1d(np.arange(12), few[gone])
+        expected = solve(gram, gram @ data.w, data.w, kept, 1e-3)
+        found = data.w - removal.influence[:, gone] @ removal.shares(gone, data.w[few[gone]])
+        np.testing.assert_allclose(found[kept], expected[kept], atol=1e-6)
+
+
+def test_wide_factors_are_coarse_and_solutions_as_good():
+    """In float32 where the damping is far above its rounding, in float64 where it isn't."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(800, 600)) @ rng.normal(size=(600, 600)) + 30 * rng.normal(size=(800, 1))
+    gram, w = x.T @ x, rng.normal(size=(600, 3))
+    rows = np.arange(550)
+    root = np.sqrt(np.diagonal(gram))[:550, None]
+    for damping, dtype in ((1e-2, np.float32), (1e-3, np.float64)):
+        factor = Correlation.of(gram, np.arange(600)).factor(damping)
+        assert (factor.lower.dtype, factor.damping) == (dtype, damping)
+        scaled = gram[:550, :550] / root / root.T + damping * np.eye(550)
+        expected = np.linalg.solve(scaled, (gram @ w)[:550] / root + damping * w[:550] * root) / root
+        found = solve(gram, gram @ w, w, rows, damping)[:550]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
 
 
 def test_error_on_other_data():

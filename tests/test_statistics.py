@@ -58,6 +58,26 @@ def test_moments_are_those_of_the_joined_rows_about_any_mean(seed, parts, offset
         np.testing.assert_array_equal(found, again)
 
 
+@settings(max_examples=30)
+@given(st.integers(0, 1000), st.integers(1, 8), st.integers(1, 8))
+def test_few_rows_are_kept_and_all_is_as_with_sums(seed, first, second):
+    """Up to as many rows as columns; sums of parts, some columns, and what weights make of them."""
+    x, _ = rows(seed, first + second)
+    one, other = summed(x[:first], None, 1), Moments.starting_with(x[:first])
+    other.add(x[first:])
+    both = one + other
+    for moments, count in ((one, first), (other, second), (both, first + second)):
+        assert (moments.products.rows is not None) == (count <= 6)
+    weights, part = np.random.default_rng(seed).normal(size=(3, 2)), slice(2, 5)
+    exact = x.astype(np.float64) - both.mean
+    gram = exact.T @ exact / len(x)
+    close(both.gram_about(both.mean), gram)
+    close(both.gram_about(both.mean, np.array([0, 3, 4])), gram[np.ix_([0, 3, 4], [0, 3, 4])])
+    close(both.variances, np.diagonal(gram))
+    close(both.own_cross(weights, part), gram[part, part] @ weights)
+    close(both.variance(weights, part), np.square(exact[:, part] @ weights).mean(0))
+
+
 def test_a_gram_matrix_is_symmetric():
     gram, _, _ = summed(*rows(3), 4).centred()
     np.testing.assert_array_equal(gram, gram.T)
