@@ -195,8 +195,8 @@ class Walk:
         """The rest of the original from here to those of the values `names` that are still to come.
 
         Some layers may be `replaced` by others with other weights; recurrent ones lose the feedback of the channels
-        that `mask` removes. The rest runs in stretches, and those in which nothing changes are the same for all: what
-        onnxruntime is handed over each time doesn't grow with the depth.
+        that `mask` removes. What none of `names` needs is left out. The rest runs in stretches, and those in which
+        nothing changes are the same for all: what onnxruntime is handed over each time doesn't grow with the depth.
         """
         layers = [layer for several in replaced.values() for layer in several]
         skipped = {i for layer in layers for i in layer.tail}
@@ -208,13 +208,17 @@ class Walk:
             nodes = [i for i in every if i not in skipped]
             made = [name for i in nodes for name in self._made(i, replaced)]
             outputs = tuple(name for name in made if name in needed)
-            needed.update(name for i in every for name in self.graph.reads(self.graph.nodes[i]))
             changed = len(nodes) < len(every) or any(i in replaced or (mask and mask.feeds_back(i)) for i in nodes)
+            wanted = list[int]()
+            for i in reversed(nodes):
+                if not needed.isdisjoint(self._made(i, replaced)):
+                    wanted.append(i)
+                    needed.update(self.graph.reads(self.graph.nodes[i]))
             if outputs and changed:
-                sessions.append(part(self, self.graph, nodes, outputs, replaced, mask))
+                sessions.append(part(self, self.graph, wanted[::-1], outputs, replaced, mask))
             elif outputs:
                 known = self._unchanged.get((start, outputs))
-                session = self._unchanged[start, outputs] = known or part(self, self.graph, nodes, outputs)
+                session = self._unchanged[start, outputs] = known or part(self, self.graph, wanted[::-1], outputs)
                 sessions.append(session)
         return Chain(sessions[::-1], names)
 

@@ -5,6 +5,7 @@ import tempfile
 
 import numpy as np
 import pytest
+from cases import CASES
 
 import models
 from onnxprune import walk as walk_module
@@ -272,6 +273,20 @@ def test_a_suffix_gives_the_whole_models_outputs(name):
                     assert set(found) | set(walk.original[b]) >= set(outputs)
                     for output, value in found.items():
                         close(value, expected[output])
+
+
+def test_a_suffix_leaves_out_what_nobody_asks_for(monkeypatch):
+    """Such as what a detector makes of the boxes that it finds: without any it may fail."""
+    model, built, part = CASES["two_heads"].model(), list[int](), walk_module.part
+    coupling = models.coupled(model)
+    monkeypatch.setattr(walk_module, "part", lambda *args: built.extend(args[2]) or part(*args))
+    with Walk(coupling, [CASES["two_heads"].feed(2)], models.RUNTIME) as walk:
+        first = coupling.graph.outputs[0]
+        walk.keep([first])
+        assert walk.suffix({}, [first]).outputs == [first]
+    makes = {name for index in built for name in coupling.graph.nodes[index].output}
+    assert first in makes
+    assert makes.isdisjoint(coupling.graph.outputs[1:])
 
 
 def test_only_the_stretch_in_which_something_changes_is_built_anew(monkeypatch):
