@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import runpy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -80,6 +80,23 @@ def fidelity(before: Sequence[Array], after: Sequence[Array], count: int, origin
     """
     if not before or not count:
         return Fidelity(None, 0.0, count, origin)
+    return replace(_compared(before, after, count, origin), unexplained=unexplained(before, after, origin))
+
+
+def unexplained(before: Sequence[Array], after: Sequence[Array], origin: str) -> float | None:
+    """The share of the answers' variance over made-up samples that changes; None for given samples.
+
+    Answers to noise are often nearly the same for all of it. Then they stay what they are whatever is pruned, and only
+    what little they vary tells anything; if they don't vary at all nothing does, and all counts as changed.
+    """
+    if origin != "synthetic":
+        return None
+    change = sum(float(np.square(b - a if b.shape == a.shape else b).sum()) for b, a in zip(before, after, strict=True))
+    variance = sum(float(np.square(b - b.mean(0)).sum()) for b in before if len(b))
+    return change / variance if variance > 0 else 1.0
+
+
+def _compared(before: Sequence[Array], after: Sequence[Array], count: int, origin: str) -> Fidelity:
     squares = [(_rows(b - a if b.shape == a.shape else b), _rows(b)) for b, a in zip(before, after, strict=True)]
     change, power = (float(sum(part.sum() for part in column)) for column in zip(*squares, strict=True))
     error = float(np.sqrt(change / power)) if power else 0.0
@@ -100,8 +117,13 @@ def _rows(values: Array) -> Float:
 
 
 def loss(found: Fidelity, before: Float | None = None, after: Float | None = None) -> Loss:
-    """What `drop` counts: the fall of the mean score of the same samples where there are scores, else of fidelity."""
+    """What `drop` counts: the fall of the mean score of the same samples where there are scores, else of fidelity.
+
+    Of made-up samples it is what tells more of a difference: fidelity, or what their answers' variance has lost.
+    """
     if before is None or after is None:
+        if (found.unexplained or 0.0) > found.loss:
+            return Loss("variance", found.unexplained or 0.0, None, None, found.samples)
         what = "outputs" if found.top1_agreement is None else "agreement"
         return Loss(what, found.loss, found.low, found.high, found.samples)
     fall = round(float(before.mean() - after.mean()), 12)  # 0.92 - 0.91 is 0.01

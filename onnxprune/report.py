@@ -45,7 +45,8 @@ class Fidelity:
     """How well the pruned model answers like the original, on samples that took no part in pruning.
 
     top1_agreement is None where the output doesn't look like class scores; relative_error is ‖y − y₀‖ / ‖y₀‖. The loss
-    on all such samples lies between low and high, as far as these samples tell (see `intervals`; None: they don't).
+    on all such samples lies between low and high, as far as these samples tell (see `intervals`; None: they don't). Of
+    made-up samples, unexplained is the share of the answers' variance that has changed.
     """
 
     top1_agreement: float | None
@@ -54,6 +55,7 @@ class Fidelity:
     data: str  # "given" or "synthetic"
     low: float | None = None
     high: float | None = None
+    unexplained: float | None = None
 
     @property
     def loss(self) -> float:
@@ -63,7 +65,7 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Loss:
-    """What `drop` counts: of accuracy, agreement or the outputs (their relative error), measured on some samples.
+    """What `drop` counts: of accuracy, agreement, outputs (their relative error) or their variance, on some samples.
 
     Between low and high lies the true one (see `intervals`; None: not known). So many samples are needed, if the loss
     stays what it is, until they show that it is at most what was allowed (None: nothing was, or none would show it).

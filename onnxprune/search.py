@@ -185,8 +185,10 @@ class Search:
         """By what factor the change of the answers may grow until it loses what is allowed; at most FARTHEST."""
         allowed, labelled = self.allowed or 0.0, self.run.labelled
         unseen = labelled is not None and labelled.labels is None  # a function judges, and only files
+        share = None if labelled else evaluation.unexplained(self.before, answers, self.run.samples.origin)
+        farthest = min(FARTHEST, float(np.sqrt(allowed / share))) if share else FARTHEST
         if unseen or not answers or not evaluation.looks_like_scores(answers[0]):
-            return min(allowed / loss, FARTHEST) if loss > 0 else FARTHEST
+            return min(allowed / loss, farthest) if loss > 0 else farthest
         before, change = self.before[0], answers[0] - self.before[0]
         own = before.argmax(1)
         truth = own if labelled is None or labelled.labels is None else labelled.labels.ravel()[: len(own)]
@@ -195,7 +197,7 @@ class Search:
             right = (before + factor * change).argmax(1) == truth
             return float((own == truth).mean() - right.mean()) <= allowed
 
-        low, high = FARTHEST if within(FARTHEST) else 0.0, FARTHEST
+        low, high = farthest if within(farthest) else 0.0, farthest
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             low, high = (middle, high) if within(middle) else (low, middle)

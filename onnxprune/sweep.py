@@ -96,7 +96,8 @@ def picture(title: str, points: Sequence[Point]) -> str:
             report = point.result.report
             dots.append(_dot(report, kind, point.target, i == chosen))
             of = report.loss.of
-    lost = {"accuracy": "accuracy lost", "agreement": "answers changed", "outputs": "relative error"}[of]
+    names = {"accuracy": "accuracy lost", "agreement": "answers changed", "outputs": "relative error"}
+    lost = names.get(of, "share of the answers' variance that changed")
     return pareto(title, COUNTED[kind], lost, dots)
 
 

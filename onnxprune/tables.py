@@ -210,6 +210,8 @@ def _add_fidelity(table: Table, fidelity: Fidelity, accuracy: Mapping[str, float
         table.add_row("agreement", "", f"{100 * fidelity.top1_agreement:.1f} %", "", f"same top class, {data}{right}")
     error = _interval(fidelity, lambda changed: f"{changed:.3g}") if fidelity.top1_agreement is None else ""
     table.add_row("relative error", "", f"{fidelity.relative_error:.3g}", "", f"of the outputs, {data}{error}")
+    if loss.of == "variance":
+        table.add_row("variance lost", "", f"{loss.value:.3g}", "", f"of how the outputs vary, {data}")
     if accuracy is not None:
         points = _interval(loss, lambda change: f"{100 * change:.1f}") if loss.of == "accuracy" else ""
         both = (f"{100 * accuracy[when]:.1f} %" for when in ("before", "after"))

@@ -63,6 +63,19 @@ def test_all_outputs_count_for_the_error_and_the_first_for_agreement():
     assert found.top1_agreement == 1.0
 
 
+def test_answers_to_noise_count_by_what_they_vary():
+    before = np.array([[5.0, 0], [5.1, 0], [4.9, 0]])
+    after = before + [[0.01, 0], [0, 0], [0, 0]]
+    found = fidelity([before], [after], 3, "synthetic")
+    assert found.top1_agreement == 1.0
+    assert found.unexplained == pytest.approx(0.0001 / 0.02)
+    assert (loss(found).of, loss(found).value) == ("variance", found.unexplained)
+    given = fidelity([before], [after], 3, "given")
+    assert (given.unexplained, loss(given).of, loss(given).value) == (None, "agreement", 0.0)
+    assert fidelity([before[:1]], [before[:1]], 1, "synthetic").unexplained == 1.0  # what doesn't vary tells nothing
+    assert loss(fidelity([before], [before[:, ::-1]], 3, "synthetic")).value > 1
+
+
 @pytest.mark.parametrize(("before", "count"), [([], 5), ([np.ones((0, 2))], 0), ([np.zeros((3, 1, 1))], 3)])
 def test_nothing_to_compare_is_no_error(before, count):
     found = fidelity(before, before, count, "given")
