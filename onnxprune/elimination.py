@@ -363,6 +363,7 @@ def squared_error(gram: Array, cross: Array, power: float, weights: Array) -> fl
 class Correlation:
     """A Gram matrix of some rows in correlation units, the left-hand side of (correlation + λ I) v = target.
 
+    Only the upper triangle of `matrix` counts.
     root [N] is the square root of each row's variance, 0 for dead rows: uncorrelated rows with a target of 0.
     """
 
@@ -377,7 +378,7 @@ class Correlation:
 
     @classmethod
     def among(cls, matrix: Array, rows: Indices, largest: float) -> "Correlation":
-        """Of rows whose own Gram matrix this is (it becomes the correlation); of all rows this variance is largest."""
+        """Of rows whose own Gram matrix this is (which is overwritten); `largest` is the largest variance of all."""
         variance = np.diagonal(matrix)
         _demand_finite(matrix)
         root = np.sqrt(np.where(variance > DEAD * largest, variance, 0.0))
@@ -449,7 +450,7 @@ def _demand_finite(moment: Array) -> None:
 
 
 def _cholesky(gram: Array, damping: float) -> tuple[Array, float]:
-    """Lower factor of a matrix (diagonal about 1) + λ I, and λ: the damping, or ten times more as often as needed."""
+    """Lower factor of a matrix (upper triangle, diagonal about 1) + λ I, and λ: ten times more as often as needed."""
     smallest = len(gram) * np.finfo(np.float64).eps
     for _ in range(RETRIES):
         damped = gram.copy()

@@ -160,7 +160,7 @@ class Equations:
         variances, n = moments.variances, linear.matrix.shape[1]
         self.correlations = [
             Correlation.among(
-                moments.gram_about(moments.mean, g * n + rows), rows, variances[g * n : (g + 1) * n].max(initial=0.0)
+                moments.upper_about(moments.mean, g * n + rows), rows, variances[g * n : (g + 1) * n].max(initial=0.0)
             )
             for g, rows in enumerate(kept_rows(linear, flags))
         ]

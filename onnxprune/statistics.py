@@ -48,11 +48,11 @@ class Products:
         elif before is not None and self._upper is None:
             self._upper = _products(before)
         if self._upper is not None:
-            self._upper += ssyrk(1.0, rows.T)
+            self._upper += ssyrk(1.0, rows.T, lower=1).T
 
     @property
     def upper(self) -> Float:
-        """The upper triangle of the sum, column-major; what is below it means nothing."""
+        """The upper triangle of the sum, row-major; what is below it means nothing."""
         if self._upper is None:
             assert self.rows is not None
             self._upper = _products(self.rows)
@@ -64,18 +64,17 @@ class Products:
         if other.rows is None:
             return Products(self.size, None, self.upper + other.upper)
         if joined.rows is None or len(joined.rows) + len(other.rows) > self.size:
-            joined = Products(self.size, None, self.upper.copy(order="F"))
+            joined = Products(self.size, None, self.upper.copy())
         joined.add(other.rows)
         return joined
 
-    def among(self, columns: Ints | slice) -> Float:
-        """The sum for some columns, ascending: [n, n], symmetric, row-major."""
-        if isinstance(columns, slice) or len(columns) < self.size:
-            if self.rows is not None and self._upper is None:
-                return symmetric(_products(np.ascontiguousarray(self.rows[:, columns])))
-            chosen = np.arange(self.size)[columns]
-            return symmetric(square(self.upper, chosen).T)
-        return symmetric(self.upper)
+    def among(self, columns: Ints) -> Float:
+        """The upper triangle for some columns, ascending ones: [n, n], row-major; the caller's own."""
+        if len(columns) == self.size:
+            return self.upper.copy()
+        if self.rows is not None and self._upper is None:
+            return _products(np.ascontiguousarray(self.rows[:, columns]))
+        return square(self.upper, columns)
 
     def times(self, weights: Float, columns: slice) -> Float:
         """The sum for some columns, times weights [n, o]."""
@@ -83,7 +82,7 @@ class Products:
             rows = self.rows[:, columns]
             product: Float = (rows.T @ (rows @ weights.astype(np.float32))).astype(np.float64)
             return product
-        found: Float = dsymm(1.0, self.upper[columns, columns], weights)
+        found: Float = dsymm(1.0, self.upper[columns, columns].T, weights, lower=1)
         return found
 
     def powers(self, weights: Float, columns: slice) -> Float:
@@ -104,8 +103,8 @@ class Products:
 
 
 def _products(rows: Array) -> Float:
-    """The upper triangle of rowsᵀ rows, column-major."""
-    return np.asarray(ssyrk(1.0, rows.T), np.float64, order="F")
+    """The upper triangle of rowsᵀ rows, row-major."""
+    return np.asarray(ssyrk(1.0, rows.T, lower=1).T, np.float64)
 
 
 @dataclass
@@ -159,7 +158,7 @@ class Moments:
         """The same rows, each multiplied from the right by a matrix [N, N]."""
         new = Moments(self.shift @ matrix, self.target_shift, self.count)
         new.total = self.total @ matrix
-        new.products = Products(len(matrix), None, np.asfortranarray(matrix.T @ symmetric(self.square) @ matrix))
+        new.products = Products(len(matrix), None, matrix.T @ symmetric(self.square) @ matrix)
         new.target_total, new.cross, new.power = self.target_total, matrix.T @ self.cross, self.power
         return new
 
@@ -179,7 +178,7 @@ class Moments:
         new = Moments(shift, self.target_shift, self.count)
         new.total = self.total + self.count * d
         moved = self.square + np.outer(d, self.total) + np.outer(new.total, d)
-        new.products = Products(len(d), None, np.asfortranarray(moved))
+        new.products = Products(len(d), None, moved)
         new.target_total, new.power = self.target_total, self.power
         new.cross = self.cross + np.outer(d, self.target_total)
         return new
@@ -194,9 +193,13 @@ class Moments:
         """Mean of y."""
         return self.target_shift + self.target_total / max(self.count, 1)
 
-    def gram_about(self, mean: Float, columns: Ints | slice | None = None) -> Float:
-        """E[(x−m)(x−m)ᵀ], [N, N]; or of some columns of x only, ascending ones: [n, n]."""
-        count, columns = max(self.count, 1), slice(None) if columns is None else columns
+    def gram_about(self, mean: Float) -> Float:
+        """E[(x−m)(x−m)ᵀ], [N, N]."""
+        return symmetric(self.upper_about(mean, np.arange(len(self.total))))
+
+    def upper_about(self, mean: Float, columns: Ints) -> Float:
+        """Its upper triangle for some columns of x, ascending ones: [n, n]; what is below it means nothing."""
+        count = max(self.count, 1)
         gram = self.products.among(columns)
         gram /= count
         d = (mean - self.shift)[columns]
