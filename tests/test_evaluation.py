@@ -65,7 +65,7 @@ def test_all_outputs_count_for_the_error_and_the_first_for_agreement():
 
 def test_answers_to_noise_count_by_what_they_vary():
     before = np.array([[5.0, 0], [5.1, 0], [4.9, 0]])
-    after = before + [[0.01, 0], [0, 0], [0, 0]]
+    after = before + np.array([[0.01, 0], [0, 0], [0, 0]])
     found = fidelity([before], [after], 3, "synthetic")
     assert found.top1_agreement == 1.0
     assert found.unexplained == pytest.approx(0.0001 / 0.02)
