@@ -44,7 +44,7 @@ from onnxprune.walk import layers_in_order
 
 Ints = NDArray[np.int64]
 KINDS = (*COSTS, "latency", "drop")
-STEPS = 64  # budgets from the largest to the smallest, among which the one for a loss is found
+STEPS = 96  # budgets from the largest to the smallest, among which the one for a loss is found
 CANDIDATES = 6  # models made to find it
 FARTHEST = 8.0  # times that a change of the answers is scaled
 HALVINGS = 12
@@ -418,7 +418,8 @@ class Search:
         `wanted`: the change of the answers that loses so much, if something tells that; else noise does. After that it
         is told by scaling the change that the last candidate made, so few candidates are needed.
         """
-        budgets = np.linspace(*self.reachable, STEPS + 1)
+        most, fewest = self.reachable
+        budgets = most - (most - fewest) * np.square(np.linspace(0, 1, STEPS + 1))  # finer where little is lost
 
         @cache
         def trial(step: int) -> Trial:
