@@ -50,20 +50,26 @@ def answers(
     batch: int,
     outputs: Sequence[str] | None = None,
 ) -> list[Array]:
-    """Values of the model's floating-point outputs (or some of them) for these samples, joined along the batch axis."""
+    """What `collected` gives of the model's outputs (or some of them) for these samples, one after the other."""
     return list(collected(runtime.session(model), samples.batches(indices, batch), outputs).values())
 
 
 def collected(
     session: Session, feeds: Iterable[Mapping[str, Array]], outputs: Sequence[str] | None = None
 ) -> dict[str, Array]:
-    """Values of a session's floating-point outputs (or some of them) for all feeds, joined along the batch axis."""
-    found: dict[str, list[Array]] = {}
+    """Values of a session's floating-point outputs (or some of them) for all feeds, joined along the batch axis.
+
+    Where none is, those of its integers and booleans (labels), as integers.
+    """
+    numbers: dict[str, list[Array]] = {}
+    labels: dict[str, list[Array]] = {}
     for feed in feeds:
         for name, value in session.run(feed, outputs).items():
             if value.dtype.kind == "f" or value.dtype.name == "bfloat16":
-                found.setdefault(name, []).append(np.atleast_1d(value).astype(np.float64))
-    return {name: _joined(values) for name, values in found.items()}
+                numbers.setdefault(name, []).append(np.atleast_1d(value).astype(np.float64))
+            elif value.dtype.kind in "iub":
+                labels.setdefault(name, []).append(np.atleast_1d(value).astype(np.int64))
+    return {name: _joined(values) for name, values in (numbers or labels).items()}
 
 
 def _joined(values: list[Array]) -> Array:
@@ -100,14 +106,23 @@ def _compared(before: Sequence[Array], after: Sequence[Array], count: int, origi
     squares = [(_rows(b - a if b.shape == a.shape else b), _rows(b)) for b, a in zip(before, after, strict=True)]
     change, power = (float(sum(part.sum() for part in column)) for column in zip(*squares, strict=True))
     error = float(np.sqrt(change / power)) if power else 0.0
-    if looks_like_scores(before[0]) and before[0].shape == after[0].shape and len(before[0]):
-        same = before[0].argmax(1) == after[0].argmax(1)
-        interval = intervals.proportion(float(np.sum(~same)), len(same))
-        return Fidelity(float(same.mean()), error, len(same), origin, *interval)  # a run may hold several samples
+    changed = _changed(before[0], after[0])
+    if changed is not None:
+        interval = intervals.proportion(float(changed.sum()), len(changed))
+        return Fidelity(1 - float(changed.mean()), error, len(changed), origin, *interval)  # a run may hold several
     if all(len(part) == count for column in squares for part in column):  # a row is a sample
         changes, powers = (np.sum(column, axis=0) for column in zip(*squares, strict=True))
         return Fidelity(None, error, count, origin, *intervals.root_of_ratio(changes, powers))
     return Fidelity(None, error, count, origin)
+
+
+def _changed(before: Array, after: Array) -> Float | None:
+    """The share of each sample's answers that isn't the same [samples]; None where outputs are no answers."""
+    if before.shape != after.shape or not len(before):
+        return None
+    if are_labels(before):
+        return np.asarray((before != after).reshape(len(before), -1).mean(1))
+    return np.asarray(before.argmax(1) != after.argmax(1), np.float64) if looks_like_scores(before) else None
 
 
 def _rows(values: Array) -> Float:
@@ -142,7 +157,12 @@ def needed(found: Loss, allowed: float) -> int | None:
 
 def looks_like_scores(output: Array) -> bool:
     """Whether an output is one row of class scores per sample."""
-    return output.ndim == 2 and output.shape[1] > 1
+    return output.ndim == 2 and output.shape[1] > 1 and not are_labels(output)
+
+
+def are_labels(output: Array) -> bool:
+    """Whether an output holds integers, such as an ArgMax gives."""
+    return output.dtype.kind == "i"
 
 
 def scores(model: Model | ModelProto, path: str | Path | None, data: Labelled, runtime: Runtime, batch: int) -> Float:
@@ -159,10 +179,14 @@ def scores(model: Model | ModelProto, path: str | Path | None, data: Labelled, r
         raise DataError("accuracy needs labelled samples, or a function of a model's path.")
     graph = (model.proto if isinstance(model, Model) else model).graph
     first = [graph.output[0].name]
-    found = answers(model, data.samples, range(data.samples.count), runtime, batch, first)
+    found, labels = answers(model, data.samples, range(data.samples.count), runtime, batch, first), data.labels.ravel()
+    if found and are_labels(found[0]) and found[0].size == len(labels):
+        return np.asarray(found[0].ravel() == labels, np.float64)
     if not found or not looks_like_scores(found[0]):
-        raise DataError("accuracy needs class scores [samples, classes] as the first output; pass a function instead.")
-    labels = data.labels.ravel()
+        raise DataError(
+            "accuracy needs class scores [samples, classes] or class numbers [samples] as the first output; pass a "
+            "function instead."
+        )
     if labels.max(initial=0) >= found[0].shape[1]:
         raise DataError(f"label {labels.max()} is larger than the model's {found[0].shape[1]} classes allow.")
     return np.asarray(found[0].argmax(1) == labels, np.float64)

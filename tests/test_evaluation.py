@@ -217,9 +217,26 @@ def test_accuracy_needs_labels_scores_and_classes(model):
         scores(dense, None, data, models.RUNTIME, 8)
     with pytest.raises(DataError, match="label 4 is larger than the model's 4 classes"):
         scores(model, None, Labelled(samples(model, models.data(model, 3)), np.array([0, 4, 1])), models.RUNTIME, 8)
-    integers = models.build("float[N,4] x", "int64[N,1] k", "k = ArgMax<axis=1>(x)", {})
-    with pytest.raises(DataError, match="needs class scores"):
-        scores(integers, None, Labelled(samples(integers, np.ones((2, 4), np.float32)), np.zeros(2)), models.RUNTIME, 8)
+
+
+def test_class_numbers_are_compared_as_they_are():
+    model = models.build("float[N,4] x", "int64[N,1] k", "k = ArgMax<axis=1>(x)", {})
+    x = np.eye(4, dtype=np.float32)
+    labelled = Labelled(samples(model, x), np.array([0, 1, 3, 3]))
+    assert scores(model, None, labelled, models.RUNTIME, 8).tolist() == [1, 1, 0, 1]
+    before = answers(model, samples(model, x), range(4), models.RUNTIME, 8)
+    after = answers(model, samples(model, x[[0, 2, 3, 1]]), range(4), models.RUNTIME, 8)
+    found = fidelity(before, after, 4, "given")
+    assert (found.top1_agreement, loss(found).of, loss(found).value) == (0.25, "agreement", 0.75)
+
+
+def test_masks_count_by_the_share_that_changed():
+    before = np.zeros((2, 5, 4), np.int64)
+    after = before.copy()
+    after[1, 0] = 2
+    found = fidelity([before], [after], 2, "given")
+    assert found.top1_agreement == 0.9
+    assert found.low < 0.1 < found.high
 
 
 def test_functions_are_found_in_files(tmp_path):

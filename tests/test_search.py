@@ -40,7 +40,13 @@ def lenet():
     return models.build("float[N,1,12,12] x", "float[N,5] y", body, weights | {"w4": (5, 60), "b4": (5,)})
 
 
-MADE = models.ALL | {"lenet": lenet, "without biases": lambda: models.mlp(bias=False)}
+def numbers():
+    """A classifier that gives class numbers."""
+    text = "h = Gemm(x, w0)\nr = Relu(h)\nz = Gemm(r, w1)\ny = ArgMax<axis=1>(z)"
+    return models.build("float[N,12] x", "int64[N,1] y", text, {"w0": (12, 20), "w1": (20, 6)})
+
+
+MADE = models.ALL | {"lenet": lenet, "without biases": lambda: models.mlp(bias=False), "numbers": numbers}
 
 
 def run(name="mlp", count=60, labelled=None, **options):
@@ -193,7 +199,7 @@ def test_the_share_is_that_of_the_model_that_is_written():
 # ---- Losses
 
 
-@pytest.mark.parametrize("name", ["mlp", "convs", "tokens", "depthwise"])
+@pytest.mark.parametrize("name", ["mlp", "convs", "tokens", "depthwise", "numbers"])
 @pytest.mark.parametrize("allowed", [0.05, 0.3])
 def test_a_loss_is_not_exceeded_on_the_samples_that_judge(name, allowed):
     found = Search(run(name, count=100, targets=[f"drop={allowed}"]))
