@@ -49,13 +49,19 @@ def answers(
     runtime: Runtime,
     batch: int,
     outputs: Sequence[str] | None = None,
+    *,
+    changed: bool = False,
 ) -> list[Array]:
-    """What `collected` gives of the model's outputs (or some of them) for these samples, one after the other."""
-    return list(collected(runtime.session(model), samples.batches(indices, batch), outputs).values())
+    """What `collected` gives of the model's outputs (or some of them) for these samples, one after the other.
+
+    Where a `changed` model fails, it answers nothing: a detector may, on what it no longer finds. If it fails on all
+    samples, there are no values.
+    """
+    return list(collected(runtime.session(model), samples.batches(indices, batch), outputs, changed).values())
 
 
 def collected(
-    session: Session, feeds: Iterable[Mapping[str, Array]], outputs: Sequence[str] | None = None
+    session: Session, feeds: Iterable[Mapping[str, Array]], outputs: Sequence[str] | None = None, changed: bool = False
 ) -> dict[str, Array]:
     """Values of a session's floating-point outputs (or some of them) for all feeds, joined along the batch axis.
 
@@ -64,7 +70,13 @@ def collected(
     numbers: dict[str, list[Array]] = {}
     labels: dict[str, list[Array]] = {}
     for feed in feeds:
-        for name, value in session.run(feed, outputs).items():
+        try:
+            values = session.run(feed, outputs)
+        except DataError:
+            if not changed:
+                raise
+            continue
+        for name, value in values.items():
             if value.dtype.kind == "f" or value.dtype.name == "bfloat16":
                 numbers.setdefault(name, []).append(np.atleast_1d(value).astype(np.float64))
             elif value.dtype.kind in "iub":

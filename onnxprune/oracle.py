@@ -19,7 +19,7 @@ from math import prod
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from onnxprune.bodies import subgraphs
+from onnxprune.bodies import outer_names, subgraphs
 from onnxprune.coupling import Coupling
 from onnxprune.errors import InternalError
 from onnxprune.files import Model
@@ -187,10 +187,17 @@ def _weighs(graph: Graph, name: str) -> bool:
 
 
 def _expose(model: Model | ModelProto, points: Mapping[str, int]) -> Model:
-    """The model with these values as its outputs."""
+    """The model with these values as its outputs, and no node that they don't need (it may fail on what is found)."""
     model = model if isinstance(model, Model) else Model(model)
     new = ModelProto()
     new.CopyFrom(model.proto)
+    read, nodes = set(points), list[NodeProto]()
+    for node in reversed(model.proto.graph.node):
+        if not read.isdisjoint(node.output):
+            nodes.append(node)
+            read.update(node.input, *(outer_names(body) for body in subgraphs(node)))
+    del new.graph.node[:]
+    new.graph.node.extend(nodes[::-1])
     del new.graph.output[:]
     new.graph.output.extend(helper.make_tensor_value_info(n, t, None) for n, t in points.items())
     return Model(new, model.arrays)

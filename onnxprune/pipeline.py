@@ -14,6 +14,7 @@ between them, and for onnxruntime's, made whole runs several times slower on a b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -173,7 +174,7 @@ def _finish(
     if run.options.for_time:
         time = search.timed(found.model, given)
     elif run.options.measure_latency:
-        with run.timed("latency"):
+        with run.timed("latency"), suppress(DataError):  # a detector that finds nothing may fail
             time = clock.paired(*clock.in_turns([given, found.model], run.timed_feed, run.options.runtime, **BRIEFLY).T)
 
     def reached(kind: str, value: float) -> bool:

@@ -171,7 +171,8 @@ class Search:
     def judged(self, model: Model) -> tuple[Fidelity, float | None, Loss, float]:
         """How well a model answers like the one that is pruned, its accuracy where there are labels, loss and reach."""
         with self.run.timed("judge"):
-            answers, scores = _answers(self.run, model), _scores(self.run, model)
+            answers, scores = _answers(self.run, model, changed=True), _scores(self.run, model)
+            answers = answers or [np.empty(0)] * len(self.before)
             count = len(_judged(self.run)[1])
             fidelity = evaluation.fidelity(self.before, answers, count, self.run.samples.origin)
             loss = evaluation.loss(fidelity, self.scores, scores)
@@ -185,9 +186,10 @@ class Search:
         """By what factor the change of the answers may grow until it loses what is allowed; at most FARTHEST."""
         allowed, labelled = self.allowed or 0.0, self.run.labelled
         unseen = labelled is not None and labelled.labels is None  # a function judges, and only files
+        alike = bool(answers) and answers[0].shape == self.before[0].shape
         share = None if labelled else evaluation.unexplained(self.before, answers, self.run.samples.origin)
         farthest = min(FARTHEST, float(np.sqrt(allowed / share))) if share else FARTHEST
-        if unseen or not answers or not evaluation.looks_like_scores(answers[0]):
+        if unseen or not alike or not evaluation.looks_like_scores(answers[0]):
             return min(allowed / loss, farthest) if loss > 0 else farthest
         before, change = self.before[0], answers[0] - self.before[0]
         own = before.argmax(1)
@@ -477,9 +479,9 @@ def _judged(run: Run) -> tuple[Samples, list[int]]:
     return run.samples, run.division.judge[:room].tolist()
 
 
-def _answers(run: Run, model: Model) -> list[Array]:
+def _answers(run: Run, model: Model, *, changed: bool = False) -> list[Array]:
     samples, indices = _judged(run)
-    return evaluation.answers(model, samples, indices, run.options.runtime, run.options.at_once)
+    return evaluation.answers(model, samples, indices, run.options.runtime, run.options.at_once, changed=changed)
 
 
 def _scores(run: Run, model: Model) -> NDArray[np.float64] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnxprune import files, inspect, oracle, prune
 from onnxprune.bodies import subgraphs
 from onnxprune.cli import main
 from onnxprune.coupling import Coupling, couple
+from onnxprune.errors import BudgetError, DataError
 from onnxprune.graph import Graph
 from onnxprune.plan import Plan
 from onnxprune.rewrite import rewrite
@@ -303,6 +305,37 @@ def test_what_the_body_of_a_loop_reads_stays(op):
     written = exact(model, {"x": X, "times": np.asarray(3)}).graph.node[2]
     assert written.input == node.input
     assert [next(subgraphs(n)).node for n in (written, node)] == [body.node] * 2
+
+
+# ---------------------------------------------------------------------------------------------- sizes that data decide
+
+
+def test_a_pruned_model_that_finds_nothing_has_lost_all():
+    """A detector may fail when it finds nothing: then the pruned one has other answers, and the run goes on."""
+    text = """
+        a = MatMul(x, w1)
+        r = Relu(a)
+        h = MatMul(r, w2)
+        c = Greater(h, edge)
+        i = NonZero(c)
+        t = Transpose(i)
+        n = Shape(t)
+        k = Gather<axis=0>(n, zero)
+        p = Concat<axis=0>(k, minus)
+        f = Cast<to=1>(t)
+        y = Reshape(f, p)"""
+    constants = {"w1": (6, 32), "w2": (32, 8), "edge": np.float32([2]), "zero": [0], "minus": [-1]}
+    model, rng = Case("finds", "float[1,6] x", "float[K,2] y", text, constants).model(), np.random.default_rng(0)
+    session, feeds = RUNTIME.session(model), list[dict[str, np.ndarray]]()
+    while len(feeds) < 24:
+        feed = {"x": rng.normal(size=(1, 6)).astype(np.float32)}
+        with contextlib.suppress(DataError):
+            feeds += [feed] if session.run(feed) else []
+    report = prune(model, target="params=0.2", calibration=feeds, reconstruct="none", method="l1").report
+    assert report.surgery_check["ok"]
+    assert report.fidelity.relative_error == 1
+    with pytest.raises(BudgetError, match="the smallest was 1"):
+        prune(model, target="drop=0.5", calibration=feeds, reconstruct="none", method="l1")
 
 
 # ---------------------------------------------------------------------------------------------- other operators
