@@ -4,8 +4,10 @@ A segment is a run of blocks that become one (see `merging`), or a single block.
 block adds up to, on the original's inputs: the first layers are fitted to what the first layers of all its blocks make,
 one elimination orders all hidden channels, and least squares along that order gives the error at each width, judged on
 samples that weren't fitted. How much of it reaches the final output is taken from the probe of the last block's own
-channels (see `selection`). Runs that begin with the same block share their sums: a shorter one is the leading part of a
-longer one. One walk through the original serves all.
+channels (see `selection`). That the next block, refitted, makes up for some of it is left out: it does so for merged
+blocks and narrower ones alike (of ResNet-56 0.6 to 0.9 of the error remain), and to choose by probes of that was no
+better. Runs that begin with the same block share their sums: a shorter one is the leading part of a longer one. One
+walk through the original serves all.
 
 Blocks of other kinds go without a trace: the next few layers are refitted to what they gave before, on the inputs that
 they get now, and the change of the final output is the block's error.
