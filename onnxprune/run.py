@@ -174,15 +174,19 @@ class Run:
     seen: int = 0  # samples that calibration has run, for its progress
     on_disk: int | None = None  # bytes of the original's file, where it has one
 
-    def feeds(self, indices: Ints) -> Iterable[Mapping[str, Array]]:
-        """The samples in batches, read when they are asked for."""
+    def feeds(self, indices: Ints, most: int = BATCH) -> Iterable[Mapping[str, Array]]:
+        """The samples in batches, read when they are asked for; of at most so many, if nobody said of how many."""
         source = self.noise if methods.find(self.options.method).needs == "noise" else self.samples
-        return source.batches(indices.tolist(), self.options.at_once)
+        return source.batches(indices.tolist(), self.options.batch or min(BATCH, most))
 
     @property
     def parts(self) -> list[Iterable[Mapping[str, Array]]]:
         """The samples to fit, and those to choose by if there are any."""
-        return [self.feeds(part) for part in (self.division.fit, self.division.tune) if len(part)]
+        return self.parts_in()
+
+    def parts_in(self, most: int = BATCH) -> list[Iterable[Mapping[str, Array]]]:
+        """The same in batches of at most so many."""
+        return [self.feeds(part, most) for part in (self.division.fit, self.division.tune) if len(part)]
 
     @cached_property
     def timed_feed(self) -> Mapping[str, Array]:

@@ -284,6 +284,13 @@ def positions_wanted(linear: Linear, samples: int, batch: int) -> int:
     return each if linear.window else each * batch
 
 
+def gathered_bytes(graph: Graph, linear: Linear, samples: int) -> int:
+    """What the rows gathered of one sample take, of so many samples in all."""
+    x = graph.shapes[linear.input]
+    places = min(linear.count(x, linear.output_shape(x)), positions_wanted(linear, samples, 1))
+    return 4 * places * linear.channels * linear.taps
+
+
 def draw(rng: np.random.Generator, available: int, wanted: int) -> NDArray[np.int64]:
     """Different positions in ascending order; all of them where there aren't more."""
     if available <= wanted:

@@ -18,10 +18,11 @@ from onnxprune.coupling import Coupling, Group
 from onnxprune.errors import BudgetError
 from onnxprune.run import Run
 from onnxprune.scope import least_width, prunable, what_stands_in_the_way
-from onnxprune.statistics import Moments, collect
+from onnxprune.statistics import Moments, collect, gathered_bytes
 
 Ints = NDArray[np.int64]
 PROBE_SAMPLES = 256, 32  # at most, and at least
+GATHERED = 0.25  # of the memory granted: what layers read of all samples that are run at once
 PROBE_MACS = 2e12  # multiplications for all probes that more than the least samples may take
 
 
@@ -157,17 +158,17 @@ def _workers(run: Run, groups: Sequence[Group]) -> int:
 
 def moments_of(run: Run, groups: Sequence[Group], portions: int) -> dict[str, list[Moments]]:
     """Moments of all layers that read these groups, on the samples to fit and on those to choose by."""
-    linears = {linear.key: linear for g in groups for linear in factorize.measured(run.coupling, g)}
+    graph, linears = run.coupling.graph, {x.key: x for g in groups for x in factorize.measured(run.coupling, g)}
     count = len(run.division.fit) + len(run.division.tune)
+    each = sum(gathered_bytes(graph, linear, count) for linear in linears.values())
+    parts = run.parts_in(max(1, int(GATHERED * run.options.max_memory / max(each, 1))))
     with run.timed("calibrate") as progress:
 
         def tick(n: int) -> None:
             run.seen += n
             progress(min(run.seen, portions * count), portions * count)
 
-        return collect(
-            run.coupling.graph, list(linears.values()), run.parts, count, run.options.runtime, run.options.seed, tick
-        )
+        return collect(graph, list(linears.values()), parts, count, run.options.runtime, run.options.seed, tick)
 
 
 def _activity(run: Run, groups: Sequence[Group]) -> dict[str, Activity]:

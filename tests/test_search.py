@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from onnxprune import evaluation, oracle, reconstruct, scope, search, selection, steps
+from onnxprune import evaluation, oracle, reconstruct, scope, search, selection, statistics, steps
 from onnxprune.allocation import ALLOCATORS, Bilinear
 from onnxprune.calibration import load, synthetic
 from onnxprune.cost import COSTS, parameters, total_macs
@@ -240,6 +240,21 @@ def test_samples_that_judge_decide_nothing_else(labels, target, monkeypatch):
         np.testing.assert_array_equal(one.errors, same.errors)
     assert a.model.proto == b.model.proto
     assert a.loss != b.loss
+
+
+@pytest.mark.parametrize(("batch", "memory", "size"), [(None, 2e9, 51), (None, 1.0, 1), (None, 0, 7), (20, 0, 20)])
+def test_what_is_gathered_at_once_fits_into_the_memory_granted(batch, memory, size, monkeypatch):
+    """Unless somebody says how many samples are run at once; all are run."""
+    one, sizes = run("lenet", batch=batch), []
+    linears = [linear for g in prunable(one) for linear in selection.readers(one.coupling, g)]
+    each = sum(statistics.gathered_bytes(one.coupling.graph, linear, 60) for linear in linears)
+    assert each == 4 * (10 * 8 * 9 + 72 + 60)  # ten places of the map; one row of each Gemm
+    monkeypatch.setattr(steps, "collect", lambda graph, linears, parts, *_: sizes.extend(map(list, parts)))
+    one.options = replace(one.options, max_memory=memory or 7.5 * each / steps.GATHERED)
+    steps.moments_of(one, prunable(one), 1)
+    counts = [[len(feed["x"]) for feed in part] for part in sizes]
+    assert [sum(part) for part in counts] == [len(one.division.fit), len(one.division.tune)]
+    assert max(counts[0]) == min(size, len(one.division.fit))
 
 
 def test_one_share_for_all_needs_no_predictions(monkeypatch):
