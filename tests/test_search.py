@@ -247,8 +247,8 @@ def test_what_is_gathered_at_once_fits_into_the_memory_granted(batch, memory, si
     """Unless somebody says how many samples are run at once; all are run."""
     one, sizes = run("lenet", batch=batch), []
     linears = [linear for g in prunable(one) for linear in selection.readers(one.coupling, g)]
-    each = sum(statistics.gathered_bytes(one.coupling.graph, linear, 60) for linear in linears)
-    assert each == 4 * (10 * 8 * 9 + 72 + 60)  # ten places of the map; one row of each Gemm
+    each = sum(statistics.gathered_bytes(one.coupling.graph, linear, 54) for linear in linears)
+    assert each == 4 * (11 * 8 * 9 + 72 + 60)  # 8 * 72 rows of the map in 54 samples; one row of each Gemm
     monkeypatch.setattr(steps, "collect", lambda graph, linears, parts, *_: sizes.extend(map(list, parts)))
     one.options = replace(one.options, max_memory=memory or 7.5 * each / steps.GATHERED)
     steps.moments_of(one, prunable(one), 1)
