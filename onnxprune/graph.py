@@ -36,6 +36,7 @@ from onnxprune.sequences import READING, Sequences
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
+Sizes = tuple[int, int, int]  # of the batch; a factor of other symbolic dimensions; what stands for what data decide
 
 SMALL = 4096  # elements up to which values are evaluated while shapes are inferred
 DEFAULT_DIM = {4: 224, 5: 32}  # a symbolic height or width of an image or a video; other axes get 16
@@ -198,19 +199,19 @@ class Graph:
         others = ((2, 2), (2, 1), (1, 2)) if self.symbolic else ((1, 1),)
         for batch, factor in others if branches else ():
             try:
-                other = self._inference(self.input_shapes(batch, factor), PLACEHOLDERS[1])
-                return self._apart(nodes, set(static), other)
+                return self._apart(nodes, set(static), (1, 1, PLACEHOLDERS[0]), (batch, factor, PLACEHOLDERS[1]))
             except ModelError:
                 continue
-        return self._apart(nodes, static, None)
+        return self._apart(nodes, static, (1, 1, PLACEHOLDERS[0]))
 
-    def _apart(self, nodes: list[NodeProto], static: set[str], other: _Inference | None) -> list[NodeProto]:
+    def _apart(self, nodes: list[NodeProto], static: set[str], *sizes: Sizes) -> list[NodeProto]:
         """The nodes with the parts of those that stand for several, and the bodies that sizes or constants choose.
 
-        `other` gets to know sizes beside ours, so that what is the same for both doesn't depend on symbolic dimensions.
+        What is the same for both `sizes`, if there are two, doesn't depend on symbolic dimensions.
         """
         plain: list[NodeProto] = []
-        walk = self._inference(self.input_shapes(), PLACEHOLDERS[0])
+        walks = [self._inference(self.input_shapes(batch, factor), filler) for batch, factor, filler in sizes]
+        walk = walks[0]
         taken = names(self.model.graph, nodes)
         sequences = Sequences(walk.values, lambda like: fresh(like, taken), self.opset)
         fixed, compared = set(static), set[str]()
@@ -222,14 +223,20 @@ class Graph:
                 waiting += parts[::-1]
                 continue
             plain.append(node)
-            walk.visit(node)
-            if other:
-                other.visit(node)
-                fixed.update(_agreed(node, walk, other, fixed, compared))
+            for each in walks:
+                each.visit(node)
+            if len(walks) > 1:
+                fixed.update(_agreed(node, walk, walks[1], fixed, compared))
             if foreseeable(node, static):
                 static.update(name for name in node.output if name)
                 fixed.update(name for name in node.output if name)
+        self._known.update(zip(sizes, (each.probe() for each in walks), strict=True))
         return sequences.needed(plain, self.outputs)
+
+    @cached_property
+    def _known(self) -> dict[Sizes, Probe]:
+        """What was learnt while the nodes were listed."""
+        return {}
 
     def _parts(
         self, node: NodeProto, walk: _Inference, static: set[str], fixed: set[str], sequences: Sequences
@@ -391,7 +398,8 @@ class Graph:
         return shapes
 
     def _probe(self, batch: int, factor: int, placeholder: int = PLACEHOLDERS[0]) -> Probe:
-        return self._infer(self.input_shapes(batch, factor), placeholder)
+        known = self._known.get((batch, factor, placeholder)) if self.nodes else None
+        return known or self._infer(self.input_shapes(batch, factor), placeholder)
 
     def _infer(self, inputs: Mapping[str, Shape], placeholder: int = PLACEHOLDERS[0]) -> Probe:
         return self._inference(inputs, placeholder).run()
@@ -462,6 +470,10 @@ class _Inference:
     def run(self) -> Probe:
         for node in self.graph.nodes:
             self.visit(node)
+        return self.probe()
+
+    def probe(self) -> Probe:
+        """What is known now."""
         shapes = {name: shape for name, t in self.types.items() if (shape := _shape(t)) is not None}
         elements = {name: t.tensor_type.elem_type for name, t in self.types.items() if t.tensor_type.elem_type}
         return Probe(shapes, self.values, elements, frozenset(self.placed))
