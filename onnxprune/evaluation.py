@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,10 +66,9 @@ def collected(
 ) -> dict[str, Array]:
     """Values of a session's floating-point outputs (or some of them) for all feeds, joined along the batch axis.
 
-    Where none is, those of its integers and booleans (labels), as integers.
+    Where none is, those of its labels: integers, booleans, and strings.
     """
-    numbers: dict[str, list[Array]] = {}
-    labels: dict[str, list[Array]] = {}
+    found: dict[str, list[Array]] = {}
     for feed in feeds:
         try:
             values = session.run(feed, outputs)
@@ -77,11 +77,22 @@ def collected(
                 raise
             continue
         for name, value in values.items():
-            if value.dtype.kind == "f" or value.dtype.name == "bfloat16":
-                numbers.setdefault(name, []).append(np.atleast_1d(value).astype(np.float64))
-            elif value.dtype.kind in "iub":
-                labels.setdefault(name, []).append(np.atleast_1d(value).astype(np.int64))
-    return {name: _joined(values) for name, values in (numbers or labels).items()}
+            if (answer := _answer(value)) is not None:
+                found.setdefault(name, []).append(answer)
+    joined = {name: _joined(parts) for name, parts in found.items()}
+    return {name: value for name, value in joined.items() if not are_labels(value)} or joined
+
+
+def _answer(value: Array) -> Array | None:
+    """An output as numbers, labels as integers (strings by their checksums); None for what is neither."""
+    value = np.atleast_1d(value)
+    if value.dtype.kind == "O" and all(isinstance(row, dict) for row in value):  # a score for each class: a ZipMap's
+        value = np.array([list(row.values()) for row in value])
+    if value.dtype.kind == "f" or value.dtype.name == "bfloat16":
+        return value.astype(np.float64)
+    if value.dtype.kind in "OUS" and all(isinstance(text, str) for text in value.flat):
+        value = np.array([crc32(text.encode()) for text in value.flat]).reshape(value.shape)
+    return value.astype(np.int64) if value.dtype.kind in "iub" else None
 
 
 def _joined(values: list[Array]) -> Array:
@@ -95,6 +106,7 @@ def fidelity(before: Sequence[Array], after: Sequence[Array], count: int, origin
     """Compare the answers of two models to the same samples.
 
     An output whose size the data decide (boxes that are found), and that has another size now, is wholly changed.
+    Labels have errors as if they stood for vectors with a single 1.
     """
     if not before or not count:
         return Fidelity(None, 0.0, count, origin)
@@ -109,13 +121,15 @@ def unexplained(before: Sequence[Array], after: Sequence[Array], origin: str) ->
     """
     if origin != "synthetic":
         return None
-    change = sum(float(np.square(b - a if b.shape == a.shape else b).sum()) for b, a in zip(before, after, strict=True))
+    if all(are_labels(b) for b in before):
+        return None if any(len(np.unique(b, axis=0)) > 1 for b in before) else 1.0
+    change = sum(float(_squares(b, a)[0].sum()) for b, a in zip(before, after, strict=True))
     variance = sum(float(np.square(b - b.mean(0)).sum()) for b in before if len(b))
     return change / variance if variance > 0 else 1.0
 
 
 def _compared(before: Sequence[Array], after: Sequence[Array], count: int, origin: str) -> Fidelity:
-    squares = [(_rows(b - a if b.shape == a.shape else b), _rows(b)) for b, a in zip(before, after, strict=True)]
+    squares = [_squares(b, a) for b, a in zip(before, after, strict=True)]
     change, power = (float(sum(part.sum() for part in column)) for column in zip(*squares, strict=True))
     error = float(np.sqrt(change / power)) if power else 0.0
     changed = _changed(before[0], after[0])
@@ -137,10 +151,15 @@ def _changed(before: Array, after: Array) -> Float | None:
     return np.asarray(before.argmax(1) != after.argmax(1), np.float64) if looks_like_scores(before) else None
 
 
-def _rows(values: Array) -> Float:
-    """Sum of squares of each row."""
-    squares: Float = np.square(values).sum(tuple(range(1, values.ndim)))
-    return squares
+def _squares(before: Array, after: Array) -> tuple[Float, Float]:
+    """The squared change of each row, and its square."""
+    if are_labels(before):
+        same = before == after if before.shape == after.shape else np.zeros(before.shape, bool)
+        change, power = 2.0 * ~same, np.ones(before.shape)
+    else:
+        change, power = np.square(before - after if before.shape == after.shape else before), np.square(before)
+    axes = tuple(range(1, before.ndim))
+    return change.sum(axes), power.sum(axes)
 
 
 def loss(found: Fidelity, before: Float | None = None, after: Float | None = None) -> Loss:

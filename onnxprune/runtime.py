@@ -105,7 +105,15 @@ class Session:
             values = self._session.run(names, {n: feeds[n] for n in self.inputs if n in feeds})
         except Exception as error:
             raise DataError(f"the model fails on this input: {_reason(error)}") from error
-        return dict(zip(names, (np.asarray(v) for v in values), strict=True))
+        return dict(zip(names, map(_array, values), strict=True))
+
+
+def _array(value: Any) -> Array:
+    """An output; a sequence of tensors as one, side by side if they have equally many rows."""
+    if not isinstance(value, list) or not value or not all(isinstance(v, np.ndarray) and v.ndim for v in value):
+        return np.asarray(value)
+    rows = {len(one) for one in value}
+    return np.concatenate([one.reshape(len(one), -1) if len(rows) == 1 else one.ravel() for one in value], axis=-1)
 
 
 class Chain(Session):

@@ -28,7 +28,7 @@ from onnxprune.blocks import find
 from onnxprune.calibration import Samples
 from onnxprune.cost import COSTS
 from onnxprune.coupling import Coupling
-from onnxprune.errors import BudgetError, UsageError
+from onnxprune.errors import BudgetError, DataError, UsageError
 from onnxprune.files import Model
 from onnxprune.files import save as save_model
 from onnxprune.graph import Array, Graph
@@ -109,6 +109,11 @@ class Search:
         self.run = run
         original = Model(run.original.model, run.original.arrays)
         self.before, self.scores = _answers(run, original), _scores(run, original)
+        if self.allowed is not None and self.scores is None and not self.before:
+            raise DataError(
+                "no output of the model holds numbers or labels, so nobody can tell what pruning loses: give a target "
+                "like macs=0.5, or a function as --eval."
+            )
 
     def other(self, **options: Any) -> Search:
         """A search on the same model and data with some other options; the ranking stays if those are the targets."""
@@ -453,9 +458,15 @@ class Search:
         return best, least
 
     def _noise(self) -> list[Array]:
-        """The answers changed by as much as they are, at random."""
+        """The answers changed by as much as they are, at random; labels in another order."""
         rng = np.random.default_rng(self.run.options.seed)
-        return [b + rng.normal(size=b.shape) * np.sqrt(np.square(b).mean()) for b in self.before]
+
+        def noisy(answer: Array) -> Array:
+            if evaluation.are_labels(answer):
+                return np.asarray(rng.permutation(answer))
+            return np.asarray(answer + rng.normal(size=answer.shape) * np.sqrt(np.square(answer).mean()))
+
+        return [noisy(answer) for answer in self.before]
 
 
 def stamp(model: ModelProto, options: Options) -> None:

@@ -523,6 +523,42 @@ def test_inputs_that_are_no_tensors(kind):
     onnx.checker.check_model(pruned)
 
 
+FLOAT = helper.make_tensor_type_proto(1, [])
+ODD_OUTPUTS = {  # what is made of the scores of three classes, and its type
+    "numbers": ("ArgMax", {"axis": 1}, helper.make_tensor_type_proto(7, [None, 1])),
+    "names": ("LabelEncoder", {"keys_int64s": [0, 1, 2], "values_strings": [*"abc"]}, None),
+    "map": (
+        "ZipMap",
+        {"classlabels_strings": [*"abc"]},
+        helper.make_sequence_type_proto(helper.make_map_type_proto(TensorProto.STRING, FLOAT)),
+    ),
+    "sequence": ("SplitToSequence", {"axis": 1}, helper.make_sequence_type_proto(FLOAT)),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_OUTPUTS)
+def test_answers_of_other_types_are_judged(kind):
+    """As many answers change as a look at the outputs themselves tells, and a loss is heeded."""
+    op, attributes, made = ODD_OUTPUTS[kind]
+    body = "a = MatMul(x, w1)\nr = Relu(a)\nz = MatMul(r, w2)\nk = ArgMax<axis=1>(z)"
+    model = build("float[N,6] x", "float[N,3] z", body, {"w1": (6, 24), "w2": (24, 3)})
+    domain = "ai.onnx.ml" if kind in ("names", "map") else ""
+    reads = "k" if kind == "names" else "z"
+    if kind == "names":
+        made = helper.make_tensor_type_proto(TensorProto.STRING, [None, 1])
+    model.graph.node.append(helper.make_node(op, [reads], ["y"], domain=domain, **attributes))
+    model.graph.output[0].CopyFrom(helper.make_value_info("y", made))
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 2))
+    x = np.random.default_rng(1).normal(size=(200, 6)).astype(np.float32)
+    options = {"calibration": {"x": x}, "eval": None, "round_to": 1, "runtime": RUNTIME, "measure_latency": False}
+    with contextlib.suppress(BudgetError):
+        best = prune(model, target="drop=0.1", **options).report
+        assert 0 < best.loss.value <= 0.1
+    lost = prune(model, target="macs=0.3", **options).report
+    assert lost.fidelity.top1_agreement < 1
+    assert lost.loss.value > 0.03
+
+
 # ---------------------------------------------------------------------------------------------- nothing to do
 
 
