@@ -54,7 +54,7 @@ TRIES = 8  # allocations until what is written costs what was asked for
 CLOSE = 0.002  # to what was asked for
 SHORT = 0.01  # of what was asked for, as a part of it
 TIMED_TRIES = 4  # the same where a cost is timed, which takes a while and isn't exact
-TIMED_CLOSE = 0.02
+TIMED_CLOSE = 0.01
 
 
 @dataclass(frozen=True)
