@@ -12,7 +12,7 @@ from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from onnxprune import intervals
 from onnxprune.calibration import Samples
@@ -209,14 +209,15 @@ def scores(model: Model | ModelProto, path: str | Path | None, data: Labelled, r
     if data.samples is None or data.labels is None:
         raise DataError("accuracy needs labelled samples, or a function of a model's path.")
     graph = (model.proto if isinstance(model, Model) else model).graph
-    first = [graph.output[0].name]
-    found, labels = answers(model, data.samples, range(data.samples.count), runtime, batch, first), data.labels.ravel()
+    first = [o.name for o in graph.output if o.type.tensor_type.elem_type != TensorProto.STRING][:1]
+    every, labels = range(data.samples.count), data.labels.ravel()
+    found = answers(model, data.samples, every, runtime, batch, first) if first else []
     if found and are_labels(found[0]) and found[0].size == len(labels):
         return np.asarray(found[0].ravel() == labels, np.float64)
     if not found or not looks_like_scores(found[0]):
         raise DataError(
-            "accuracy needs class scores [samples, classes] or class numbers [samples] as the first output; pass a "
-            "function instead."
+            "accuracy needs class scores [samples, classes] or class numbers [samples] as the first output (but for "
+            "strings); pass a function instead."
         )
     if labels.max(initial=0) >= found[0].shape[1]:
         raise DataError(f"label {labels.max()} is larger than the model's {found[0].shape[1]} classes allow.")

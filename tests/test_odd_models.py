@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 from strategies import random_plan
 
 from models import build, mlp
-from onnxprune import files, inspect, oracle, prune
+from onnxprune import compare, files, inspect, oracle, prune
 from onnxprune.bodies import subgraphs
 from onnxprune.cli import main
 from onnxprune.coupling import Coupling, couple
@@ -557,6 +557,22 @@ def test_answers_of_other_types_are_judged(kind):
     lost = prune(model, target="macs=0.3", **options).report
     assert lost.fidelity.top1_agreement < 1
     assert lost.loss.value > 0.03
+
+
+def test_accuracy_is_that_of_the_scores_beside_names():
+    body = "k = ArgMax<axis=1>(x)"
+    model = build("float[N,3] x", "string[N,1] y, float[N,3] z", body, {})
+    names = {"keys_int64s": [0, 1, 2], "values_strings": [*"abc"]}
+    model.graph.node.append(helper.make_node("LabelEncoder", ["k"], ["y"], domain="ai.onnx.ml", **names))
+    model.graph.node.append(helper.make_node("Identity", ["x"], ["z"]))
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 2))
+    x = np.eye(3, dtype=np.float32)
+    assert compare(model, model, eval=(x, np.array([0, 1, 0])), runtime=RUNTIME).accuracy["after"] == pytest.approx(
+        2 / 3
+    )
+    del model.graph.output[1]
+    with pytest.raises(DataError, match="accuracy needs class scores"):
+        compare(model, model, eval=(x, np.array([0, 1, 0])), runtime=RUNTIME)
 
 
 # ---------------------------------------------------------------------------------------------- nothing to do
