@@ -322,7 +322,8 @@ def front_to_back(
 ) -> dict[str, Refit]:
     """New weights for every layer that reads removed channels or whose input has drifted: layer key -> refit.
 
-    A layer of which only the shortcut has drifted gets new weights if that helps on samples that weren't fitted.
+    A layer that loses no inputs, but what it reads or what is added to it has drifted, gets new weights if that helps
+    on samples that weren't fitted.
     `parts` are the samples to fit and the samples to choose dampings by; `ahead` is what `refit_ahead` gave.
     Targets are those of the original (the graph's `reference`), of which the coupling's graph may lack some blocks.
     The `choices` of a layer (node index) name the channels that stay from its turn on, besides those of `keep`.
@@ -355,9 +356,10 @@ def front_to_back(
                 if other:
                     walk.recall([linear.index, *linear.tail])
                     linear = replace(linear, shared=None)  # the original has no such channels
-                needed = not flags.all() or linear.input in walk.drifted or other or choice is not None
+                needed = not flags.all() or other or choice is not None
+                drifted = linear.input in walk.drifted or (_shortcut(walk, linear) and linear.shared is None)
                 found, idle = None, linear.fixed and flags.all()
-                if linear.refittable and not idle and (needed or (_shortcut(walk, linear) and linear.shared is None)):
+                if linear.refittable and not idle and (needed or drifted):
                     present = flags if choice is None else np.ones_like(flags)  # what may be read
                     layer = _Layer(walk, before, linear, present, sizes[0], samples, seed)
                     if choice is not None:
