@@ -104,11 +104,11 @@ def test_a_target_of_both_time_and_loss(step):
     assert [target.reached for target in loose.report.targets] == [True, True]
     found = {}
     for blocks in ("auto", "keep"):
-        with pytest.raises(BudgetError, match=r"more than the 0.08 allowed|stay with every group") as caught:
-            pruned(model, ["latency=0.5", "drop=0.08"], blocks=blocks)
+        with pytest.raises(BudgetError, match=r"more than the 0.065 allowed|stay with every group") as caught:
+            pruned(model, ["latency=0.5", "drop=0.065"], blocks=blocks)
         found[blocks] = caught.value.result
         assert [target.reached for target in found[blocks].report.targets] == [False, True]
-        assert 0.03 < found[blocks].report.loss.value <= 0.08
+        assert 0.03 < found[blocks].report.loss.value <= 0.065
     assert found["auto"].plan.merged
     assert counted(loose.model, step) < counted(found["auto"].model, step) < counted(found["keep"].model, step)
 
