@@ -116,10 +116,10 @@ class Search:
             )
 
     def other(self, **options: Any) -> Search:
-        """A search on the same model and data with some other options; the ranking stays if those are the targets."""
+        """A search on the same model and data with some other options; the ranking stays where it is the same."""
         found = copy(self)
         found.run = replace(self.run, options=replace(self.run.options, **options))
-        alike = set(options) == {"targets"} and found.run.options.predicts <= self.run.options.predicts
+        alike = set(options) <= {"targets", "blocks"} and found.run.options.predicts <= self.run.options.predicts
         for stale in ("reachable",) if alike else ("reachable", "ranked", "task"):
             found.__dict__.pop(stale, None)
         return found

@@ -47,6 +47,18 @@ class Shortening(Search):
         """Do what is the same for all targets."""
         assert self.task if self.run.options.shortens else self.ranked
 
+    def best(self) -> tuple[Candidate, BudgetError | None]:
+        """The candidate that meets the targets; or the best there is, and why it falls short.
+
+        Where blocks that go lose more than is allowed, channels alone have a try.
+        """
+        found, failure = super().best()
+        if failure is None or self.allowed is None or not self.run.options.shortens:
+            return found, failure
+        other, short = self.other(blocks="keep").best()
+        better = short is None or self.left("latency", other.model) < self.left("latency", found.model)
+        return (other, short) if better else (found, failure)
+
     def limited(self, limits: Sequence[tuple[str, float]]) -> tuple[Candidate, BudgetError | None]:
         """The candidate that costs no more than these fractions of the original; or the smallest, and why."""
         if not self.run.options.shortens:

@@ -113,6 +113,13 @@ def test_a_target_of_both_time_and_loss(step):
     assert counted(loose.model, step) < counted(found["auto"].model, step) < counted(found["keep"].model, step)
 
 
+def test_channels_alone_have_a_try(step):
+    """Of this network blocks that go lose more than channels, so they go only where channels save no time."""
+    result = pruned(network(seed=4, answers=1), ["latency=0.5", "drop=0.1"])
+    assert bool(result.plan.merged) == (step == HIDDEN)
+    assert all(target.reached for target in result.report.targets)
+
+
 def test_a_sweep_measures_blocks_once(step, monkeypatch):
     model, measured = network(answers=1), []
     monkeypatch.setattr(shortening, "segments", lambda *known: measured.append(known) or segments(*known))
