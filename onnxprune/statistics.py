@@ -199,6 +199,8 @@ class Moments:
 
     def upper_about(self, mean: Float, columns: Ints) -> Float:
         """Its upper triangle for some columns of x, ascending ones: [n, n]; what is below it means nothing."""
+        if not len(columns):
+            return np.zeros((0, 0))  # which BLAS doesn't take
         count = max(self.count, 1)
         gram = self.products.among(columns)
         gram /= count

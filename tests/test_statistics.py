@@ -74,6 +74,7 @@ def test_few_rows_are_kept_and_all_is_as_with_sums(seed, first, second):
     gram = exact.T @ exact / len(x)
     close(both.gram_about(both.mean), gram)
     close(both.upper_about(both.mean, np.array([0, 3, 4]))[upper], gram[np.ix_([0, 3, 4], [0, 3, 4])][upper])
+    assert both.upper_about(both.mean, np.zeros(0, int)).shape == (0, 0)
     close(both.variances, np.diagonal(gram))
     close(both.own_cross(weights, part), gram[part, part] @ weights)
     close(both.variance(weights, part), np.square(exact[:, part] @ weights).mean(0))
