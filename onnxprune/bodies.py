@@ -3,9 +3,8 @@
 A body that runs or doesn't, or runs many times, isn't looked into: what it reads of the graphs around it stays. The
 exceptions are an If whose condition is a constant or follows from sizes that never change, as exporters write them for
 what was decided in Python, and a short Loop whose number of iterations is one, as they write them for lists and
-arithmetic with shapes. A `Graph` lists the nodes of the
-chosen body in the place of the If (`chosen`), all iterations in that of the Loop (`unrolled`), and a pruned model is
-written that way. Iterations share their constants.
+arithmetic with shapes. A `Graph` lists the nodes of the chosen body in the place of the If (`chosen`), all iterations
+in that of the Loop (`unrolled`), and a pruned model is written that way. Iterations share their constants.
 """
 
 from __future__ import annotations

@@ -37,7 +37,6 @@ class Behaviours:
 
     grams: Float
     importance: Float
-    affine: bool
 
     @classmethod
     def of(cls, problems: Sequence[Problem], means: Sequence[Float], *, affine: bool) -> Behaviours:
@@ -47,7 +46,7 @@ class Behaviours:
             gram = sum(problem.gram[np.ix_(rows, rows)] for rows in problem.rows.T)
             at = mean[problem.rows]
             grams.append(gram if affine else gram + at @ at.T)
-        return cls(np.stack(grams), np.array([p.importance for p in problems]), affine)
+        return cls(np.stack(grams), np.array([p.importance for p in problems]))
 
     @property
     def energies(self) -> Float:
@@ -76,12 +75,12 @@ def outgoing(problem: Problem) -> Float:
     return problem.weight[problem.rows].reshape(len(problem.rows), -1)
 
 
-def closest(problems: Sequence[Problem], means: Sequence[Float], kept: Ints, *, affine: bool = True) -> Takeover:
-    """Each removed channel goes to the survivor that emulates it with least error at the readers' outputs."""
-    seen = Behaviours.of(problems, means, affine=affine)
+def closest(problems: Sequence[Problem], means: Sequence[Float], kept: Ints) -> Takeover:
+    """Each removed channel goes to the survivor that emulates it, up to a constant, with least error at the outputs."""
+    seen = Behaviours.of(problems, means, affine=True)
     power = np.stack([np.square(outgoing(p)).sum(1) for p in problems]) * seen.importance[:, None]
     costs = np.einsum("qij,qi->ij", seen.losses(), power)
     partner = kept[costs[:, kept].argmin(1)]
     partner[kept] = NOBODY
     factors = seen.factors(np.arange(len(partner)), partner)
-    return Takeover(partner, np.where(partner == NOBODY, 0.0, factors), affine)
+    return Takeover(partner, np.where(partner == NOBODY, 0.0, factors), affine=True)

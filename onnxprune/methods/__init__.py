@@ -59,9 +59,9 @@ Order = Callable[[Evidence], Ints]
 TakingOver = Callable[[Evidence, Ints], Takeover]
 
 
-def emulated(evidence: Evidence, kept: Ints, *, affine: bool = True) -> Takeover:
+def emulated(evidence: Evidence, kept: Ints) -> Takeover:
     """Each removed channel goes to the survivor whose behaviour is closest: `unify` for methods that don't say more."""
-    return closest(evidence.problems, evidence.means, kept, affine=affine)
+    return closest(evidence.problems, evidence.means, kept)
 
 
 @dataclass(frozen=True, kw_only=True)
