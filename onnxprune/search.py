@@ -323,21 +323,23 @@ class Search:
     def in_time(self, goal: float, most: Sequence[int]) -> list[int]:
         """Widths up to `most` with which the model takes at most `goal` of the time, when it is timed.
 
-        By how much the prediction was off is taken off the budget of the next try. Where it says that the goal is out
-        of reach, the smallest widths have the last word.
+        By how much the prediction was off is taken off the budget of the next try, and twice as much as the last time
+        after each try that still took too long: narrower layers may save less than was predicted. Raises BudgetError
+        if the smallest widths take longer.
         """
-        time, best, least, left, budget = cost_of(self.run, self.ranked, "latency"), None, 0.0, 0.0, goal
-        for _ in range(TIMED_TRIES):
+        time, best, least, budget = cost_of(self.run, self.ranked, "latency"), None, 0.0, goal
+        tried, urge = 0, 1
+        while True:
             widths = self.allocated("latency", budget, most)
             left = self.share("latency", self.kept(widths))
             if least < left <= goal:
                 best, least = widths, left
-            if least > goal - TIMED_CLOSE or widths == self.smallest:
-                break
-            budget = min(goal + time.total(np.array(widths)) / self.ranked.whole - left, 1.0)
-        if best is None:
-            raise out_of_reach(goal, left)
-        return best
+            if best is None and widths == self.smallest:
+                raise out_of_reach(goal, left)
+            if best is not None and (least > goal - TIMED_CLOSE or tried + 1 >= TIMED_TRIES or widths == self.smallest):
+                return best
+            budget = min(time.total(np.array(widths)) / self.ranked.whole + urge * (goal - left), 1.0)
+            tried, urge = tried + 1, 2 * urge if left > goal else 1
 
     def allocated(self, kind: str, budget: float, most: Sequence[int] | None = None) -> list[int]:
         """Widths up to `most` that are predicted to cost at most this fraction of the original; else the smallest."""
