@@ -121,12 +121,7 @@ def _between(graph: Graph, start: str, end: str) -> list[int]:
         if not reached.isdisjoint(graph.reads(graph.nodes[i])):
             forward.append(i)
             reached.update(graph.nodes[i].output)
-    needed, path = {end}, []
-    for i in reversed(forward):
-        if not needed.isdisjoint(graph.nodes[i].output):
-            path.append(i)
-            needed.update(graph.reads(graph.nodes[i]))
-    return path[::-1]
+    return graph.needed(forward, [end])
 
 
 def _behind(graph: Graph, name: str, shortcut: str) -> str:

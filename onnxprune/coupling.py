@@ -28,8 +28,9 @@ from onnx import NodeProto
 
 from onnxprune import contrib
 from onnxprune.bodies import subgraphs
+from onnxprune.contrib import STANDARD
 from onnxprune.errors import ModelError
-from onnxprune.graph import QUANTIZED, STANDARD, Array, Graph, fresh, key
+from onnxprune.graph import QUANTIZED, Array, Graph, fresh, key
 from onnxprune.ids import Components, Ids, Ledger, varying
 from onnxprune.ops import Visit, find
 from onnxprune.ops.linear import Linear, describe, loop, same, share

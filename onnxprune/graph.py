@@ -1,9 +1,5 @@
 """A model as a read-only graph: who writes and who reads each value, constants, concrete shapes.
 
-Two decisions live here.
-
-*Keys.* ONNX nodes may lack names, but value names are unique, so a node is identified by its first output.
-
 *Probes.* Shapes are computed twice, by walking the nodes once for each of two assignments of the symbolic
 dimensions (batch 1, then batch 2 and the others changed too). Everything that depends on shapes must hold for
 both, and whatever differs between them is known to be dynamic. Small integer values (shape arithmetic) are evaluated
@@ -24,15 +20,29 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, TypeProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.shape_inference import infer_node_outputs
 
 from onnxprune import contrib
-from onnxprune.bodies import chosen, constant, inner_names, outer_names, subgraphs, unrolled
+from onnxprune.bodies import chosen, constant, subgraphs, unrolled
+from onnxprune.contrib import STANDARD
 from onnxprune.errors import ModelError
 from onnxprune.files import Model
+from onnxprune.nodes import (
+    NOT_FUNCTIONS,
+    attributes,
+    constants,
+    foreseeable,
+    fresh,
+    key,
+    names,
+    needed,
+    reads,
+)
 from onnxprune.sequences import READING, Sequences
+
+__all__ = ["Array", "Block", "Graph", "Probe", "Shape", "attributes", "evaluate", "fresh", "key", "names"]
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -40,18 +50,6 @@ Sizes = tuple[int, int, int]  # of the batch; a factor of other symbolic dimensi
 
 SMALL = 4096  # elements up to which values are evaluated while shapes are inferred
 DEFAULT_DIM = {4: 224, 5: 32}  # a symbolic height or width of an image or a video; other axes get 16
-STANDARD = contrib.STANDARD
-RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-NOT_FUNCTIONS = RANDOM | {
-    "Dropout",
-    "If",
-    "Loop",
-    "Scan",
-    "SequenceEmpty",
-    "SequenceConstruct",
-    "SplitToSequence",
-    "Optional",
-}  # their output isn't a tensor that is a function of tensors alone: never folded
 SIZED_BY_DATA = {"NonZero", "Unique", "Compress", "TopK", "NonMaxSuppression", "Range", "If", "Loop"}
 FAITHFUL = {
     *("Shape", "Size", "Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Flatten", "Expand"),
@@ -68,55 +66,11 @@ QUANTIZED = {
 }
 
 
-def attributes(node: NodeProto) -> dict[str, Any]:
-    """The attributes of a node as Python values (strings decoded)."""
-    values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
-    return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
-
-
-def key(node: NodeProto) -> str:
-    """The identity of a node: the name of its first output."""
-    return next((name for name in node.output if name), node.name)
-
-
-def foreseeable(node: NodeProto, known: Container[str]) -> bool:
-    """Whether what a node makes is a function of constants alone."""
-    standard = node.domain in STANDARD and node.op_type not in NOT_FUNCTIONS and not any(subgraphs(node))
-    return standard and all(name in known for name in node.input if name)
-
-
-def constants(initializers: Iterable[str], nodes: Iterable[NodeProto]) -> set[str]:
-    """The initializers and all that the nodes compute from them alone."""
-    known = set(initializers)
-    for node in nodes:
-        if foreseeable(node, known):
-            known.update(name for name in node.output if name)
-    return known
-
-
 def decided(node: NodeProto, fixed: Container[str]) -> bool:
     """Whether a node is an If of a condition, or a Loop of a number of iterations, that no input changes."""
     if node.domain not in STANDARD or node.op_type not in ("If", "Loop"):
         return False
     return node.input[0] in fixed and (node.op_type == "If" or not node.input[1] or node.input[1] in fixed)
-
-
-def names(graph: GraphProto, nodes: Iterable[NodeProto]) -> set[str]:
-    """Names in use in a graph of these nodes: of values, also within bodies, and of nodes."""
-    taken = {t.name for t in graph.initializer} | {i.name for i in graph.input}
-    taken |= {t.values.name for t in graph.sparse_initializer}
-    for node in nodes:
-        taken |= {*node.input, *node.output, node.name} | inner_names(node)
-    return taken
-
-
-def fresh(name: str, taken: set[str]) -> str:
-    """A name like `name` that isn't taken yet; it is added to `taken`."""
-    candidate, number = name, 1
-    while candidate in taken:
-        candidate, number = f"{name}_{number}", number + 1
-    taken.add(candidate)
-    return candidate
 
 
 @dataclass(frozen=True)
@@ -293,8 +247,11 @@ class Graph:
 
     def reads(self, node: NodeProto) -> list[str]:
         """All values a node depends on, including those its bodies take from outside."""
-        outer = set().union(*(outer_names(body) for body in subgraphs(node)))
-        return [name for name in dict.fromkeys([*node.input, *sorted(outer)]) if name]
+        return reads(node)
+
+    def needed(self, indices: Sequence[int], values: Iterable[str]) -> list[int]:
+        """Which of these nodes, which are in the order in which they run, it takes to know some values."""
+        return [self.producer[key(node)] for node in needed([self.nodes[i] for i in indices], values)]
 
     @cached_property
     def static(self) -> set[str]:

@@ -19,11 +19,12 @@ from math import prod
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from onnxprune.bodies import outer_names, subgraphs
+from onnxprune.bodies import subgraphs
 from onnxprune.coupling import Coupling
 from onnxprune.errors import InternalError
 from onnxprune.files import Model
-from onnxprune.graph import RANDOM, Array, Graph
+from onnxprune.graph import Array, Graph
+from onnxprune.nodes import RANDOM, needed
 from onnxprune.plan import Plan
 from onnxprune.rewrite import silenced
 from onnxprune.runtime import Runtime
@@ -191,13 +192,8 @@ def _expose(model: Model | ModelProto, points: Mapping[str, int]) -> Model:
     model = model if isinstance(model, Model) else Model(model)
     new = ModelProto()
     new.CopyFrom(model.proto)
-    read, nodes = set(points), list[NodeProto]()
-    for node in reversed(model.proto.graph.node):
-        if not read.isdisjoint(node.output):
-            nodes.append(node)
-            read.update(node.input, *(outer_names(body) for body in subgraphs(node)))
     del new.graph.node[:]
-    new.graph.node.extend(nodes[::-1])
+    new.graph.node.extend(needed(model.proto.graph.node, points))
     del new.graph.output[:]
     new.graph.output.extend(helper.make_tensor_value_info(n, t, None) for n, t in points.items())
     return Model(new, model.arrays)

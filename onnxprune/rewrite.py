@@ -9,7 +9,6 @@ approximation that pruning is.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -25,6 +24,7 @@ from onnxprune.errors import DataError
 from onnxprune.files import Model
 from onnxprune.graph import Array, Graph, fresh, key, names
 from onnxprune.ids import narrow
+from onnxprune.nodes import needed
 from onnxprune.ops import Cut, View, find
 from onnxprune.ops.linear import Linear, same
 from onnxprune.plan import Plan, Weights
@@ -355,16 +355,8 @@ def _copy(message: Message) -> Message:
 
 def _live(nodes: list[NodeProto], before: Graph) -> list[NodeProto]:
     """Nodes without those whose results nothing reads any more (but something read before)."""
-    readers = Counter(name for node in nodes for name in before.reads(node))
-    readers.update(before.outputs)
-    live = []
-    for node in reversed(nodes):
-        was_read = any(name in before.consumers or name in before.outputs for name in node.output)
-        if was_read and not any(readers[name] for name in node.output if name):
-            readers.subtract(before.reads(node))
-        else:
-            live.append(node)
-    return live[::-1]
+    read = before.consumers.keys() | set(before.outputs)
+    return needed(nodes, before.outputs, always=lambda node: read.isdisjoint(node.output))
 
 
 def _fit_inputs(model: ModelProto, optional: set[str]) -> None:

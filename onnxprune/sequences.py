@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
-from onnxprune.bodies import outer_names, stacked, subgraphs
+from onnxprune.bodies import stacked
+from onnxprune.nodes import needed
 
 MAKING = {"SequenceEmpty", "SequenceConstruct", "SequenceInsert", "SequenceErase"}
 READING = {"SequenceAt", "SequenceLength", "ConcatFromSequence"}
@@ -43,12 +44,7 @@ class Sequences:
 
     def needed(self, nodes: list[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
         """The nodes without those that make a known sequence that nothing reads."""
-        read, kept = set(outputs), list[NodeProto]()
-        for node in reversed(nodes):
-            if self.elements.keys().isdisjoint(node.output) or not read.isdisjoint(node.output):
-                kept.append(node)
-                read.update(node.input, *(outer_names(body) for body in subgraphs(node)))
-        return kept[::-1]
+        return needed(nodes, outputs, always=lambda node: self.elements.keys().isdisjoint(node.output))
 
     def _made(self, node: NodeProto) -> list[str]:
         if node.op_type in ("SequenceEmpty", "SequenceConstruct"):

@@ -202,23 +202,19 @@ class Walk:
         skipped = {i for layer in layers for i in layer.tail}
         self._unchanged = {own: session for own, session in self._unchanged.items() if own[0] >= self.position}
         bounds = [self.position, *(bound for bound in self._bounds if bound > self.position)]
-        needed, sessions = set(names), list[Session]()
+        wanted = set(self.graph.needed(self.schedule[self.position :], names))
+        read, sessions = set(names), list[Session]()
         for start, stop in reversed(list(pairwise(bounds))):
-            every = self.schedule[start:stop]
+            every = [i for i in self.schedule[start:stop] if i in wanted]
             nodes = [i for i in every if i not in skipped]
-            made = [name for i in nodes for name in self._made(i, replaced)]
-            outputs = tuple(name for name in made if name in needed)
+            outputs = tuple(name for i in nodes for name in self._made(i, replaced) if name in read)
+            read.update(name for i in nodes for name in self.graph.reads(self.graph.nodes[i]))
             changed = len(nodes) < len(every) or any(i in replaced or (mask and mask.feeds_back(i)) for i in nodes)
-            wanted = list[int]()
-            for i in reversed(nodes):
-                if not needed.isdisjoint(self._made(i, replaced)):
-                    wanted.append(i)
-                    needed.update(self.graph.reads(self.graph.nodes[i]))
             if outputs and changed:
-                sessions.append(part(self, self.graph, wanted[::-1], outputs, replaced, mask))
+                sessions.append(part(self, self.graph, nodes, outputs, replaced, mask))
             elif outputs:
                 known = self._unchanged.get((start, outputs))
-                session = self._unchanged[start, outputs] = known or part(self, self.graph, wanted[::-1], outputs)
+                session = self._unchanged[start, outputs] = known or part(self, self.graph, nodes, outputs)
                 sessions.append(session)
         return Chain(sessions[::-1], names)
 

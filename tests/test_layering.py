@@ -15,6 +15,7 @@ ORDER = [
     "files",
     "contrib",
     "bodies",
+    "nodes",
     "sequences",
     "graph",
     "ids",

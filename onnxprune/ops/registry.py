@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 from onnx.defs import SchemaError, get_schema
 
-from onnxprune.graph import STANDARD, Array, Graph, Probe, Shape, attributes, key
+from onnxprune.contrib import STANDARD
+from onnxprune.graph import Array, Graph, Probe, Shape, attributes, key
 from onnxprune.ids import Ids, Ledger, narrow, widen
 
 Bools = NDArray[np.bool_]
