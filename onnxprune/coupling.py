@@ -30,7 +30,7 @@ from onnxprune import contrib
 from onnxprune.bodies import subgraphs
 from onnxprune.contrib import STANDARD
 from onnxprune.errors import ModelError
-from onnxprune.graph import QUANTIZED, Array, Graph, fresh, key
+from onnxprune.graph import Array, Graph, fresh, key
 from onnxprune.ids import Components, Ids, Ledger, varying
 from onnxprune.ops import Visit, find
 from onnxprune.ops.linear import Linear, describe, loop, same, share
@@ -39,6 +39,7 @@ from onnxprune.ops.unfollowed import REASONS
 
 Ints = NDArray[np.int64]
 
+QUANTIZED = {*("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")}
 OLDEST = 7  # the opset since which operands broadcast from the right
 GRANULARITIES = ("auto", "tap", "channel")  # see `ops.linear`; auto: by taps, but by channels what is too wide for that
 UNEQUAL = "its channels can't be removed in equal number from each group of a grouped convolution"

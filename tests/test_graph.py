@@ -10,7 +10,8 @@ from onnx import helper, numpy_helper
 
 from onnxprune.bodies import constant, outer_names, subgraphs
 from onnxprune.errors import ModelError
-from onnxprune.graph import Graph, attributes, evaluate, fresh, key
+from onnxprune.graph import Graph, attributes, fresh, key
+from onnxprune.inference import evaluate
 
 
 def graph(name: str, **dims) -> Graph:

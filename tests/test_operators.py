@@ -6,8 +6,8 @@ import onnx.defs
 import pytest
 from cases import CASES, Case
 
-from onnxprune.coupling import couple
-from onnxprune.graph import QUANTIZED, Graph
+from onnxprune.coupling import QUANTIZED, couple
+from onnxprune.graph import Graph
 from onnxprune.ops import RULES, find
 from onnxprune.ops.unfollowed import BODIES, REASONS
 

@@ -1,0 +1,124 @@
+"""All nodes of a model, with those taken apart that stand for several.
+
+In the place of a node that onnxruntime's optimizer merged stand its parts (see `contrib`), in that of an If the body
+that is chosen, in that of a Loop all its iterations, where constants or sizes decide that (see `bodies`), and elements
+of known sequences are read as what they are (see `sequences`). Inference goes along, because all of these ask for what
+is known of the values before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import NodeProto
+
+from onnxprune import contrib
+from onnxprune.bodies import chosen, unrolled
+from onnxprune.contrib import STANDARD
+from onnxprune.declared import Declared
+from onnxprune.errors import ModelError
+from onnxprune.inference import FAITHFUL, PLACEHOLDERS, Inference, Probe, Sizes
+from onnxprune.nodes import constants, foreseeable, fresh, names, reads
+from onnxprune.sequences import READING, Sequences
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The nodes in the order of the file, which ONNX requires to be topological, and what was learnt on the way."""
+
+    nodes: list[NodeProto]
+    probes: dict[Sizes, Probe]
+
+
+def listed(declared: Declared) -> Listing:
+    """All nodes of a model."""
+    nodes = list(declared.model.graph.node)
+    static = constants(declared.initializers, nodes)
+    branches = any(node.op_type in ("If", "Loop") for node in nodes)
+    if not branches and not any(contrib.merged(node, static) or node.op_type in READING for node in nodes):
+        return Listing(nodes, {})
+    others = ((2, 2), (2, 1), (1, 2)) if declared.symbolic else ((1, 1),)
+    for batch, factor in others if branches else ():
+        try:
+            return _Walk(declared, static, Sizes(), Sizes(batch, factor, PLACEHOLDERS[1])).listing()
+        except ModelError:
+            continue
+    return _Walk(declared, static, Sizes()).listing()
+
+
+class _Walk:
+    """A walk over the nodes at one or two assignments of sizes.
+
+    static: values that no input can change. fixed: those and, where there are two assignments, what is the same for
+    both, and so doesn't depend on symbolic dimensions. compared: what is made by comparing sizes, which can come out
+    alike by chance.
+    """
+
+    def __init__(self, declared: Declared, static: set[str], *sizes: Sizes) -> None:
+        self.declared, self.sizes = declared, sizes
+        self.inferences = [Inference.at(declared, one) for one in sizes]
+        self.static, self.fixed, self.compared = set(static), set(static), set[str]()
+        taken = names(declared.model.graph, declared.model.graph.node)
+        self.sequences = Sequences(self.inferences[0].values, lambda like: fresh(like, taken), declared.opset)
+
+    def listing(self) -> Listing:
+        """The nodes with the parts of those that stand for several."""
+        plain, waiting = list[NodeProto](), list(self.declared.model.graph.node)[::-1]
+        while waiting:
+            node = waiting.pop()
+            parts = self._parts(node)
+            if parts[0] is node:
+                plain.append(node)
+                self._learn(node)
+            else:
+                waiting += parts[::-1]
+        probes = dict(zip(self.sizes, (one.probe() for one in self.inferences), strict=True))
+        return Listing(self.sequences.needed(plain, self.declared.outputs), probes)
+
+    def _parts(self, node: NodeProto) -> list[NodeProto]:
+        """What stands in the place of a node: those that it merges, the body that is chosen, or all iterations."""
+        walk, opset, name = self.inferences[0], self.declared.opset, self.sequences.name
+        if not decided(node, self.fixed):
+            parts = contrib.apart(node, walk.types, self.static, opset, name)
+            return self.sequences.apart(node) if parts[0] is node else parts
+        try:
+            if node.op_type == "If":
+                return chosen(node, bool(walk.values[node.input[0]]), name)
+            count = walk.values[node.input[0]].item() if walk.values.get(node.input[1], True) else 0
+            around = [x for x in reads(node) if x in self.static]
+            values = {x: self.declared.stored(x) if x in self.declared.initializers else walk.values[x] for x in around}
+            return unrolled(node, count, values, name, opset)
+        except (KeyError, ValueError):  # a constant too large to be known here, or a body of another form
+            return [node]
+
+    def _learn(self, node: NodeProto) -> None:
+        """Go past a node."""
+        for one in self.inferences:
+            one.visit(node)
+        if len(self.inferences) > 1:
+            self.fixed.update(self._agreed(node, *self.inferences))
+        if foreseeable(node, self.static):
+            self.static.update(name for name in node.output if name)
+            self.fixed.update(name for name in node.output if name)
+
+    def _agreed(self, node: NodeProto, one: Inference, two: Inference) -> set[str]:
+        """Which small values that a node makes are the same whatever the symbolic sizes are.
+
+        A comparison tells only where what it compares is fixed.
+        """
+        computed = all(name in self.fixed for name in node.input if name)
+        faithful = node.op_type in FAITHFUL and self.compared.isdisjoint(node.input)
+        if not (computed or faithful or node.op_type in ("Shape", "Size")):
+            self.compared.update(name for name in node.output if name)
+            return set()
+        known = (name for name in node.output if name in one.values and name in two.values)
+        return {name for name in known if np.array_equal(one.values[name], two.values[name])}
+
+
+def decided(node: NodeProto, fixed: Container[str]) -> bool:
+    """Whether a node is an If of a condition, or a Loop of a number of iterations, that no input changes."""
+    if node.domain not in STANDARD or node.op_type not in ("If", "Loop"):
+        return False
+    return node.input[0] in fixed and (node.op_type == "If" or not node.input[1] or node.input[1] in fixed)
