@@ -23,6 +23,7 @@ ORDER = [
     "graph",
     "ids",
     "ops",
+    "groups",
     "coupling",
     "heads",
     "allocation",

@@ -34,7 +34,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [p for p in sorted(ROOT.glob("onnxprune/ops/*.py")) if p.name != "linear.py"]  # which knows no ids
-SOURCES += [ROOT / "onnxprune/coupling.py", ROOT / "onnxprune/ids.py"]
+SOURCES += [ROOT / f"onnxprune/{name}.py" for name in ("coupling", "groups", "ids")]
 TESTS = ["ids", "coupling", "heads", "ops", "attention", "recurrent", "rewrite", "oracle", "graph", "selection"]
 TESTS += ["factorize", "serialize", "odd_models", "properties"]
 
