@@ -10,8 +10,13 @@ constants by `parameter`, and set the ids of its outputs. What it forgets is saf
 and an output that it doesn't set keep all channels. Then add a case to the tests, and read its golden listing.
 """
 
-from onnxprune.ops import attention, einsum, elementwise, fused, layers, movement, recurrent, reductions
+import pkgutil
+from importlib import import_module
+from pathlib import Path
+
 from onnxprune.ops.registry import RULES, Cut, Rule, View, Visit, find
 
 __all__ = ["RULES", "Cut", "Rule", "View", "Visit", "find"]
-__all__ += ["attention", "einsum", "elementwise", "fused", "layers", "movement", "recurrent", "reductions"]
+
+for _module in sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)])):
+    import_module(f"{__name__}.{_module}")  # where rules register themselves
