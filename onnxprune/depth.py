@@ -66,12 +66,16 @@ class Shallowing(Search):
     """Finds the blocks that can go: the fewest for a cost, the most for a loss, all below a threshold."""
 
     @cached_property
+    def known(self) -> dict[str, Block]:
+        """All blocks of the network, by what they make."""
+        return {block.output: block for block in find(self.run.coupling.graph)}
+
+    @cached_property
     def gains(self) -> dict[str, float]:
         """What each removable block adds to the answer, by what it makes; least first. BudgetError if there is none."""
-        run = self.run
-        method, graph = methods.find(run.options.method), run.coupling.graph
+        run, method = self.run, methods.find(self.run.options.method)
         assert isinstance(method, methods.BlockMethod)
-        found = [block for block in diagnosable(run.coupling, find(graph)) if may_go(run, block)]
+        found = [block for block in diagnosable(run.coupling, list(self.known.values())) if may_go(run, block)]
         if not found:
             raise BudgetError("no block can be removed: there is no residual branch and no layer of equal width")
         with run.timed("select"):
@@ -96,12 +100,13 @@ class Shallowing(Search):
     def after(self, outputs: Sequence[str]) -> Joined:
         """A search on the graph without the blocks that make these values; where they can be, they are merged."""
         graph, options = self.run.coupling.graph, self.run.options
-        runs = _runs(graph, outputs) if options.mode == "ls" else []
+        runs = _runs(graph, self.known.values(), outputs) if options.mode == "ls" else []
         while True:
             inside = {name for run in runs for name in run}
             form = Plan(merged=tuple(runs), removed=tuple(name for name in outputs if name not in inside))
             coupling = coupled(planned(graph, form), options)
-            widths = {run: _own_widths(graph, coupling, run) for run in runs}
+            merged = {block.output: block for block in find(coupling.graph)} if runs else {}
+            widths = {run: _own_widths(graph, self.known[run[-1]], coupling, merged[run[-1]]) for run in runs}
             if all(widths.values()):
                 break
             runs = [run for run in runs if widths[run]]
@@ -157,16 +162,16 @@ class Shallowing(Search):
     def blocks(self, coupling: Coupling) -> list[BlockReport]:
         """All removable blocks, in the order of the network, with what they add and whether they are gone."""
         graph = self.run.coupling.graph
-        known = {block.output: block for block in find(graph)}
-        gone = outermost(known[name] for name in passed(coupling.graph))
+        gone = outermost(self.known[name] for name in passed(coupling.graph))
         inside = {i for block in gone for i in block.nodes}
         names = sorted(self.gains, key=lambda name: graph.producer[name])
-        return [block_report(graph, known[n], removed=graph.producer[n] in inside, gain=self.gains[n]) for n in names]
+        return [
+            block_report(graph, self.known[n], removed=graph.producer[n] in inside, gain=self.gains[n]) for n in names
+        ]
 
 
-def _runs(graph: Graph, gone: Collection[str]) -> list[tuple[str, ...]]:
+def _runs(graph: Graph, known: Collection[Block], gone: Collection[str]) -> list[tuple[str, ...]]:
     """Blocks that stay, each behind those in front of it that go and can be merged with it; by what they make."""
-    known = find(graph)
     blocks = {block.output: block for block in outermost(known)}
     parts = [set(block.nodes) for block in known if block.output in gone]
     found = []
@@ -186,14 +191,10 @@ def _rows(graph: Graph, blocks: Sequence[Block]) -> int:
     return sum(Branch(graph, block).layers[-1].size for block in blocks)
 
 
-def _own_widths(graph: Graph, coupling: Coupling, run: Sequence[str]) -> dict[str, int]:
+def _own_widths(graph: Graph, last: Block, coupling: Coupling, merged: Block) -> dict[str, int]:
     """The groups of a merged block's channels, and how many of them its last block had; none if some can't go."""
-    layers = []
-    for one in (graph, coupling.graph):
-        block = next(block for block in find(one) if block.output == run[-1])
-        layers.append(Branch(one, block).layers)
     found = {}
-    for old, new in zip(*layers, strict=True):
+    for old, new in zip(Branch(graph, last).layers, Branch(coupling.graph, merged).layers, strict=True):
         if new.channels > old.channels:
             own = [g for g in coupling.groups if makes_all(g, new)]
             if not own:

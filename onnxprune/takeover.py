@@ -31,6 +31,11 @@ class Takeover:
     affine: bool
 
 
+def products(problem: Problem, mean: Float, *, affine: bool) -> Float:
+    """E[x xᵀ] of the rows that a reader has, [N, N]; about their means [N] if affine."""
+    return problem.gram if affine else problem.gram + np.outer(mean, mean)
+
+
 @dataclass(frozen=True)
 class Behaviours:
     """Products of the channels' behaviours, grams [readers, n, n], and what each reader's error counts, [readers]."""
@@ -40,12 +45,11 @@ class Behaviours:
 
     @classmethod
     def of(cls, problems: Sequence[Problem], means: Sequence[Float], *, affine: bool) -> Behaviours:
-        """Σ over rows of E[x_i x_j]; about the means if affine. means [N]: of every row, per reader."""
+        """Σ over a channel's rows of `products`; means [N]: of every row, per reader."""
         grams = []
         for problem, mean in zip(problems, means, strict=True):
-            gram = sum(problem.gram[np.ix_(rows, rows)] for rows in problem.rows.T)
-            at = mean[problem.rows]
-            grams.append(gram if affine else gram + at @ at.T)
+            seen = products(problem, mean, affine=affine)
+            grams.append(sum(seen[np.ix_(rows, rows)] for rows in problem.rows.T))
         return cls(np.stack(grams), np.array([p.importance for p in problems]))
 
     @property

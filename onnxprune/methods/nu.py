@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.methods import Evidence, Float, Ints, method
-from onnxprune.takeover import NOBODY, Behaviours, Takeover
+from onnxprune.takeover import NOBODY, Behaviours, Takeover, products
 
 PAPER = (
     "Kamma, Isoda, Inoue & Wada, Neural Behavior-Based Approach for Neural Network Pruning, "
@@ -32,8 +32,7 @@ class _Unification:
         self.grams, self.weights = [], []
         for problem, mean in zip(evidence.problems, evidence.means, strict=True):
             rows = problem.rows.ravel()
-            gram = problem.gram[np.ix_(rows, rows)]
-            gram = gram if affine else gram + np.outer(mean[rows], mean[rows])
+            gram = products(problem, mean, affine=affine)[np.ix_(rows, rows)]
             self.grams.append(gram.reshape(*problem.rows.shape, *problem.rows.shape))
             self.weights.append(problem.weight[problem.rows])
         self.crossed = np.zeros_like(self.factors)
