@@ -18,10 +18,11 @@ whatever else works on graphs needn't know.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from onnx import NodeProto, helper
 
-from onnxprune import files
+from onnxprune.assembly import graph_of
 from onnxprune.bodies import subgraphs
 from onnxprune.cost import FLOATS, macs
 from onnxprune.errors import DataError
@@ -62,17 +63,8 @@ def without(graph: Graph, outputs: Collection[str]) -> Graph:
         for i, node in enumerate(graph.nodes)
         if i in bridges or i not in gone
     ]
-    old, made = graph.model, {name for node in nodes for name in node.output}
-    unread = {name for name, readers in graph.consumers.items() if gone.issuperset(readers)} - set(graph.outputs)
-    model = files.without(old, ("graph",))
-    model.graph.CopyFrom(files.without(old.graph, ("node", "initializer", "value_info")))
-    model.graph.node.extend(nodes)
-    model.graph.initializer.extend(t for t in old.graph.initializer if t.name not in unread)
-    model.graph.value_info.extend(v for v in old.graph.value_info if v.name in made)
-    for value in [v for v in model.graph.input if v.name in graph.initializers and v.name in unread]:
-        model.graph.input.remove(value)
     taken = {block.output: block for block in blocks}
-    return Graph(model, graph.dims, graph.arrays, graph, taken, graph.standard, graph.merged)
+    return replace(graph_of(graph, nodes), full=graph, removed=taken, standard=graph.standard, merged=graph.merged)
 
 
 def outermost(blocks: Iterable[Block]) -> list[Block]:

@@ -23,18 +23,17 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, helper
 from scipy.linalg import block_diag
 
-from onnxprune import files
+from onnxprune.assembly import Draft
 from onnxprune.blocks import SILENT, find, source, without
 from onnxprune.errors import DataError
-from onnxprune.files import Model
-from onnxprune.graph import Array, Block, Graph, attributes, fresh, key, names
+from onnxprune.graph import Block, Graph, attributes, key
 from onnxprune.ops.elementwise import elementwise_alone
 from onnxprune.ops.linear import Linear, describe
 from onnxprune.plan import Plan
-from onnxprune.rewrite import assembled, renewed_nodes
+from onnxprune.rewrite import renewed_nodes
 
 
 class _Unlike(Exception):
@@ -49,7 +48,7 @@ def merged(graph: Graph, runs: Iterable[Sequence[str]]) -> Graph:
     if len({name for run in listed for name in run}) < sum(map(len, listed)):
         raise DataError("a block can be merged only once.")
     known = {block.output: block for block in find(graph)}
-    draft, instead, beside = _Draft(graph), dict[int, list[NodeProto]](), list[NodeProto]()
+    draft, instead, beside = Draft(graph), dict[int, list[NodeProto]](), list[NodeProto]()
     for run in listed:
         if unknown := [name for name in run if name not in known]:
             raise DataError(f"'{unknown[0]}' isn't made by a residual block; was the plan made for this model?")
@@ -76,7 +75,7 @@ def passed(graph: Graph) -> set[str]:
 def mergeable(graph: Graph, blocks: Sequence[Block]) -> bool:
     """Whether these blocks can be merged."""
     try:
-        _Wide(_Draft(graph), blocks)
+        _Wide(Draft(graph), blocks)
     except _Unlike:
         return False
     return True
@@ -146,8 +145,8 @@ def _made(part: Linear | NodeProto) -> str:
 class _Wide:
     """Several blocks as one: the `nodes` in the place of the last one's sum, and `targets` for the standard."""
 
-    def __init__(self, draft: _Draft, blocks: Sequence[Block]) -> None:
-        self.draft, self.graph = draft, draft.graph
+    def __init__(self, draft: Draft, blocks: Sequence[Block]) -> None:
+        self.draft, self.graph = draft, draft.base
         self.branches = [Branch(self.graph, block) for block in blocks]
         self.nodes: list[NodeProto] = []
         self.targets: list[NodeProto] = []
@@ -210,7 +209,8 @@ class _Wide:
         name = self.draft.fresh(f"{name}_merged")
         layer = replace(layers[-1], matrix=matrix, offset=offset, output=name)
         old = self.graph.nodes[layer.index]
-        nodes = renewed_nodes(self.graph, old, [layer], self.draft.constant, self.draft.taken)
+        add = self.draft.constant
+        nodes = renewed_nodes(self.graph, old, [layer], lambda _, value, hint: add(value, hint), self.draft.taken)
         nodes[0].input[list(old.input).index(layer.input)] = self.values[read]
         if groups:
             next(a for a in nodes[0].attribute if a.name == "group").i = layer.conv_group
@@ -251,7 +251,7 @@ class _Wide:
         axis -= len(self.graph.shapes[beside]) - values[0].ndim
         if axis < 0 or any(v.ndim != values[0].ndim or v.size != v.shape[axis] or v.size == 1 for v in values):
             raise _Unlike("there are constants between their layers that can't be joined")
-        return self.draft.constant("", np.concatenate(values, axis), f"{constants[-1]}_merged")
+        return self.draft.constant(np.concatenate(values, axis), f"{constants[-1]}_merged")
 
     @property
     def _sum(self) -> NodeProto:
@@ -266,30 +266,3 @@ class _Wide:
         made.CopyFrom(self._sum)
         made.input[side], made.input[1 - side] = self.values[last], self.values[-1]
         self.nodes.append(made)
-
-
-class _Draft:
-    """Graphs under construction: names that are taken, and constants that are added."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.taken = names(graph.model.graph, graph.nodes)
-        self.added: list[TensorProto] = []
-        self.arrays: dict[str, Array] = {}
-
-    def fresh(self, name: str) -> str:
-        """A new name like another."""
-        return fresh(name, self.taken)
-
-    def constant(self, _: str, value: Array, hint: str) -> str:
-        """Add an initializer; its name is like `hint`."""
-        name = self.fresh(hint)
-        self.added.append(files.tensor(name, value, self.arrays if self.graph.arrays else None))
-        return name
-
-    def graph_of(self, nodes: Iterable[NodeProto]) -> Graph:
-        """The graph with these nodes in the place of its own, those that nothing reads any more left out."""
-        model: Model = assembled(self.graph, nodes, self.added, arrays=self.arrays)
-        made = {name for node in model.proto.graph.node for name in node.output}
-        model.proto.graph.value_info.extend(v for v in self.graph.model.graph.value_info if v.name in made)
-        return Graph.of(model, self.graph.dims)

@@ -3,46 +3,44 @@
 `rewrite` cuts: it is pure, and touches only what the plan names. `twin` gives the model that must behave the same
 without a single channel having been cut: new weights are zero at removed inputs, and every layer that reads removed
 channels gets them multiplied by zero; what a removed block makes is its shortcut and zero times what it made. Comparing
-the two (see `oracle`) separates an error of surgery from the
-approximation that pruning is.
+the two (see `oracle`) separates an error of surgery from the approximation that pruning is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 from onnxprune import files
+from onnxprune.assembly import Draft, assembled, copied
 from onnxprune.coupling import Coupling, Mask
 from onnxprune.errors import DataError
 from onnxprune.files import Model
-from onnxprune.graph import Array, Graph, fresh, key, names
+from onnxprune.graph import Array, Graph, fresh, key
 from onnxprune.ids import narrow
-from onnxprune.nodes import needed
 from onnxprune.ops import Cut, View, find
 from onnxprune.ops.linear import Linear, same
 from onnxprune.plan import Plan, Weights
 
+__all__ = ["annotate", "assembled", "pruned", "renewed_nodes", "rewrite", "silenced", "twin", "validate"]
+__all__ += ["with_weights", "without_feedback"]
+
 Cuts = dict[tuple[int, int], dict[int, tuple[tuple[int, ...], ...]]]  # (node, input) -> axis -> places of each lane
-Message = TypeVar("Message", ModelProto, NodeProto, onnx.ValueInfoProto)
 
 
-class _Draft:
-    """A model under construction: nodes are copied when they change, constants are added under fresh names."""
+class _Draft(Draft):
+    """The model that a plan makes of the original's. Nodes are copied when they change."""
 
     def __init__(self, coupling: Coupling, plan: Plan) -> None:
+        super().__init__(coupling.graph.original)
         self.coupling, self.graph = coupling, coupling.graph
         self.mask: Mask = coupling.mask(plan.keep)
-        self.taken = names(self.graph.original.model.graph, self.graph.original.nodes)
-        self.added: list[TensorProto] = []
         self.replaced: dict[str, Array] = {}
-        self.arrays: dict[str, Array] = {}
         self.renewed: dict[int, list[Linear]] = {}
         for name, new in plan.weights.items():
             layer = with_weights(coupling.layers[name], new)
@@ -50,16 +48,6 @@ class _Draft:
         layers = [layer for several in self.renewed.values() for layer in several]
         self.dropped = {i for layer in layers for i in layer.tail}
         self.rewritten = {(layer.index, i) for layer in layers for i in (layer.weight_at, layer.bias_at)}
-
-    def constant(self, value: Array, hint: str) -> str:
-        """Add an initializer; its name is like `hint`."""
-        name = fresh(hint, self.taken)
-        self.added.append(self.tensor(value, name))
-        return name
-
-    def tensor(self, value: Array, name: str) -> TensorProto:
-        """An initializer; a large one is kept beside the message if the original's are."""
-        return files.tensor(name, value, self.arrays if self.graph.arrays else None)
 
     def renew(self, name: str, value: Array, index: int, hint: str) -> str:
         """A constant in the place of `name` for node `index`; it keeps its name if all who read that are one layer."""
@@ -84,36 +72,9 @@ class _Draft:
         return found
 
     def build(self, nodes: Iterable[NodeProto]) -> Model:
-        """The model with these nodes: constants that nothing reads any more go, all else is as it was."""
+        """The model with these nodes."""
         replaced = {name: self.tensor(value, name) for name, value in self.replaced.items()}
-        return assembled(self.graph.original, nodes, self.added, replaced, self.arrays)
-
-
-def assembled(
-    graph: Graph,
-    nodes: Iterable[NodeProto],
-    added: Iterable[TensorProto],
-    replaced: Mapping[str, TensorProto] | None = None,
-    arrays: Mapping[str, Array] | None = None,
-) -> Model:
-    """The graph's model with these nodes and these constants added or replaced; what nothing reads any more goes.
-
-    What is known of values that nodes make isn't said any more. `arrays` are those of constants only declared.
-    """
-    old, replaced = graph.model, replaced or {}
-    model = files.without(old, ("graph",))
-    model.graph.CopyFrom(files.without(old.graph, ("node", "initializer", "value_info")))
-    live = _live(list(nodes), graph)
-    model.graph.node.extend(live)
-    used = {name for node in live for name in graph.reads(node)} | set(graph.outputs)
-    for tensor in old.graph.initializer:
-        if tensor.name in replaced or tensor.name in used or tensor.name not in graph.consumers:
-            model.graph.initializer.append(replaced.get(tensor.name, tensor))
-    model.graph.initializer.extend(tensor for tensor in added if tensor.name in used)
-    _fit_inputs(model, set(graph.initializers))
-    beside = [t.name for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
-    known = {**graph.arrays, **(arrays or {})}
-    return Model(model, {name: known[name] for name in beside if name in known})
+        return assembled(self.base, nodes, self.added, replaced, self.arrays)
 
 
 def rewrite(coupling: Coupling, plan: Plan) -> ModelProto:
@@ -126,7 +87,7 @@ def pruned(coupling: Coupling, plan: Plan) -> Model:
     validate(coupling, plan)
     draft = _Draft(coupling, plan)
     if not plan.weights and draft.mask.flags.all() and not draft.graph.removed:
-        return Model(_copy(coupling.graph.model), coupling.graph.arrays)
+        return Model(copied(coupling.graph.model), coupling.graph.arrays)
     cuts = _cuts(draft)
     nodes: list[NodeProto] = []
     for index, node in enumerate(draft.graph.nodes):
@@ -143,7 +104,7 @@ def _passing_by(graph: Graph, node: NodeProto) -> NodeProto:
     names = [graph.past(name) for name in node.input]
     if names == list(node.input):
         return node
-    node = _copy(node)
+    node = copied(node)
     node.input[:] = names
     return node
 
@@ -177,8 +138,8 @@ def silenced(coupling: Coupling, plan: Plan) -> Model:
 def _undone(draft: _Draft, node: NodeProto) -> list[NodeProto]:
     """The last node of a removed block, and nodes that put the shortcut in the place of what it makes."""
     output = node.output[0]
-    node = _copy(node)
-    node.output[0], nothing = fresh(f"{output}_whole", draft.taken), fresh(f"{output}_nothing", draft.taken)
+    node = copied(node)
+    node.output[0], nothing = draft.fresh(f"{output}_whole"), draft.fresh(f"{output}_nothing")
     zero = np.zeros((), helper.tensor_dtype_to_np_dtype(draft.graph.types[output]))
     times = helper.make_node("Mul", [node.output[0], draft.constant(zero, f"{output}_zero")], [nothing])
     return [node, times, helper.make_node("Add", [nothing, draft.graph.removed[output].shortcut], [output])]
@@ -220,7 +181,7 @@ def _shrink(draft: _Draft, index: int, node: NodeProto) -> NodeProto:
     whole = all(draft.mask(n, a).all() for n in touched for a in range(len(shapes[n])))
     if whole and not any(draft.mask.restated(n) for n in node.input):
         return node
-    node = _copy(node)
+    node = copied(node)
     view = View(draft.graph, draft.graph.probes[0], index)
     known.shrink(Cut(view, node, draft.mask, draft.mask.restated, draft.constant))
     return node
@@ -262,7 +223,7 @@ def _cut_inputs(draft: _Draft, index: int, node: NodeProto, cuts: Cuts) -> NodeP
             draft.replaced[name] = np.asarray(value, order="C")
         else:
             if node is draft.graph.nodes[index]:
-                node = _copy(node)
+                node = copied(node)
             node.input[i] = draft.constant(value, f"{name}_cut")
     return node
 
@@ -294,7 +255,7 @@ def renewed_nodes(
     `constant(name, value, hint)` stores a value in the place of the constant `name` (there may be none: "") and gives
     its name; `taken` are the names in use. A layer without a bias gets one where the offset isn't zero.
     """
-    node = _copy(node)
+    node = copied(node)
     for a in [a for a in node.attribute if a.name in ("alpha", "beta")]:
         node.attribute.remove(a)  # they are part of the matrix and the offset
     if len(layers) > 1:  # one tensor holds the biases of both
@@ -327,7 +288,7 @@ def _renew_node(
 def without_feedback(mask: Mask, index: int, constant: Callable[[Array, str], str]) -> NodeProto:
     """A copy of a recurrent node in which removed channels have no effect on the other channels that it makes."""
     graph = mask.coupling.graph
-    node = _copy(graph.nodes[index])
+    node = copied(graph.nodes[index])
     for i, ids in mask.coupling.notes.feedback.get(index, {}).items():
         value, flags = graph.array(node.input[i]), mask.of(ids)
         if not flags.all():
@@ -340,40 +301,11 @@ def _silence(draft: _Draft, index: int, node: NodeProto) -> list[NodeProto]:
     x = node.input[i := draft.coupling.notes.places[index]]
     dtype = helper.tensor_dtype_to_np_dtype(draft.graph.types[x])
     mask = narrow(draft.mask.of(draft.coupling.notes.ids[x]).astype(np.int64)).astype(dtype)
-    node.input[i] = fresh(f"{x}_silenced", draft.taken)
+    node.input[i] = draft.fresh(f"{x}_silenced")
     return [helper.make_node("Mul", [x, draft.constant(mask, f"{x}_mask")], [node.input[i]])]
 
 
 # ---------------------------------------------------------------------------------------------- protobuf
-
-
-def _copy(message: Message) -> Message:
-    new = type(message)()
-    new.CopyFrom(message)
-    return new
-
-
-def _live(nodes: list[NodeProto], before: Graph) -> list[NodeProto]:
-    """Nodes without those whose results nothing reads any more (but something read before)."""
-    read = before.consumers.keys() | set(before.outputs)
-    return needed(nodes, before.outputs, always=lambda node: read.isdisjoint(node.output))
-
-
-def _fit_inputs(model: ModelProto, optional: set[str]) -> None:
-    """Initializers that are also inputs: the input states the new shape, or goes with its initializer.
-
-    Files before IR version 4 list every initializer as an input, so there the new ones join them.
-    """
-    tensors = {t.name: t for t in model.graph.initializer}
-    kept = [_copy(v) for v in model.graph.input if v.name in tensors or v.name not in optional]
-    if model.ir_version < 4:
-        kept += [helper.make_tensor_value_info(n, 1, None) for n in tensors if n not in {v.name for v in kept}]
-    for value in kept:
-        if value.name in tensors:
-            tensor = tensors[value.name]
-            value.type.CopyFrom(helper.make_tensor_type_proto(tensor.data_type, tensor.dims))
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
 
 
 def annotate(model: ModelProto, described: Collection[str]) -> ModelProto:
@@ -384,12 +316,12 @@ def annotate(model: ModelProto, described: Collection[str]) -> ModelProto:
     """
     if not described:
         return model
-    outputs = [_copy(o) for o in model.graph.output]
+    outputs = [copied(o) for o in model.graph.output]
     try:
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # a hint for viewers, not a part of the computation: better none than a failure
         return model
-    infos = [_copy(v) for v in model.graph.value_info if v.name in described]
+    infos = [copied(v) for v in model.graph.value_info if v.name in described]
     for field, values in ((model.graph.value_info, infos), (model.graph.output, outputs)):
         del field[:]
         field.extend(values)

@@ -21,6 +21,7 @@ ORDER = [
     "inference",
     "listing",
     "graph",
+    "assembly",
     "ids",
     "ops",
     "groups",
