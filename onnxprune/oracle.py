@@ -36,17 +36,9 @@ TOLERANCE: dict[int, float] = {
     TensorProto.DOUBLE: 1e-4,
 }
 JUMPS = {
-    "ArgMax",
-    "ArgMin",
-    "TopK",
-    "NonMaxSuppression",
-    "Greater",
-    "GreaterOrEqual",
-    "Less",
-    "LessOrEqual",
-    "Equal",
+    *("ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"),
+    *("Floor", "Ceil", "Round", "Sign", "NonZero", "Unique", "Hardmax", "OneHot", "RoiAlign"),
 }
-JUMPS |= {"Floor", "Ceil", "Round", "Sign", "NonZero", "Unique", "Hardmax", "OneHot", "RoiAlign"}
 SATURATES = {"Sigmoid", "Softmax", "LogSoftmax", "Tanh", "HardSigmoid", "Exp"}
 MOVED, ROUNDINGS = 1e-6, 10.0  # relative change of the inputs; its effects that a difference may be
 LARGEST = 0.1  # a difference that no rounding excuses

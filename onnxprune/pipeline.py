@@ -167,25 +167,9 @@ def _finish(
 ) -> Result:
     """Report; raises BudgetError with the result when a target was missed."""
     run = search.run
-    graph = run.original
     stamp(found.model.proto, run.options)
-    after = Graph.of(found.model, graph.dims)
-    time = None
-    if run.options.for_time:
-        time = search.timed(found.model, given)
-    elif run.options.measure_latency:
-        with run.timed("latency"), suppress(DataError):  # a detector that finds nothing may fail
-            time = clock.paired(*clock.in_turns([given, found.model], run.timed_feed, run.options.runtime, **BRIEFLY).T)
-
-    def reached(kind: str, value: float) -> bool:
-        if kind == "drop":
-            return found.loss.value <= value
-        if kind == "latency":
-            assert time is not None
-            return time.high <= value * (1 + SPREAD)
-        return search.left(kind, found.model) <= value + 1e-9
-
-    targets = [replace(t, reached=reached(t.kind, t.value)) for t in run.options.targets]
+    time = _timed(search, given, found)
+    targets = [replace(t, reached=_reached(search, found, time, t)) for t in run.options.targets]
     if failure is None and time is not None and any(t.kind == "latency" and not t.reached for t in targets):
         failure = BudgetError(
             f"what was written takes {time.ratio:.3f} of the time ({time.low:.3f} to {time.high:.3f}), more than "
@@ -193,13 +177,48 @@ def _finish(
             time.ratio,
         )
     run.seconds["total"] = sum(run.seconds.values())
+    report = _report(search, found, verdict, targets, time)
+    result = Result(replace(found.model, path=given.path, data=given.data), report, found.plan)
+    if failure is not None:
+        failure.result = result if found.plan.keep or found.plan.removed or found.plan.merged else None
+        raise failure
+    return result
+
+
+def _timed(search: Search, given: Model, found: Candidate) -> clock.Ratio | None:
+    """The time of what was found against what was given; None where nobody asks, or where it can't be told."""
+    run = search.run
+    if run.options.for_time:
+        return search.timed(found.model, given)
+    if run.options.measure_latency:
+        with run.timed("latency"), suppress(DataError):  # a detector that finds nothing may fail
+            return clock.paired(*clock.in_turns([given, found.model], run.timed_feed, run.options.runtime, **BRIEFLY).T)
+    return None
+
+
+def _reached(search: Search, found: Candidate, time: clock.Ratio | None, target: Target) -> bool:
+    """Whether what was found meets a target."""
+    if target.kind == "drop":
+        return found.loss.value <= target.value
+    if target.kind == "latency":
+        assert time is not None
+        return time.high <= target.value * (1 + SPREAD)
+    return search.left(target.kind, found.model) <= target.value + 1e-9
+
+
+def _report(
+    search: Search, found: Candidate, verdict: oracle.Verdict, targets: list[Target], time: clock.Ratio | None
+) -> Report:
+    """What was done, and what it cost and saved."""
+    run = search.run
+    after = Graph.of(found.model, run.original.dims)
     planned = run.options.plan is not None
-    report = Report(
+    return Report(
         method="plan" if planned else run.options.method,
         allocate="plan" if planned else run.options.allocate,
         reconstruct="plan" if planned else run.mode,
         targets=targets,
-        before=evaluation.size(graph, run.on_disk, time.before_ms if time else None),
+        before=evaluation.size(run.original, run.on_disk, time.before_ms if time else None),
         after=evaluation.size(after, None, time.after_ms if time else None),
         latency=_told(time, run.options.runtime, run.options.batch) if time else None,
         fidelity=found.fidelity,
@@ -216,11 +235,6 @@ def _finish(
         seconds={k: round(v, 3) for k, v in run.seconds.items()},
         warnings=list(dict.fromkeys(run.warnings)),
     )
-    result = Result(replace(found.model, path=given.path, data=given.data), report, found.plan)
-    if failure is not None:
-        failure.result = result if found.plan.keep or found.plan.removed or found.plan.merged else None
-        raise failure
-    return result
 
 
 def _told(time: clock.Ratio, runtime: Runtime, batch: int | None) -> Latency:

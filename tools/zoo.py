@@ -33,7 +33,7 @@ import click
 import zoo_producers
 import zoo_torch
 from zoo_checks import STAGES
-from zoo_table import before, document
+from zoo_table import before, document, trouble
 
 Record = dict[str, Any]
 
@@ -96,11 +96,11 @@ def run(
         fits = origin["parameters"] <= largest and (not exporter or origin["exporter"] in exporter)
         for stage in stages if fits and chosen(origin["name"], only) else ():
             old = results.get((origin["file"], stage))
-            if old and (again == "no" or (again == "failed" and not wrong(old))):
+            if old and (again == "no" or (again == "failed" and not trouble(old))):
                 continue
             record = apart(partial(STAGES[stage], folder / origin["file"]), TIMEOUT[stage])
             append(folder / "results.jsonl", {"file": origin["file"], "stage": stage, "commit": commit()} | record)
-            click.echo(f"{origin['file']} {stage}: {wrong(record)[:400] or 'pass'} {record.get('seconds', 0):.1f} s")
+            click.echo(f"{origin['file']} {stage}: {trouble(record)[:400] or 'pass'} {record.get('seconds', 0):.1f} s")
 
 
 @main.command()
@@ -121,11 +121,6 @@ def table(folder: Path, path: Path, earlier: bool) -> None:
 def chosen(name: str, patterns: tuple[str, ...]) -> bool:
     """Whether a name fits one of some patterns, or there are none."""
     return not patterns or any(fnmatch(name, p) for p in patterns)
-
-
-def wrong(record: Record) -> str:
-    """What is wrong with a result; empty if nothing."""
-    return str(record.get("error") or "; ".join(record.get("failures", [])))
 
 
 @cache

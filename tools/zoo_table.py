@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
 
+from zoo_checks import FORMS, METHODS, SAMPLES
+
 Record = dict[str, Any]
 Results = dict[str, dict[str, Record]]  # file -> stage -> record
 
-METHODS = ("magnitude", "reap")
-FORMS = ("basic", "extended", "slim")
 WHOLE = {"torchvision": 121}  # architectures that a library has, where all of them are tried
 CAUSES = {
     "left out: ": "larger than what is built here",
@@ -46,7 +46,7 @@ COLUMNS = """| model | exporter | nodes | groups | share | left alone | seconds 
 |---|---|--:|--:|--:|---|--:|--:|---|---|"""
 
 
-def document(built: list[Record], records: list[Record], timeout: Mapping[str, int], samples: int = 16) -> str:
+def document(built: list[Record], records: list[Record], timeout: Mapping[str, int]) -> str:
     """The whole page."""
     results: Results = defaultdict(dict)
     known = {r["file"]: r for r in built}
@@ -54,7 +54,7 @@ def document(built: list[Record], records: list[Record], timeout: Mapping[str, i
         if record["file"] in known:
             results[record["file"]][record["stage"]] = record
     rows = sorted((r for r in built if results.get(r["file"])), key=lambda r: (r["name"], r["exporter"]))
-    lines = [HEAD.format(samples=samples), *summary(built, results, timeout), "", COLUMNS]
+    lines = [HEAD.format(samples=SAMPLES), *summary(built, results, timeout), "", COLUMNS]
     lines += [row(r, results, timeout) for r in rows]
     lines += failures(rows, results) + absent(built)
     return "\n".join(lines) + "\n"
