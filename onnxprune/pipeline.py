@@ -88,9 +88,11 @@ def prune(
     kept; size: of the file), "latency=0.7" (of the time a run takes) or "drop=0.01" (largest loss of fidelity, the
     default), or several of them; the tightest wins. calibration: what `onnxprune.calibration.load` takes (a path,
     arrays, a CalibrationDataReader, an iterable of feeds); without it the model's `.calib.npz` beside it, else
-    synthetic inputs. eval: labelled `.npz`, (samples, labels), or a function of a path. Further options: the fields of
-    `Options`. Raises OnnxPruneError: ModelError, DataError, BudgetError (its `result` is the best that was found),
-    InternalError.
+    synthetic inputs. eval: labelled `.npz`, (samples, labels), or a function of a path. preprocessing: how images
+    become inputs. samples: as many are drawn at random; all without it. input_shapes: sizes for inputs of symbolic
+    dimensions. progress: is called with a stage, and how much of it is done of how much. Further options: the fields
+    of `Options`. Raises OnnxPruneError: UsageError, ModelError, DataError, ProviderError, BudgetError (its `result` is
+    the best that was found), InternalError.
     """
     targets = parse_targets([target] if isinstance(target, str) else list(target))
     with threadpool_limits(1, user_api="blas"):
@@ -285,7 +287,9 @@ def compare(
 ) -> Comparison:
     """Two models with the same inputs side by side: size, time, and how alike they answer to `data`.
 
-    batch: samples in a run; without it 64, but 1 where the models are timed.
+    data, eval, preprocessing, samples, input_shapes: as the `calibration` and so on of `prune`; with labelled samples
+    and no data, those. batch: samples in a run; without it 64, but 1 where the models are timed. Raises DataError if
+    the outputs have different shapes.
     """
     runtime = runtime or Runtime()
     models = [files.read(m) for m in (before, after)]
