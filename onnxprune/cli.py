@@ -20,6 +20,7 @@ import click
 
 import onnxprune
 from onnxprune import tables
+from onnxprune.cost import COSTS
 from onnxprune.errors import BudgetError, DataError, OnnxPruneError, OutputError
 from onnxprune.files import Model, beside, on_disk
 from onnxprune.methods import catalogue
@@ -344,6 +345,9 @@ def _hints(report: Report, source: Path, given: Mapping[str, Any]) -> list[str]:
         hints.append("--calib PATH for real inputs")
     if given["plan"] is None and not any(t.kind != "drop" for t in report.targets):
         hints.append("--target macs=0.5 for a size of your choice")
+    counts = report.reconstruct == "ls" and not COSTS.keys().isdisjoint(t.kind for t in report.targets)
+    if counts and given["serialize"] == "never" and any(group.stream for group in report.groups):
+        hints.append("--serialize auto to lose less for as many multiplications, if not for as much time")
     if report.accuracy is None:
         hints.append("--eval PATH for the accuracy on labelled data")
     if not given["verbose"]:

@@ -147,6 +147,23 @@ def test_final_table(out: Path) -> None:
     assert "kept" not in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "told"),
+    [
+        ("digits_resnet.onnx", ("--target", "macs=0.9"), True),
+        ("digits_resnet.onnx", ("--target", "macs=0.9", "--serialize", "auto"), False),
+        ("digits_resnet.onnx", ("--target", "macs=0.9", "--method", "l1"), False),
+        ("digits_resnet.onnx", ("--target", "drop=0.9"), False),
+        ("digits_mlp.onnx", ("--target", "macs=0.9"), False),
+    ],
+)
+def test_residual_streams_of_a_target_of_cost_can_be_serialized(
+    out: Path, model: str, options: tuple[str, ...], told: bool
+) -> None:
+    given = "--samples", "100", "--threads", "1", "--dry-run"
+    assert ("--serialize auto" in done(MODELS / model, out, *options, *given).stdout) == told
+
+
 def test_verbose_lists_groups_and_what_is_left_alone(out: Path) -> None:
     text = done(MLP, out, *FAST, "-v").stdout
     assert "kept" in text
