@@ -135,7 +135,7 @@ def uneven(ledger: Ledger, notes: Notes, components: Components) -> list[Ids]:
 
 
 def grouped(graph: Graph, ledger: Ledger, notes: Notes, components: Components) -> tuple[Group, ...]:
-    """The groups of what can go, in the order of the file; components that can't are frozen."""
+    """The groups of what can go, by the layers that make it; what is alone in its cell is frozen."""
     located = _locate(notes, components)
     groups, names = [], set[str]()
     streams = _streams(ledger, notes)

@@ -12,6 +12,7 @@ from onnxprune.bodies import constant, outer_names, subgraphs
 from onnxprune.errors import ModelError
 from onnxprune.graph import Graph, attributes, fresh, key
 from onnxprune.inference import evaluate
+from onnxprune.nodes import needed
 
 
 def graph(name: str, **dims) -> Graph:
@@ -25,6 +26,15 @@ def test_who_reads_and_who_writes():
     assert g.reads(g.nodes[1]) == ["c", "a", "k"]
     assert "i" not in g.static
     assert g.inputs[1].name == "c"
+
+
+def test_which_nodes_it_takes_to_know_a_value():
+    g = graph("if_body")
+    assert g.needed(range(5), ["b"]) == [0, 1, 2]  # a is read within the bodies of i
+    assert g.needed([0, 2, 3], ["d"]) == [2, 3]
+    assert g.needed(range(5), ["x"]) == []
+    kept = needed(g.nodes, ["a"], always=lambda node: key(node) == "d")
+    assert [key(node) for node in kept] == ["a", "i", "b", "d"]
 
 
 def test_nested_bodies_see_outward():
