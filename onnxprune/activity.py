@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from onnxprune.assembly import open_ended
 from onnxprune.coupling import Coupling, Group
+from onnxprune.files import Model
 from onnxprune.graph import Array, Graph, key
 from onnxprune.ids import varying
 from onnxprune.ops.elementwise import elementwise_alone
@@ -74,7 +76,7 @@ def collect_activity(
     """Activity of the channels of each group, over all its activations: group name -> shares."""
     places = {g.name: [(v, where) for v in activations(coupling, g) if (where := _place(coupling, v))] for g in groups}
     axes = {value: own for found in places.values() for value, (own, _) in found}
-    session = runtime.session(_counting(coupling.graph, axes))
+    session = runtime.session(Model(_counting(coupling.graph, axes), coupling.graph.arrays))
     sums: dict[str, Float] = {}
     samples = 0
     for feed in feeds:
@@ -109,10 +111,7 @@ def _of_group(group: Group, found: list[tuple[Mapping[str, Float], str, NDArray[
 
 def _counting(graph: Graph, axes: Mapping[str, Sequence[int]]) -> ModelProto:
     """The model with two outputs per value, `<value>/zeros` and `<value>/faint`: shares along its channel axes."""
-    model = ModelProto()
-    model.CopyFrom(graph.model)
-    model.ir_version = max(model.ir_version, 4)  # constants needn't be inputs
-    del model.graph.output[:]
+    model = open_ended(graph)
     for value, own in axes.items():
         others = [a for a in range(len(graph.shapes[value])) if a not in own]
         model.graph.node.extend(_count(model, graph, value, others))

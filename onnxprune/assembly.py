@@ -59,6 +59,15 @@ def graph_of(
     return Graph.of(model, base.dims)
 
 
+def open_ended(graph: Graph) -> ModelProto:
+    """A model of the graph's nodes to which nodes and constants may be appended, and outputs, of which it has none."""
+    model = files.without(graph.model, ("graph",))
+    model.ir_version = max(model.ir_version, 4)  # constants needn't be inputs
+    model.graph.CopyFrom(files.without(graph.model.graph, ("node", "output")))
+    model.graph.node.extend(graph.nodes)
+    return model
+
+
 def assembled(
     graph: Graph,
     nodes: Iterable[NodeProto],

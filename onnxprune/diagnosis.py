@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from onnxprune import oracle
+from onnxprune.assembly import open_ended
 from onnxprune.coupling import Coupling
 from onnxprune.errors import DataError
 from onnxprune.evaluation import collected
@@ -81,13 +82,7 @@ def _channel_axis(coupling: Coupling, block: Block) -> int:
 
 def _pooling(graph: Graph, axes: Mapping[str, int], signals: Sequence[str]) -> tuple[ModelProto, dict[str, str]]:
     """The model with outputs that are the means of values over all axes but the first and that of channels."""
-    model = ModelProto()
-    model.CopyFrom(graph.model)
-    model.ir_version = max(model.ir_version, 4)  # constants needn't be inputs
-    del model.graph.node[:]
-    model.graph.node.extend(graph.nodes)
-    del model.graph.output[:]
-    taken, pooled = names(graph.model.graph, graph.nodes), {}
+    model, taken, pooled = open_ended(graph), names(graph.model.graph, graph.nodes), {}
     for name, axis in axes.items():
         pooled[name] = fresh(f"{name}_mean", taken)
         over = [a for a in range(len(graph.shapes[name])) if a not in (0, axis)]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import CASES
+from cases import CASES, Case
 
 import models
 from onnxprune.activity import FAINT, activations, collect_activity
@@ -66,6 +66,22 @@ def test_units_of_both_directions():
     size = np.abs(models.values(case.model(), feed, ["a"])["a"])
     faint = size < FAINT * np.sqrt(np.mean(size**2))
     np.testing.assert_allclose(found.faint, faint.mean((0, 2)).ravel(), atol=1e-6)
+
+
+def test_values_within_a_body_that_is_chosen():
+    inside = """a = Conv(x, w1)
+    y = If(yes) <then_branch = t () => (float[N,2,8,8] q) { m = Relu(a)
+                                                           q = Conv(m, w2) },
+                 else_branch = e () => (float[N,2,8,8] k) { k = Conv(a, w2) }>"""
+    weights = {"w1": (6, 3, 1, 1), "w2": (2, 6, 1, 1)}
+    found = []
+    for body, more in ((inside, {"yes": np.asarray(True)}), ("a = Conv(x, w1)\nm = Relu(a)\ny = Conv(m, w2)", {})):
+        case = Case("body", "float[N,3,8,8] x", "float[N,2,8,8] y", body, weights | more)
+        coupling = models.coupled(case.model())
+        found.append(collect_activity(coupling, coupling.groups, [case.feed(8)], models.RUNTIME)["a"])
+    np.testing.assert_array_equal(found[0].zeros, found[1].zeros)
+    np.testing.assert_array_equal(found[0].faint, found[1].faint)
+    assert found[0].zeros.any()
 
 
 def test_channels_last_and_streams():

@@ -353,7 +353,7 @@ def test_big_models_are_cut_the_same(name, beside, tmp_path):
             np.testing.assert_array_equal(tensors[tensor.name], numpy_helper.to_array(tensor))
 
 
-@pytest.mark.parametrize("method", ["reap", "l1"])
+@pytest.mark.parametrize("method", ["reap", "l1", "apoz"])
 def test_big_models_are_pruned_the_same(method, external, tmp_path, monkeypatch):
     options = {"target": "macs=0.5", "method": method, "calibration": MODELS / "digits_mlp.calib.npz", "samples": 100}
     expected = onnxprune.prune(MODELS / "digits_mlp.onnx", **options)
