@@ -48,6 +48,12 @@ class Joined(Search):
         self.run, self.wide = replace(before.run, coupling=coupling), wide
         self.ranked = Ranked([], [], {})
 
+    def left_of(self, known: Ranked) -> Ranked:
+        """What is known of the groups that are still there and haven't become wider."""
+        groups = {name: group for name, group in self.run.coupling.by_name.items() if name not in self.wide}
+        pairs = [(r, c) for r, c in zip(known.rankings, known.curves, strict=True) if r.group.name in groups]
+        return Ranked([replace(r, group=groups[r.group.name]) for r, _ in pairs], [curve for _, curve in pairs], {})
+
     def candidate(self, keep: Mapping[str, Ints]) -> Candidate:
         """Carry out widths: which channels of the joined blocks stay is chosen when their turn comes."""
         if not self.wide:

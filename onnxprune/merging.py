@@ -26,7 +26,7 @@ import numpy as np
 from onnx import NodeProto, helper
 from scipy.linalg import block_diag
 
-from onnxprune.assembly import Draft
+from onnxprune.assembly import Draft, copied
 from onnxprune.blocks import SILENT, find, source, without
 from onnxprune.errors import DataError
 from onnxprune.graph import Block, Graph, attributes, key
@@ -233,8 +233,7 @@ class _Wide:
             raise _Unlike(f"there is a {nodes[0].op_type} between their layers, which isn't followed")
         self.wide[place] = self.wide[reads[0]]
         self.values[place] = self.draft.fresh(f"{key(nodes[0])}_merged")
-        made, waiting = NodeProto(), iter(reads)
-        made.CopyFrom(nodes[-1])
+        made, waiting = copied(nodes[-1]), iter(reads)
         for i, name in enumerate(made.input):
             if name in self.graph.static:
                 made.input[i] = self._constant([node.input[i] for node in nodes], self.wide[place], key(nodes[0]))
@@ -262,7 +261,6 @@ class _Wide:
         last = len(self.values) - 2
         if last in self.wide:
             raise _Unlike("their branches don't end in a layer")
-        made, side = NodeProto(), self.branches[-1].side
-        made.CopyFrom(self._sum)
+        made, side = copied(self._sum), self.branches[-1].side
         made.input[side], made.input[1 - side] = self.values[last], self.values[-1]
         self.nodes.append(made)

@@ -12,7 +12,7 @@ behind) can go, too, each by itself: what comes behind is refitted and makes up 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import pairwise
 
@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import chains, latency
-from onnxprune.allocation import Curve
 from onnxprune.blocks import find
 from onnxprune.depth import Joined
 from onnxprune.errors import BudgetError
@@ -228,11 +227,8 @@ class Shortened(Joined):
     def _ranked(self, graph: Graph, before: Ranked, runs: Sequence[Segment]) -> Ranked:
         """What is known of the groups that are left, and of those of the runs of blocks."""
         coupling, run = self.run.coupling, self.run
-        rankings, curves = list[Ranking](), list[Curve]()
-        for ranking, curve in zip(before.rankings, before.curves, strict=True):
-            if ranking.group.name in coupling.by_name and ranking.group.name not in self.wide:
-                rankings.append(replace(ranking, group=coupling.by_name[ranking.group.name]))
-                curves.append(curve)
+        left = self.left_of(before)
+        rankings, curves = [*left.rankings], [*left.curves]
         for segment in runs:
             group, levels = coupling.by_name[segment.group], segment.curve.levels.astype(np.int64)
             rankings.append(Ranking(group, self.wide[segment.group], levels, segment.curve.errors, {}))

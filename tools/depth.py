@@ -10,7 +10,7 @@ the probes get the calibration images' own labels (`y_train`), never those that 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from threadpoolctl import threadpool_limits
 
 from onnxprune.blocks import find
 from onnxprune.calibration import load
-from onnxprune.coupling import Coupling
 from onnxprune.data import inputs_of
 from onnxprune.depth import Shallowing
 from onnxprune.errors import BudgetError
@@ -30,17 +29,6 @@ from onnxprune.evaluation import Labelled
 from onnxprune.graph import Graph
 from onnxprune.run import prepare
 from onnxprune.search import Search, parse_targets
-from onnxprune.steps import Ranked
-
-
-def transferred(ranked: Ranked, coupling: Coupling, wide: Collection[str]) -> Ranked:
-    """What is known of the groups that a graph still has without some residual branches, but for those that grew."""
-    pairs = [
-        (replace(r, group=coupling.by_name[r.group.name]), curve)
-        for r, curve in zip(ranked.rankings, ranked.curves, strict=True)
-        if r.group.name in coupling.by_name and r.group.name not in wide
-    ]
-    return Ranked([r for r, _ in pairs], [curve for _, curve in pairs], {})
 
 
 def stages(graph: Graph, removed: Sequence[str]) -> str:
@@ -89,7 +77,7 @@ def main(
             for target in [share, *(t for t in targets if t < share)]:
                 if target < 1:
                     search = depth.after(gone)
-                    search.ranked = transferred(width.ranked, search.run.coupling, search.wide)
+                    search.ranked = search.left_of(width.ranked)
                     label = f"{share:g} {'+ widths' if target < share else ''}"
                     try:
                         keep = search.within([("macs", target)]) if target < share else {}
