@@ -1,4 +1,8 @@
-"""Prune trained ONNX models by behaviour: smaller and faster, without framework, labels or retraining."""
+"""Prune trained ONNX models by behaviour: smaller and faster, without framework, labels or retraining.
+
+The code is best read from `pipeline`, pruning on one page. Every module imports only from those before it in the order
+of `tests/test_layering.py`.
+"""
 
 __version__ = "0.1.0"
 

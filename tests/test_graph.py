@@ -1,4 +1,4 @@
-"""Graphs: reading files, shapes at two sizes, values of shape arithmetic, constants."""
+"""Graphs: nodes and their bodies, names, shapes at two sizes, values of shape arithmetic, constants."""
 
 from __future__ import annotations
 

@@ -11,74 +11,23 @@ import onnxprune.errors
 
 ROOT = Path(onnxprune.errors.__file__).resolve().parent
 ORDER = [
-    "errors",
-    "files",
-    "contrib",
-    "bodies",
-    "nodes",
-    "sequences",
-    "declared",
-    "inference",
-    "listing",
-    "graph",
-    "assembly",
-    "ids",
-    "ops",
-    "groups",
-    "coupling",
-    "heads",
-    "allocation",
-    "chains",
-    "cost",
-    "blocks",
-    "elimination",
-    "takeover",
-    "refinement",
-    "plan",
-    "intervals",
-    "report",
-    "rewrite",
-    "serialize",
-    "merging",
-]
-ORDER += [
-    "rewrite",
-    "runtime",
-    "clock",
-    "notebook",
-    "sources",
-    "calibration",
-    "statistics",
-    "activity",
-    "oracle",
-    "walk",
-    "reconstruct",
-    "methods",
-    "evaluation",
-    "data",
-    "diagnosis",
-]
-ORDER += [
-    "selection",
-    "latency",
-    "factorize",
-    "run",
-    "scope",
-    "steps",
-    "repair",
-    "segments",
-    "search",
-    "depth",
-    "shortening",
-    "iteration",
-    "pipeline",
-    "picture",
-    "sweep",
-    "options",
-    "tables",
-    "terminal",
-    "preflight",
-    "cli",
+    *("errors", "files"),
+    # a model as a graph
+    *("contrib", "bodies", "nodes", "sequences", "declared", "inference", "listing", "graph", "assembly"),
+    # which channels go together
+    *("ids", "ops", "groups", "coupling", "heads"),
+    # mathematics, and what it is about
+    *("allocation", "chains", "cost", "blocks", "elimination", "takeover", "refinement"),
+    # what is to be done, and surgery
+    *("plan", "intervals", "report", "rewrite", "serialize", "merging"),
+    # models at work
+    *("runtime", "clock", "notebook", "sources", "calibration", "statistics", "activity", "oracle", "walk"),
+    *("reconstruct", "methods", "evaluation", "data", "diagnosis"),
+    # from targets to plans
+    *("selection", "latency", "factorize", "run", "scope", "steps", "repair", "segments"),
+    *("search", "depth", "shortening", "iteration", "pipeline"),
+    # what users see
+    *("picture", "sweep", "options", "tables", "terminal", "preflight", "cli"),
 ]
 ALONE = {"onnxruntime": "runtime", "onnx_graphsurgeon": "graph", "torch": None, "tensorflow": None}
 FILES = [p for p in sorted(ROOT.rglob("*.py")) if p.name not in ("__init__.py", "__main__.py") or p.parent != ROOT]

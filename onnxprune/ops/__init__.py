@@ -1,9 +1,10 @@
 """Everything that is specific to an operator: one entry per operator, in the file of its family.
 
-An entry has up to four parts (see `Rule`): `couple` says what the channel ids of the outputs are and what it ties;
-`shrink` rewrites what the node says about sizes; `linear` describes the operator as a matrix product if it is one;
-`affine` its per-channel scale and shift if it is one. An operator without an entry freezes all it touches: unknown
-never means element-wise.
+An entry has up to six parts (see `Rule`): `couple` says what the channel ids of the outputs are and what it ties;
+`shrink` rewrites what the node says about sizes; `linear` describes the operator as a matrix product if it is one, and
+`loop` what it makes of its own channels; `affine` its per-channel scale and shift if it is one; `commutes` whether
+channels may be mixed before it as well as behind. An operator without an entry freezes all it touches: unknown never
+means element-wise.
 
 To add one, write its `couple` on a `Visit`: ask for the ids of its inputs, tie or freeze them, name the axes of its
 constants by `parameter`, and set the ids of its outputs. What it forgets is safe: an input that it doesn't ask for
