@@ -10,8 +10,8 @@ counts as its own, too.)
 
 *A model's own functions are inlined.* Exporters write modules as functions, and nothing could be pruned inside.
 
-*What is written appears whole or not at all:* temporary files, flushed to the disk, then renamed; what they replace is
-put back if anything goes wrong meanwhile. A file that is replaced while it is mapped stays readable under its mapping.
+*What is written appears whole or not at all* (see `replacing`). A file that is replaced while it is mapped stays
+readable under its mapping.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from math import prod
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
 
 from onnxprune.errors import ModelError, OutputError
+from onnxprune.replacing import replacing
 
 M = TypeVar("M", ModelProto, GraphProto)
 LARGE = 1 << 20  # bytes from which a tensor is kept beside the message
@@ -363,11 +363,11 @@ def save(model: Model | ModelProto, path: str | Path, *, external: bool | None =
     if external or size(model) >= 2 * BIG - LARGE:
         if data.resolve() in model.data and model.path is not None and path.resolve() != model.path.resolve():
             raise OutputError(f"{data} holds the weights of {model.path}; give another path to write to.")
-        with _replacing(path, data) as (file, other):
+        with replacing(path, data) as (file, other):
             file.write(_moved(model, data.name, other).SerializeToString())
     else:
         old = _owned(path, data)
-        with _replacing(path) as (file,):
+        with replacing(path) as (file,):
             file.write(embedded(model).SerializeToString())
         if old:
             data.unlink(missing_ok=True)
@@ -401,47 +401,3 @@ def _owned(path: Path, data: Path) -> bool:
         return data.exists() and any(e.value == data.name for t in _tensors(_parsed(path)) for e in t.external_data)
     except ModelError:
         return False
-
-
-@contextmanager
-def _replacing(*paths: Path) -> Iterator[list[BinaryIO]]:
-    """Files that take the places of `paths` together, or not at all; OutputError says why not."""
-    parts = [p.with_name(f".{p.name}.{os.getpid()}.part") for p in paths]
-    olds = [p.with_name(f".{p.name}.{os.getpid()}.old") for p in paths]
-    try:
-        files = [part.open("wb") for part in parts]
-        try:
-            yield list(files)
-            for file in files:
-                file.flush()
-                os.fsync(file.fileno())
-        finally:
-            for file in files:
-                file.close()
-        _swap(parts, paths, olds)
-    except OSError as error:
-        raise OutputError(f"can't write {paths[0]} ({error.strerror or error}); nothing was left behind.") from error
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
-
-
-def _swap(parts: Sequence[Path], paths: Sequence[Path], olds: Sequence[Path]) -> None:
-    """Rename `parts` to `paths`, the first one last; what was there is put back if that can't be finished."""
-    others = list(zip(parts, paths, olds, strict=True))[1:]
-    existed = [path.exists() for path in paths]
-    try:
-        for part, path, old in others:
-            if path.exists():
-                path.replace(old)
-            part.replace(path)
-        parts[0].replace(paths[0])
-    except BaseException:
-        for (_, path, old), there in zip(others, existed[1:], strict=True):
-            if old.exists():
-                old.replace(path)
-            elif not there:
-                path.unlink(missing_ok=True)
-        raise
-    for old in olds[1:]:
-        old.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import onnxprune.errors
 
 ROOT = Path(onnxprune.errors.__file__).resolve().parent
 ORDER = [
-    *("errors", "files"),
+    *("errors", "replacing", "files"),
     # a model as a graph
     *("contrib", "bodies", "nodes", "sequences", "declared", "inference", "listing", "graph", "assembly"),
     # which channels go together
