@@ -187,6 +187,19 @@ class Search:
             loss = replace(loss, needed=evaluation.needed(loss, self.allowed))
             return fidelity, accuracy, loss, self._reach(answers, loss.value)
 
+    def changed(self, model: Model) -> float:
+        """The relative change of the answers to the samples that choose: not to those that judge."""
+        run, division = self.run, self.run.division
+        room = evaluation.affordable(run.coupling.graph, run.coupling.graph.outputs)
+        chosen = (division.tune if len(division.tune) else division.fit)[:room].tolist()
+        models = Model(run.original.model, run.original.arrays), model
+        with run.timed("judge"):
+            before, after = (
+                evaluation.answers(one, run.samples, chosen, run.options.runtime, run.options.at_once, changed=True)
+                for one in models
+            )
+        return evaluation.fidelity(before, after, len(chosen), run.samples.origin).relative_error
+
     def _reach(self, answers: Sequence[Array], loss: float) -> float:
         """By what factor the change of the answers may grow until it loses what is allowed; at most FARTHEST."""
         allowed, labelled = self.allowed or 0.0, self.run.labelled

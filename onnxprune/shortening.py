@@ -59,7 +59,11 @@ class Shortening(Search):
         return (other, short) if better else (found, failure)
 
     def limited(self, limits: Sequence[tuple[str, float]]) -> tuple[Candidate, BudgetError | None]:
-        """The candidate that costs no more than these fractions of the original; or the smallest, and why."""
+        """The candidate that costs no more than these fractions of the original; or the smallest, and why.
+
+        Of blocks that go by themselves it is known what they lose once layers behind have made up for it, of channels
+        what they lose without that. So channels alone have a try, and what changes the answers less is taken.
+        """
         if not self.run.options.shortens:
             return super().limited(limits)
         goal = min(value for kind, value in limits if kind == "latency")
@@ -73,7 +77,13 @@ class Shortening(Search):
             if least <= goal:
                 break
             share = max(share - (least - goal), 0.0)  # no widths make up for what these blocks take more than predicted
-        return super().limited(limits) if found is None else found.limited(limits)
+        if found is None or known is None:
+            return super().limited(limits)
+        shorter = found.limited(limits)
+        if not known.gone:
+            return shorter
+        alone = self.other(blocks="keep").limited(limits)
+        return min(shorter, alone, key=lambda tried: (tried[1] is not None, self.changed(tried[0].model)))
 
     @cached_property
     def reachable(self) -> tuple[float, float]:

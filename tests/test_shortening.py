@@ -218,6 +218,14 @@ def test_blocks_that_no_other_can_take_over_go_alone(network, step):
     assert models.values(again, feed)["y"] == pytest.approx(models.values(result.model, feed)["y"], abs=1e-5)
 
 
+def test_blocks_that_seem_to_lose_nothing_go_only_if_they_lose_less_than_channels(monkeypatch):
+    timing(monkeypatch, lambda ms: ms, lambda ms: ms)
+    monkeypatch.setattr(shortening, "errors_without", lambda run, blocks: [0.0] * len(blocks))
+    found = {blocks: pruned(bottlenecks(), "latency=0.8", blocks=blocks) for blocks in ("auto", "keep")}
+    assert not found["auto"].plan.removed
+    assert found["auto"].report.fidelity == found["keep"].report.fidelity
+
+
 def test_blocks_that_are_named_stay(step):
     model = bottlenecks()
     kept = tuple(f"middle{i}" for i in range(0, BLOCKS, 2))
