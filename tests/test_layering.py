@@ -19,7 +19,7 @@ ORDER = [
     # mathematics, and what it is about
     *("allocation", "chains", "cost", "blocks", "elimination", "takeover", "refinement"),
     # what is to be done, and surgery
-    *("plan", "intervals", "report", "rewrite", "serialize", "merging"),
+    *("plan", "intervals", "report", "rewrite", "srn", "serialize", "merging"),
     # models at work
     *("runtime", "clock", "notebook", "sources", "calibration", "statistics", "activity", "oracle", "walk"),
     *("reconstruct", "methods", "evaluation", "data", "diagnosis"),

@@ -21,7 +21,8 @@ from onnxprune.plan import Plan
 from onnxprune.reconstruct import refit
 from onnxprune.rewrite import pruned
 from onnxprune.selection import flags_without, rank
-from onnxprune.serialize import carried_out, positive, serialize
+from onnxprune.serialize import carried_out, serialize
+from onnxprune.srn import positive
 from onnxprune.statistics import Moments
 
 TAIL = "p = GlobalAveragePool(z)\nf = Flatten(p)\n[head] y = Gemm<transB=1>(f, wy, by)"
@@ -439,7 +440,7 @@ def test_what_cannot_be_reached_is_said_as_a_share_of_the_original():
 
 def test_the_form_is_checked_against_the_original(monkeypatch):
     """A serial form that computes something else is an error, not a pruned model."""
-    from onnxprune import serialize as module
+    from onnxprune import srn as module
     from onnxprune.errors import InternalError
 
     monkeypatch.setattr(
