@@ -349,7 +349,8 @@ class Search:
                 best, least = widths, left
             if best is None and widths == self.smallest:
                 raise out_of_reach(goal, left)
-            if best is not None and (least > goal - TIMED_CLOSE or tried + 1 >= TIMED_TRIES or widths == self.smallest):
+            close = least > goal - TIMED_CLOSE or widths in (list(most), self.smallest)
+            if best is not None and (close or tried + 1 >= TIMED_TRIES):
                 return best
             budget = min(time.total(np.array(widths)) / self.ranked.whole + urge * (goal - left), 1.0)
             tried, urge = tried + 1, 2 * urge if left > goal else 1
