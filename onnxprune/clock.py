@@ -35,7 +35,7 @@ from onnxprune.graph import Array
 from onnxprune.runtime import Runtime
 
 Float = NDArray[np.float64]
-ROUNDS = 41
+ROUNDS = 81
 LEAST = 7  # rounds, however long they take
 SECONDS = 20.0
 ONE = 0.002  # seconds that one measurement takes at least; quicker models run several times
