@@ -74,7 +74,7 @@ def segments(run: Run, ranked: Ranked, longest: int = LONGEST) -> list[Segment]:
         if name:
             hidden[block.output] = known[name]
             found.append(Segment((block.output,), name, known[name].curve))
-    chains = [_chain(run.coupling.graph, block, blocks, hidden, longest) for block in blocks.values()]
+    chains = [_chain(run, block, blocks, hidden, longest) for block in blocks.values()]
     return found + _merged(run, [chain for chain in chains if len(chain) > 1], hidden)
 
 
@@ -111,14 +111,14 @@ def makes_all(group: Group, linear: Linear) -> bool:
 
 
 def _chain(
-    graph: Graph, block: Block, blocks: Mapping[str, Block], hidden: Mapping[str, _Known], longest: int
+    run: Run, block: Block, blocks: Mapping[str, Block], hidden: Mapping[str, _Known], longest: int
 ) -> list[Block]:
-    """A block and as many behind it as can be merged with it."""
-    chain, rows = list[Block](), 0
+    """A block and as many behind it as can be merged with it; all but the last one go."""
+    graph, chain, rows = run.coupling.graph, list[Block](), 0
     behind: Block | None = block
     while behind is not None and behind.output in hidden and len(chain) <= longest:
         rows += Branch(graph, behind).layers[-1].size
-        if rows > WIDEST or (chain and not mergeable(graph, [*chain, behind])):
+        if rows > WIDEST or (chain and not (may_go(run, chain[-1]) and mergeable(graph, [*chain, behind]))):
             break
         chain.append(behind)
         behind = blocks.get(behind.output)

@@ -235,6 +235,15 @@ def test_blocks_that_are_named_stay(step):
     assert result.report.targets[0].reached
 
 
+@pytest.mark.parametrize("place", range(BLOCKS))
+def test_a_layer_that_keeps_channels_doesn_t_go_in_a_run_of_blocks(place, step):
+    result = pruned(network(), "latency=0.6", keep={f"first{place}": 0.75})
+    tensors = {t.name: t for t in result.model.graph.initializer}
+    (layer,) = (node for node in result.model.graph.node if node.name == f"first{place}")
+    assert tensors[layer.input[1]].dims[1] >= 0.75 * HIDDEN
+    assert result.plan.merged or result.plan.removed
+
+
 def test_runs_become_one_while_other_blocks_go():
     model = network()
     search = onnxprune.pipeline.begun(model, (), models.data(model, 200, rank=4), runtime=models.RUNTIME, round_to=2)[0]
