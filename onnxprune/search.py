@@ -53,9 +53,8 @@ FURTHER = 1.25  # by how much the change of the answers grows at least while les
 TRIES = 8  # allocations until what is written costs what was asked for
 CLOSE = 0.002  # to what was asked for
 SHORT = 0.01  # of what was asked for, as a part of it
-TIMED_TRIES = 4  # the same where a cost is timed, which takes a while and isn't exact
+TIMED_TRIES = 5  # the same where a cost is timed, which takes a while and isn't exact
 TIMED_CLOSE = 0.01
-SPREAD = 0.05  # by which the upper bound of a measured time may exceed what was asked for
 
 
 @dataclass(frozen=True)
@@ -338,10 +337,11 @@ class Search:
         """Widths up to `most` with which the model takes at most `goal` of the time, when it is timed.
 
         By how much the prediction was off is taken off the budget of the next try, and twice as much as the last time
-        after each try that still took too long: narrower layers may save less than was predicted. Raises BudgetError
-        if the smallest widths take longer.
+        after each try that still took too long: narrower layers may save less than was predicted. Budgets stay between
+        those that were too large and too small. Raises BudgetError if the smallest widths take longer.
         """
-        time, best, least, budget = cost_of(self.run, self.ranked, "latency"), None, 0.0, goal
+        time = cost_of(self.run, self.ranked, "latency")
+        best, least, budget, low, high = None, 0.0, goal, 0.0, 1.0
         tried, urge = 0, 1
         while True:
             widths = self.allocated("latency", budget, most)
@@ -351,10 +351,13 @@ class Search:
             if best is None and widths == self.smallest:
                 raise out_of_reach(goal, left)
             close = least > goal - TIMED_CLOSE or widths in (list(most), self.smallest)
-            if best is not None and (close or tried + 1 >= TIMED_TRIES):
+            tried += 1
+            if best is not None and (close or tried >= TIMED_TRIES):
                 return best
-            budget = min(time.total(np.array(widths)) / self.ranked.whole + urge * (goal - left), 1.0)
-            tried, urge = tried + 1, 2 * urge if left > goal else 1
+            low, high = (low, budget) if left > goal else (budget, high)
+            corrected = time.total(np.array(widths)) / self.ranked.whole + urge * (goal - left)
+            budget = corrected if low < corrected < high else (low + high) / 2
+            urge = 2 * urge if left > goal else 1
 
     def allocated(self, kind: str, budget: float, most: Sequence[int] | None = None) -> list[int]:
         """Widths up to `most` that are predicted to cost at most this fraction of the original; else the smallest."""
@@ -397,8 +400,7 @@ class Search:
     def left(self, kind: str, model: Model) -> float:
         """What is left of a cost in a model, as it is written: with what is said in it of the run."""
         if kind == "latency":
-            time = self.timed(model)
-            return max(time.ratio, time.high / (1 + SPREAD))
+            return self.timed(model).ratio
         stamp(model.proto, self.run.options)
         if kind == "size" and self.run.options.beside is not None:
             return files.moved_size(model, self.run.options.beside) / max(count_of(self.run, kind), 1)

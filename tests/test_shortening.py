@@ -321,8 +321,8 @@ def test_times_far_below_a_millisecond(monkeypatch):
     assert 0.65 < pruned(network(), "latency=0.7", blocks="keep").report.latency.ratio <= 0.7
 
 
-@pytest.mark.parametrize("share", [0.3, 0.6])
-def test_widths_that_save_less_than_predicted_are_narrowed_until_they_save_enough(monkeypatch, share):
+@pytest.mark.parametrize("share", [0.3, 0.6, 1.3])
+def test_widths_that_save_less_or_more_than_predicted(monkeypatch, share):
     model = network()
     whole = counted(model, 2)
     timing(monkeypatch, lambda ms: ms, lambda ms: whole - share * (whole - ms))
