@@ -364,21 +364,34 @@ def spread(widths: Ints, most: int) -> Ints:
 def _errors(
     linear: Linear, problem: Problem, order: Ints, levels: Ints, moments: Sequence[Moments], damping: float
 ) -> Float:
-    """Relative squared error at each level: fitted on the first part, judged on the last.
+    """Relative squared error at each level: fitted on the first part, judged on the last, as the compressed problem is.
 
     Rows are arranged in the order of importance, so that each level is the leading part of every matrix.
     """
-    fit, tune = moments[0], moments[-1]
-    linear = linear.fit
-    weight = dense(thinned(linear)[0])
-    rows = ranked_rows(problem.rows, order, len(weight))
-    gram = separated(linear, fit.gram_about(fit.mean))
-    nested = Nested(gram, gram @ weight, weight, rows, damping)
-    weight, fixed = weight[rows], len(weight) - problem.rows.size
-    judge = _judge(linear, gram, fit, tune, rows, weight)
-    power = judge(np.zeros((0, weight.shape[1]))) or 1.0
-    kept = [nested.leading(fixed + int(width) * problem.rows.shape[1]) for width in levels]
-    return np.array([max(judge(change), 0.0) / power for change in kept])
+    small, chosen = problem.compressed, thinned(linear.fit)[1]
+    weight = small.weight[:, chosen] if len(chosen) else small.weight
+    rows = ranked_rows(small.rows, order, len(weight))
+    fit, tune = (_seen(linear, problem, part, moments[0].mean) for part in (moments[0], moments[-1]))
+    nested = Nested(fit, fit @ weight, weight, rows, damping)
+    weight, tune, fixed = weight[rows], square(tune, rows), len(weight) - small.rows.size
+    goal = tune @ weight
+    power = float(np.sum(weight * goal))
+
+    def error(k: int) -> float:
+        change = nested.leading(k)
+        return power - 2 * float(np.sum(change * goal[:k])) + float(np.sum(change * (tune[:k, :k] @ change)))
+
+    return np.array([max(error(fixed + int(width) * small.rows.shape[1]), 0.0) for width in levels]) / (power or 1.0)
+
+
+def _seen(linear: Linear, problem: Problem, moments: Moments, mean: Float) -> Float:
+    """E[(x−m)(x−m)ᵀ] of what the compressed problem sees of some moments."""
+    by, rows = problem.compression, moments.rows_about(mean) if linear.conv_group == 1 and not linear.fixed else None
+    if rows is not None:
+        seen = rows.T if by is None else by.combined(rows.T)
+        return np.asarray(seen @ seen.T, np.float64) / max(moments.count, 1)
+    gram = separated(linear.fit, moments.gram_about(mean))
+    return gram if by is None else by.square(gram)
 
 
 class _FewRows:
@@ -425,31 +438,6 @@ class _FewRows:
         new = matrix - change
         new[self.rows[gone]] = 0.0
         return Weights(*self.linear.spread(new[None], linear.offset + self.fit.mean @ (matrix - new)))
-
-
-def _judge(
-    linear: Linear, gram: Float, fit: Moments, tune: Moments, rows: Ints, weight: Float
-) -> Callable[[Float], float]:
-    """Gives the squared error on `tune` of weights [k, o] for the first k of the rows, in place of `weight` for all."""
-    seen = tune.rows_about(fit.mean) if linear.conv_group == 1 and not linear.fixed else None
-    if seen is not None:
-        seen = seen[:, rows]
-        goal = seen @ weight.astype(seen.dtype)
-
-        def of_rows(change: Float) -> float:
-            made = seen[:, : len(change)] @ change.astype(seen.dtype)
-            return float(np.square(goal - made).sum(dtype=np.float64))
-
-        return of_rows
-    gram = square(gram if tune is fit else separated(linear, tune.gram_about(fit.mean)), rows)
-    outputs = gram @ weight
-    power = float(np.sum(weight * outputs))
-
-    def of_products(change: Float) -> float:
-        k = len(change)
-        return power - 2 * float(np.sum(change * outputs[:k])) + float(np.sum(change * (gram[:k, :k] @ change)))
-
-    return of_products
 
 
 # ---------------------------------------------------------------------------------------------- probes

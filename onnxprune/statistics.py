@@ -55,7 +55,7 @@ class Products:
         """The upper triangle of the sum, row-major; what is below it means nothing."""
         if self._upper is None:
             assert self.rows is not None
-            self._upper = _products(self.rows)
+            return _products(self.rows)
         return self._upper
 
     def __add__(self, other: Products) -> Products:
@@ -70,11 +70,9 @@ class Products:
 
     def among(self, columns: Ints) -> Float:
         """The upper triangle for some columns, ascending ones: [n, n], row-major; the caller's own."""
-        if len(columns) == self.size:
-            return self.upper.copy()
-        if self.rows is not None and self._upper is None:
-            return _products(np.ascontiguousarray(self.rows[:, columns]))
-        return square(self.upper, columns)
+        if self.rows is not None:
+            return _products(self.rows if len(columns) == self.size else np.ascontiguousarray(self.rows[:, columns]))
+        return self.upper.copy() if len(columns) == self.size else square(self.upper, columns)
 
     def times(self, weights: Float, columns: slice) -> Float:
         """The sum for some columns, times weights [n, o]."""
@@ -96,10 +94,9 @@ class Products:
     @property
     def diagonal(self) -> Float:
         """Sums of squares of the columns, [N]."""
-        if self._upper is None:
-            assert self.rows is not None
+        if self.rows is not None:
             return np.asarray(np.square(self.rows).sum(0, dtype=np.float64))
-        return np.diagonal(self._upper)
+        return np.diagonal(self.upper)
 
 
 def _products(rows: Array) -> Float:
@@ -291,6 +288,12 @@ def gathered_bytes(graph: Graph, linear: Linear, samples: int) -> int:
     x = graph.shapes[linear.input]
     places = min(linear.count(x, linear.output_shape(x)), positions_wanted(linear, samples, 1))
     return 4 * places * linear.channels * linear.taps
+
+
+def moments_bytes(graph: Graph, linear: Linear, parts: Sequence[int]) -> int:
+    """What the moments of parts of so many samples take: products, or rows as long as these are no more."""
+    gathered, square = gathered_bytes(graph, linear, sum(parts)), linear.size**2
+    return sum(n * gathered if n * gathered <= 4 * square else 8 * square for n in parts)
 
 
 def draw(rng: np.random.Generator, available: int, wanted: int) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from onnxprune.coupling import Coupling, Group
 from onnxprune.errors import BudgetError
 from onnxprune.run import Run
 from onnxprune.scope import least_width, prunable, what_stands_in_the_way
-from onnxprune.statistics import Moments, collect, gathered_bytes
+from onnxprune.statistics import Moments, collect, gathered_bytes, moments_bytes
 
 Ints = NDArray[np.int64]
 PROBE_SAMPLES = 256, 32  # at most, and at least
@@ -129,11 +129,13 @@ def timed(run: Run, ranked: Ranked, whole: float | None = None) -> Ranked:
 
 
 def in_portions(run: Run, groups: Sequence[Group]) -> Iterator[list[Group]]:
-    """Groups in order, as many at a time as the memory granted holds moments of."""
-    portion, held = list[Group](), dict[str, int]()
+    """Groups in order, as many at a time as the memory granted holds moments of, and leaves room to work in."""
+    graph, sizes = run.coupling.graph, [len(run.division.fit), len(run.division.tune)]
+    portion, held, widest = list[Group](), dict[str, int](), 0
     for group in groups:
-        own = {linear.key: 3 * 8 * linear.size**2 for linear in factorize.measured(run.coupling, group)}
-        if portion and sum((held | own).values()) > run.options.max_memory:  # two parts, and room to work in
+        own = {one.key: moments_bytes(graph, one, sizes) for one in factorize.measured(run.coupling, group)}
+        widest = max(widest, *(one.size for one in factorize.measured(run.coupling, group)))
+        if portion and sum((held | own).values()) + 3 * 8 * widest**2 > run.options.max_memory:
             yield portion
             portion, held = [], {}
         portion.append(group)

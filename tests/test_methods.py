@@ -189,7 +189,7 @@ def test_reap_removes_what_the_others_can_stand_in_for():
 
 def test_reap_ranks_the_channels_of_wide_readers_by_smaller_problems(monkeypatch):
     one = evidence(1, 9, b=4, readers=2)
-    exact = find("reap").order(one)
+    exact = find("reap").order(evidence(1, 9, b=4, readers=2))
     monkeypatch.setattr(elimination, "WIDE", 18)
     smaller = elimination.eliminate([elimination.compressed(p, 18) for p in one.problems], damping=one.damping)
     np.testing.assert_array_equal(find("reap").order(one), smaller.order)

@@ -21,6 +21,7 @@ from onnxprune.report import Target
 from onnxprune.run import Options, prepare
 from onnxprune.scope import prunable, why_left_out
 from onnxprune.search import Search, _judged, parse_targets, stamp
+from onnxprune.statistics import moments_bytes
 from onnxprune.steps import rank
 
 
@@ -540,10 +541,13 @@ def test_the_cells_of_a_grouped_convolution_stay_equal():
 
 
 def test_the_moments_of_a_layer_that_several_groups_share_are_held_once():
-    sizes = {"c1": 54, "c2": 17, "y": 10}
-    needed = sum(24 * size**2 for size in sizes.values())
-    for granted, expected in ((needed, [3]), (needed - 1, [2, 1]), (24 * 54**2 + 24 * 17**2 - 1, [1, 2])):
-        one = run("dense", max_memory=granted)
+    whole = run("dense")
+    parts = [len(whole.division.fit), len(whole.division.tune)]
+    graph, layers = whole.coupling.graph, whole.coupling.layers
+    c1, c2, y = (moments_bytes(graph, layers[name], parts) for name in ("c1", "c2", "y"))
+    room = 24 * 54**2
+    for granted, expected in ((c1 + c2 + y, [3]), (c1 + c2 + y - 1, [2, 1]), (c1 + c2 - 1, [1, 2])):
+        one = run("dense", max_memory=granted + room)
         portions = list(steps.in_portions(one, prunable(one)))
         assert [len(portion) for portion in portions] == expected
 

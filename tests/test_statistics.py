@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import models
 from onnxprune.graph import Graph
 from onnxprune.ops.linear import describe
-from onnxprune.statistics import Moments, collect, draw, gathering, positions_wanted, sized
+from onnxprune.statistics import Moments, collect, draw, gathering, moments_bytes, positions_wanted, sized
 from onnxprune.walk import layers_in_order
 
 NAMES = ("total", "square", "target_total", "cross", "power")
@@ -382,3 +382,15 @@ def test_the_gathering_model_keeps_the_outputs_asked_for_and_leaves_the_original
     assert model.SerializeToString() == before
     assert models.RUNTIME.session(made).inputs == ["x", "h0/index", "h1/index", "y/index"]
     assert made.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("parts", [(1, 1), (2, 5), (20, 50)])
+def test_what_moments_take_is_known_before(parts):
+    model = models.convs()
+    coupling = models.coupled(model)
+    graph, linears = coupling.graph, layers_in_order(coupling)
+    feeds = [models.feeds(model, n, 50) for n in parts]
+    found = collect(graph, linears, feeds, sum(parts), models.RUNTIME)
+    for linear in linears:
+        held = [m.products.upper if m.products.rows is None else m.products.rows for m in found[linear.key]]
+        assert moments_bytes(graph, linear, parts) == sum(array.nbytes for array in held)
