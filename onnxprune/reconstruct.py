@@ -412,11 +412,10 @@ class _Layer:
         linear, flags = self.narrow, self.flags[self.present]
         equations = Equations(linear.fit, linear.seen(flags), fit)
         damping, error = equations.choose_damping(tune)
-        if not needed and error_as_it_is(linear, tune or fit) <= error:
+        if not needed and error_as_it_is(linear.fit, tune or fit) <= error:
             return None
-        everything = fit + tune if tune is not None else fit
-        if self.bounds is not None and (relaxing := self._behind_activation(equations, damping)) is not None:
-            everything = everything.retargeted(self._relaxed(b, relaxing) for b in range(len(self.walk.original)))
+        parts = self.moments if self.bounds is None else self._behind_activation(equations, damping)
+        everything = parts[0] + parts[1] if tune is not None else parts[0]
         found = _completed(linear, flags, everything, damping, error)
         if self.narrow is not self.linear:
             return self._widened(found)
@@ -448,41 +447,51 @@ class _Layer:
             linear.count(now.shape, shape),
             positions_wanted(linear, self.samples, -(-self.samples // len(walk.original))),
         )
-        new = linear.sample(now, shape, places).astype(np.float32, copy=False)
+        index, inside = linear.reads(now.shape, shape, places)
+        gathered = linear.gather(now, index)
+        if self.narrow is not linear:
+            gathered = gathered[:, self.present]
+        new = self.narrow.rows(gathered, inside).astype(np.float32, copy=False)
         if self.other:
             x, y = new, linear.outputs(walk.original[batch][linear.output], places).astype(np.float32, copy=False)
         else:
-            before = walk.original[batch][linear.input]
-            old = new if now is before else linear.sample(before, shape, places).astype(np.float32, copy=False)
+            before, same = walk.original[batch][linear.input], self.narrow is linear
+            whole = new if now is before and same else linear.sample(before, shape, places)
+            old = whole.astype(np.float32, copy=False)
             x, y = linear.stacked(new), self.before.fit.apply(linear.stacked(old))
         if linear.shared is not None:
             self._means.append((old.mean(0, dtype=np.float64), new.mean(0, dtype=np.float64)))
         elif self.shortcut:
             drift = walk.original[batch][self.shortcut], walk.value(batch, self.shortcut)
             y += (linear.outputs(drift[0], places) - linear.outputs(drift[1], places)).astype(np.float32, copy=False)
-        if self.narrow is not linear:
-            x = x[:, np.repeat(self.present, linear.taps)]
         if self._held + x.nbytes + y.nbytes < ROWS_HELD:
             self._rows[batch] = x, y
             self._held += x.nbytes + y.nbytes
         return x, y
 
-    def _behind_activation(self, equations: Equations, damping: float) -> Weights | None:
+    def _behind_activation(self, equations: Equations, damping: float) -> list[Moments]:
         """POEM: where the target is cut off by the activation, any value beyond the cut will do.
 
-        Alternates such targets with least squares on the fitted part. Gives the weights that make the targets of the
-        step that does best on the held-out part, if it does better there than plain least squares.
+        Alternates such targets with least squares on the fitted part. Gives the moments with the targets of the step
+        that does best on the held-out part, if it does better there than plain least squares, else as they are.
         """
-        fit = equations.moments
         weights = equations.solve(damping)
         smallest, best = self._error_behind(weights), None
         for _ in range(POEM_STEPS):
-            before, moments = weights, fit.retargeted(self._relaxed(batch, weights) for batch in range(self.split))
-            weights = equations.solve(damping, moments)
+            before, fit = weights, self._retargeted(0, weights)
+            weights = equations.solve(damping, fit)
             error = self._error_behind(weights)
             if error < smallest:
-                smallest, best = error, before
-        return best
+                smallest, best = error, (fit, before)
+        if best is None:
+            return self.moments
+        fit, relaxing = best
+        return [fit, *(self._retargeted(part, relaxing) for part in range(1, len(self.moments)))]
+
+    def _retargeted(self, part: int, weights: Weights) -> Moments:
+        """Moments of the samples to fit (0) or of the others (1), with the targets that some weights make."""
+        batches = range(self.split) if part == 0 else range(self.split, len(self.walk.original))
+        return self.moments[part].retargeted(self._relaxed(batch, weights) for batch in batches)
 
     def _relaxed(self, batch: int, weights: Weights) -> tuple[Array, Array]:
         """Rows and targets; where the activation cuts the target off, what the layer gives now, cut off likewise."""

@@ -1,5 +1,7 @@
 """New weights against plain least squares, and whole networks against what they should still compute."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -379,6 +381,17 @@ def test_a_branch_of_which_nothing_is_gone_makes_up_for_the_other_if_that_helps(
     assert error_at(coupling, keep, weights, "sum") < 0.9 * error_at(coupling, keep, alone, "sum")
     monkeypatch.setattr(reconstruct, "error_as_it_is", lambda linear, moments: 0.0)
     assert set(front(model, keep)[1]) == {"s"}
+
+
+def test_at_channel_level_a_layer_of_which_nothing_is_gone_is_refitted_if_that_helps():
+    coupling = replace(models.coupled(models.residual()), granularity="channel")
+    group = next(g for g in coupling.groups if not g.stream)
+    keep = {group.name: np.arange(5)}
+    parts = [models.feeds(coupling.graph.model, n, 20, seed=n) for n in (160, 40)]
+    weights = {k: r.weights for k, r in front_to_back(coupling, keep, parts, 200, models.RUNTIME).items()}
+    needed = {one.key: weights[one.key] for one in layers_in_order(coupling) if one.index in group.reads}
+    assert set(weights) > set(needed)
+    assert error_at(coupling, keep, weights, "y") < error_at(coupling, keep, needed, "y")
 
 
 def looked_up(model, key, names, renew=None):
