@@ -16,11 +16,9 @@ so that a shortcut is known when the last layer of its branch is refitted.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
@@ -33,6 +31,7 @@ from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
 from onnxprune.rewrite import renewed_nodes, with_weights, without_feedback
 from onnxprune.runtime import Chain, Runtime, Session
+from onnxprune.spill import Spill
 
 Batch = dict[str, Array]
 STRETCHES = 16  # parts of the network that run one after the other behind a place where something is changed
@@ -70,8 +69,7 @@ class Walk:
         self.position = 0
         self._granted, self._held = max_memory, 0.0
         self._unchanged: dict[tuple[int, tuple[str, ...]], Session] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._files = 0
+        self._spill: Spill | None = None
         self.original: list[Batch] = []
         self.pruned: list[Batch] = []
         try:
@@ -87,8 +85,8 @@ class Walk:
 
     def __exit__(self, *_: object) -> None:
         self.original, self.pruned = [], []
-        if self._folder is not None:
-            self._folder.cleanup()
+        if self._spill is not None:
+            self._spill.close()
 
     def value(self, batch: int, name: str) -> Array:
         """A value as the pruned network has it."""
@@ -172,12 +170,9 @@ class Walk:
         """The values, in memory as far as granted and else in files."""
         stored: Batch = {}
         for name, value in values.items():
-            if self._held + value.nbytes > self._granted:
-                self._folder = self._folder or tempfile.TemporaryDirectory(prefix="onnxprune-")
-                self._files += 1
-                path = Path(self._folder.name) / f"{self._files}.npy"
-                np.save(path, value)
-                stored[name] = np.load(path, mmap_mode="r")
+            if self._held + value.nbytes > self._granted and value.size and not value.dtype.hasobject:
+                self._spill = self._spill or Spill()
+                stored[name] = self._spill.keep(value)
             else:
                 stored[name] = value
             self._held += 0 if isinstance(stored[name], np.memmap) else stored[name].nbytes
@@ -186,8 +181,8 @@ class Walk:
     def _forget(self, value: Array) -> None:
         if not isinstance(value, np.memmap):
             self._held -= value.nbytes
-        elif self._folder is not None and Path(str(value.filename)).parent == Path(self._folder.name):
-            Path(str(value.filename)).unlink()
+        elif self._spill is not None and self._spill.has(value):
+            self._spill.forget(value)
 
     def suffix(
         self, replaced: Mapping[int, Sequence[Linear]], names: Sequence[str], mask: Mask | None = None

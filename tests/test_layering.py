@@ -21,7 +21,7 @@ ORDER = [
     # what is to be done, and surgery
     *("plan", "intervals", "report", "rewrite", "srn", "serialize", "merging"),
     # models at work
-    *("runtime", "clock", "notebook", "sources", "calibration", "statistics", "activity", "oracle", "walk"),
+    *("runtime", "clock", "notebook", "sources", "calibration", "statistics", "activity", "oracle", "spill", "walk"),
     *("reconstruct", "methods", "evaluation", "data", "diagnosis"),
     # from targets to plans
     *("selection", "latency", "factorize", "run", "scope", "steps", "repair", "segments"),
