@@ -57,9 +57,14 @@ def sweep(model: ModelProto | str | Path, targets: str | Sequence[str], **option
 
 
 def expanded(texts: Sequence[str]) -> tuple[Target, ...]:
-    """Targets from texts like "macs=0.8,0.6", each once; UsageError says what is wrong with one."""
-    split = [(kind, values) for kind, _, values in (text.partition("=") for text in texts)]
-    found = parse_targets([f"{kind}={value}" for kind, values in split for value in values.split(",")])
+    """Targets from texts like "macs=0.8,0.6,latency=0.7", each once; UsageError says what is wrong with one."""
+    each = list[str]()
+    for text in texts:
+        kind = ""  # of the numbers that come without one
+        for part in text.split(","):
+            kind = part.partition("=")[0] if "=" in part else kind
+            each.append(f"{kind}={part}" if kind and "=" not in part else part)
+    found = parse_targets(each)
     if not found:
         raise UsageError("a sweep needs targets: give --targets macs=0.8,0.6,0.4, say.")
     return tuple(dict.fromkeys(found))

@@ -98,9 +98,10 @@ def test_sweeps_that_make_no_sense(targets, options, said):
 
 
 def test_targets_are_taken_once_and_in_order():
-    assert expanded(["macs=0.8,0.4", "drop=0.1", "macs=0.40"]) == (
-        Target("macs", 0.8), Target("macs", 0.4), Target("drop", 0.1),
-    )  # fmt: skip
+    every = Target("macs", 0.8), Target("macs", 0.4), Target("drop", 0.1)
+    assert expanded(["macs=0.8,0.4", "drop=0.1", "macs=0.40"]) == every
+    assert expanded(["macs=0.8,macs=0.4,drop=0.1"]) == every
+    assert expanded(["macs=0.8,0.4,drop=0.1,macs=0.8"]) == every
 
 
 # ---- The knee
