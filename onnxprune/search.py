@@ -53,7 +53,7 @@ FURTHER = 1.25  # by how much the change of the answers grows at least while les
 TRIES = 8  # allocations until what is written costs what was asked for
 CLOSE = 0.002  # to what was asked for
 SHORT = 0.01  # of what was asked for, as a part of it
-TIMED_TRIES = 5  # the same where a cost is timed, which takes a while and isn't exact
+TIMED_TRIES = 6  # the same where a cost is timed, which takes a while and isn't exact
 TIMED_CLOSE = 0.01
 
 
@@ -350,7 +350,7 @@ class Search:
                 best, least = widths, left
             if best is None and widths == self.smallest:
                 raise out_of_reach(goal, left)
-            close = least > goal - TIMED_CLOSE or widths in (list(most), self.smallest)
+            close = least > goal - TIMED_CLOSE or widths == list(most)
             tried += 1
             if best is not None and (close or tried >= TIMED_TRIES):
                 return best
