@@ -336,9 +336,9 @@ class Search:
     def in_time(self, goal: float, most: Sequence[int]) -> list[int]:
         """Widths up to `most` with which the model takes at most `goal` of the time, when it is timed.
 
-        By how much the prediction was off is taken off the budget of the next try, and twice as much as the last time
-        after each try that still took too long: narrower layers may save less than was predicted. Budgets stay between
-        those that were too large and too small. Raises BudgetError if the smallest widths take longer.
+        What is saved is taken to be so many times what was predicted as it was in the last try. Budgets stay between
+        those that were too large and too small, and fall twice as far as the last time after each try that still took
+        too long. Raises BudgetError if the smallest widths take longer.
         """
         time = cost_of(self.run, self.ranked, "latency")
         best, least, budget, low, high = None, 0.0, goal, 0.0, 1.0
@@ -355,7 +355,9 @@ class Search:
             if best is not None and (close or tried >= TIMED_TRIES):
                 return best
             low, high = (low, budget) if left > goal else (budget, high)
-            corrected = time.total(np.array(widths)) / self.ranked.whole + urge * (goal - left)
+            predicted = time.total(np.array(widths)) / self.ranked.whole
+            needed = 1 - (1 - predicted) * (1 - goal) / (1 - left) if left < 1 else low
+            corrected = predicted + urge * (needed - predicted)
             budget = corrected if low < corrected < high else (low + high) / 2
             urge = 2 * urge if left > goal else 1
 
