@@ -126,12 +126,13 @@ class Clocked:
         self.original, self.feed, self.runtime = Model(graph.model, graph.arrays), feed, runtime
         self._shapes = sorted((name, value.shape) for name, value in feed.items())
         self._known = Notebook((clock.machine(), runtime.provider, runtime.threads, runtime.version))
-        self._kinds = [_kind(graph, index) for index in range(len(graph.nodes))]
+        self._graph = graph
 
     @cached_property
     def whole(self) -> float:
         """Milliseconds per run of the model itself; kept, too, because what is saved is a part of what it was then."""
-        text = repr((self._shapes, "whole", self._kinds))
+        kinds = [_kind(self._graph, index) for index in range(len(self._graph.nodes))]
+        text = repr((self._shapes, "whole", kinds))
         if (known := self._known.get(text)) is not None:
             return float(known[0])
         taken = clock.in_turns([self.original], self.feed, self.runtime, rounds=ROUNDS)

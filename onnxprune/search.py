@@ -189,16 +189,19 @@ class Search:
 
     def changed(self, model: Model) -> float:
         """The relative change of the answers to the samples that choose: not to those that judge."""
+        chosen, before = self._chosen
+        with self.run.timed("judge"):
+            after = _answers_to(self.run, model, self.run.samples, chosen, changed=True)
+        return evaluation.fidelity(before, after, len(chosen), self.run.samples.origin).relative_error
+
+    @cached_property
+    def _chosen(self) -> tuple[list[int], list[Array]]:
+        """The samples that choose, as many as memory has room for answers, and what the original answers to them."""
         run, division = self.run, self.run.division
-        room = evaluation.affordable(run.coupling.graph, run.coupling.graph.outputs)
-        chosen = (division.tune if len(division.tune) else division.fit)[:room].tolist()
-        models = Model(run.original.model, run.original.arrays), model
+        chosen = (division.tune if len(division.tune) else division.fit)[: _room(run)].tolist()
         with run.timed("judge"):
-            before, after = (
-                evaluation.answers(one, run.samples, chosen, run.options.runtime, run.options.at_once, changed=True)
-                for one in models
-            )
-        return evaluation.fidelity(before, after, len(chosen), run.samples.origin).relative_error
+            original = Model(run.original.model, run.original.arrays)
+            return chosen, _answers_to(run, original, run.samples, chosen)
 
     def _reach(self, answers: Sequence[Array], loss: float) -> float:
         """By what factor the change of the answers may grow until it loses what is allowed; at most FARTHEST."""
@@ -505,16 +508,25 @@ def stamp(model: ModelProto, options: Options) -> None:
 
 def _judged(run: Run) -> tuple[Samples, list[int]]:
     """The samples that judge: labelled ones if there are any, as many as memory has room for answers."""
-    room = evaluation.affordable(run.coupling.graph, run.coupling.graph.outputs)
-    labelled = run.labelled
+    room, labelled = _room(run), run.labelled
     if labelled is not None and labelled.samples is not None:
         return labelled.samples, list(range(min(labelled.samples.count, room)))
     return run.samples, run.division.judge[:room].tolist()
 
 
 def _answers(run: Run, model: Model, *, changed: bool = False) -> list[Array]:
-    samples, indices = _judged(run)
+    return _answers_to(run, model, *_judged(run), changed=changed)
+
+
+def _answers_to(
+    run: Run, model: Model, samples: Samples, indices: Sequence[int], *, changed: bool = False
+) -> list[Array]:
     return evaluation.answers(model, samples, indices, run.options.runtime, run.options.at_once, changed=changed)
+
+
+def _room(run: Run) -> int:
+    """Samples whose answers memory has room for."""
+    return evaluation.affordable(run.coupling.graph, run.coupling.graph.outputs)
 
 
 def _scores(run: Run, model: Model) -> NDArray[np.float64] | None:

@@ -28,20 +28,19 @@ class Spill:
         self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
         self._file: BufferedWriter | None = None
         self._mapped: Mapped | None = None
-        self._used = self._size = 0
+        self._used = 0
         self._alive: dict[str, int] = {}  # arrays that are needed, by the file
 
     def keep(self, value: Array) -> Mapped:
         """The value, which isn't empty and holds no objects, from now on in a file. OSError if the disk is full."""
-        if self._file is None or self._used + value.nbytes > self._size:
-            self._open(max(value.nbytes, SIZE))
-        assert self._file is not None
-        assert self._mapped is not None
-        self._file.seek(self._used)
-        self._file.write(np.ascontiguousarray(value).data)
-        self._file.flush()
-        self._alive[self._file.name] += 1
-        bytes_ = self._mapped[self._used : self._used + value.nbytes]
+        file, mapped = self._file, self._mapped
+        if file is None or mapped is None or self._used + value.nbytes > len(mapped):
+            file, mapped = self._open(max(value.nbytes, SIZE))
+        file.seek(self._used)
+        file.write(np.ascontiguousarray(value).data)
+        file.flush()
+        self._alive[file.name] += 1
+        bytes_ = mapped[self._used : self._used + value.nbytes]
         self._used += -(-value.nbytes // ALIGNED) * ALIGNED
         return cast(Mapped, bytes_.view(value.dtype).reshape(value.shape))
 
@@ -61,16 +60,18 @@ class Spill:
             self._file.close()
         self._folder.cleanup()
 
-    def _open(self, size: int) -> None:
-        last = self._file
-        path = Path(self._folder.name) / f"{len(self._alive)}"
-        self._file = path.open("wb")
-        self._file.truncate(size)
-        self._mapped, self._used, self._size = np.memmap(path, np.uint8, "r"), 0, size
-        self._alive[self._file.name] = 0
+    def _open(self, size: int) -> tuple[BufferedWriter, Mapped]:
+        """Go on to the next file."""
+        last, path = self._file, Path(self._folder.name) / f"{len(self._alive)}"
+        self._file = file = path.open("wb")
+        file.truncate(size)
+        self._mapped = mapped = np.memmap(path, np.uint8, "r")
+        self._used = 0
+        self._alive[file.name] = 0
         if last is not None:
             last.close()
             self._tidy(last.name)
+        return file, mapped
 
     def _tidy(self, name: str) -> None:
         """Remove a file that nothing is needed of and nothing will be written to."""

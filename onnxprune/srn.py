@@ -100,7 +100,8 @@ class _Block:
         for place, index in enumerate(branch):
             if index in layers:
                 linear = layers[index]
-                strides *= linear.window.strides  # type: ignore[union-attr]
+                assert linear.window is not None  # `_layers` takes no others
+                strides *= linear.window.strides
                 last = place + len(linear.tail) + 1 == len(branch)
                 if last and tuple(strides) != way.strides:
                     raise _Stays("its shortcut skips other places than its branch")
