@@ -2623,6 +2623,26 @@ case("class_token_of_a_batch", "float[N,3,4,4] x", "float[N,3] y", """
 """, wp=(6, 3, 2, 2), flat=[0, 6, 4], zero=[0], one=[1], token_shape=[1, 6], token=(1, 1, 6), position=(1, 5, 6),
     w1=(6, 8), w2=(8, 6), w3=(6, 3))  # fmt: skip
 
+case("class_token_of_ones", "float[N,3,4,4] x", "float[N,3] y", """
+    p = Conv<strides=[2,2]>(x, wp)
+    f = Reshape(p, flat)
+    t = Transpose<perm=[0,2,1]>(f)
+    size = Shape(t)
+    n = Slice(size, zero, one)
+    many = Concat<axis=0>(n, token_shape)
+    c = Expand(token, many)
+    z = Concat<axis=1>(c, t)
+    e = Add(z, position)
+    a = MatMul(e, w1)
+    r = Relu(a)
+    b = MatMul(r, w2)
+    s = Add(e, b)
+    h = Slice(s, zero, one, one)
+    q = Squeeze(h, one)
+    y = Gemm(q, w3)
+""", wp=(6, 3, 2, 2), flat=[0, 6, 4], zero=[0], one=[1], token_shape=[1, 1], token=(1, 1, 6), position=(1, 5, 6),
+    w1=(6, 8), w2=(8, 6), w3=(6, 3))  # fmt: skip
+
 case("class_token", "float[1,3,4,4] x", "float[1,3] y", """
     p = Conv<strides=[2,2]>(x, wp)
     f = Reshape(p, flat)
@@ -2953,6 +2973,36 @@ case("rotary_heads", "float[1,4,6] x", "float[1,4,3] y", """
     y = MatMul(a, wo)
 """, wq=(6, 12), wk=(6, 12), wv=(6, 6), heads=[0, 4, 3, 4], join=[0, 4, 12], cos=(4, 2), sin=(4, 2),
     at=np.asarray([[0, 1, 2, 3]]), wo=(6, 3), opset=23, ir=10)  # fmt: skip
+
+case("rotary_pairs", "float[N,4,6] x", "float[N,4,3] y", """
+    q1 = MatMul(x, wq)
+    q2 = Reshape(q1, heads)
+    q = Transpose<perm=[0,2,1,3]>(q2)
+    even = Slice(q, zero, all, last, two)
+    odd = Slice(q, one, all, last, two)
+    back = Neg(odd)
+    u = Unsqueeze(back, last)
+    w = Unsqueeze(even, last)
+    pairs = Concat<axis=-1>(u, w)
+    size = Shape(q)
+    turned = Reshape(pairs, size)
+    c = Mul(q, cos)
+    s = Mul(turned, sin)
+    r = Add(c, s)
+    k1 = MatMul(x, wk)
+    k2 = Reshape(k1, heads)
+    k = Transpose<perm=[0,2,3,1]>(k2)
+    p = MatMul(r, k)
+    a = Softmax<axis=-1>(p)
+    v1 = MatMul(x, wv)
+    v2 = Reshape(v1, heads)
+    v = Transpose<perm=[0,2,1,3]>(v2)
+    o = MatMul(a, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o)
+    o2 = Reshape(o1, join)
+    y = MatMul(o2, wo)
+""", wq=(6, 12), wk=(6, 12), wv=(6, 12), heads=[0, 4, 3, 4], join=[0, 4, 12], zero=[0], one=[1], two=[2], last=[-1],
+    all=[4], cos=(4, 4), sin=(4, 4), wo=(12, 3))  # fmt: skip
 
 case("cache_of_keys", "float[1,3,2,4] x", "float[1,5,2,4] y", """
     a = Conv(x, w1)

@@ -110,16 +110,17 @@ def shrink_slice(cut: Cut) -> None:
 
 @rule("Slice", shrink=shrink_slice, commutes=always)
 def cut_out(v: Visit) -> None:
-    """Takes a part; a channel axis only in steps of one and at known places."""
+    """Takes a part: of a channel axis only in steps of one and at known places, and else of all channels alike."""
     terms = slice_terms(v)
     if terms is None:
         v.freeze_all("cuts them at places that are known only at run time")
         return
-    whole = ids = cut_along(v, {axis for axis, *_ in terms})
+    whole = cut_along(v, {axis for axis, *_ in terms})
+    known = all(v.fixed(i) for i in range(1, 5))
+    strewn = {axis for axis, *_, step in terms if whole.shape[axis] > 1 and not (step == 1 and known)}
+    ids = whole = v.gather(whole, strewn, STAYS)
     for axis, start, end, step in terms:
         if ids.shape[axis] > 1:
-            if step != 1 or not all(v.fixed(i) for i in range(1, 5)):
-                v.freeze(ids, STAYS)
             ids = ids[(slice(None),) * axis + (slice(start, end, step),)]
             v.accept(1, 2)
     v.set_part(ids, whole)

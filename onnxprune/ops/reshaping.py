@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.graph import key
+from onnxprune.graph import Shape, key
 from onnxprune.ids import Ids, reshape
 from onnxprune.ops.registry import Cut, View, Visit, always, rule
 
@@ -104,7 +104,7 @@ def expand(v: Visit) -> None:
         v.accept(1)
         if makes_copies(v, ids):
             return
-    elif not v.follows(1, ids, range(rank - stated, rank)):
+    elif not (keeps(v, ids.shape) or v.follows(1, ids, range(rank - stated, rank))):
         run_time(v, ids, 1)
     v.set(ids)
 
@@ -112,11 +112,20 @@ def expand(v: Visit) -> None:
 def repeat_constant(v: Visit) -> None:
     """A constant vector that is repeated (the class token of every image) makes channels along its axis."""
     shape, axes = v.shape(0), [axis for axis, n in enumerate(v.shape(0)) if n > 1]
-    if not v.fixed(1) and repeats(v) is None:
-        v.set(v.staying("repeats it to a size that is known only at run time"))
-    elif len(axes) == 1:
+    if v.fixed(1) or repeats(v) is not None:
         v.accept(1)
+    elif not keeps(v, shape):
+        v.set(v.staying("repeats it to a size that is known only at run time"))
+        return
+    if len(axes) == 1:
         v.set_channels(v.parameter(0, axes[0]), axes[0] - len(shape) + len(v.out_shape()))
+
+
+def keeps(v: Visit, shape: Shape) -> bool:
+    """Whether the stated shape is always 1, which keeps a length, where this one (aligned from the right) is not."""
+    stated = [probe.values.get(v.name(1)) for probe in v.graph.probes]
+    pairs = [zip(shape[::-1], sizes[::-1].tolist(), strict=False) for sizes in stated if sizes is not None]
+    return len(pairs) == len(stated) and all(n == 1 or size == 1 for pair in pairs for n, size in pair)
 
 
 def run_time(v: Visit, ids: Ids, *inputs: int) -> None:
