@@ -13,6 +13,7 @@ from onnx import helper
 
 from onnxprune import calibration, evaluation
 from onnxprune.calibration import Input, Preprocessing, Samples
+from onnxprune.declared import length
 from onnxprune.evaluation import Labelled
 from onnxprune.graph import Graph
 
@@ -51,7 +52,7 @@ def inputs_of(graph: Graph) -> list[Input]:
     found = []
     for value in graph.inputs:
         tensor = value.type.tensor_type
-        shape = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim)
+        shape = tuple(length(d) or d.dim_param or None for d in tensor.shape.dim)
         found.append(
             Input(
                 value.name,

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, TypeProto, numpy_helper
+from onnx import ModelProto, TensorProto, TensorShapeProto, TypeProto, numpy_helper
 
 from onnxprune.contrib import STANDARD
 from onnxprune.errors import ModelError
@@ -18,6 +18,11 @@ Array = NDArray[Any]
 Shape = tuple[int, ...]
 
 DEFAULT_DIM = {4: 224, 5: 32}  # a symbolic height or width of an image or a video; other axes get 16
+
+
+def length(dimension: TensorShapeProto.Dimension) -> int | None:
+    """The length that a dimension is fixed to, if it is; some exporters write -1 for one that isn't."""
+    return dimension.dim_value if dimension.dim_value > 0 else None
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Declared:
     @cached_property
     def symbolic(self) -> list[str]:
         """Graph inputs with at least one dimension that isn't fixed."""
-        return [i.name for i in self.inputs if any(not d.dim_value for d in i.type.tensor_type.shape.dim)]
+        return [i.name for i in self.inputs if any(length(d) is None for d in i.type.tensor_type.shape.dim)]
 
     @cached_property
     def stated(self) -> dict[str, TypeProto]:
@@ -94,8 +99,8 @@ class Declared:
                 )
             shape = []
             for axis, d in enumerate(declared):
-                if d.dim_value:
-                    size = d.dim_value
+                if (fixed := length(d)) is not None:
+                    size = fixed
                 elif axis == 0:
                     size = sizes.setdefault(d.dim_param, batch) if d.dim_param else batch
                 else:

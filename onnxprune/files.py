@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
 
 from onnxprune.errors import ModelError, OutputError
+from onnxprune.nodes import arrange, disordered
 from onnxprune.replacing import replacing
 
 M = TypeVar("M", ModelProto, GraphProto)
@@ -114,7 +115,17 @@ def inlined(model: ModelProto) -> ModelProto:
     versions = {o.domain: o.version for o in model.opset_import}
     fits = [f for f in model.functions if all(versions.get(o.domain) == o.version for o in f.opset_import)]
     own = [(f.domain, f.name) for f in fits if f.domain not in RESERVED]
-    return inliner.inline_selected_functions(model, own, False) if own else model
+    return in_order(inliner.inline_selected_functions(model, own, False) if own else model)
+
+
+def in_order(model: ModelProto) -> ModelProto:
+    """The model with every node behind those whose values it reads, as ONNX wants it; not all writers care."""
+    if not disordered(model.graph):
+        return model
+    new = ModelProto()
+    new.CopyFrom(model)
+    arrange(new.graph)
+    return new
 
 
 def read(model: ModelProto | str | Path) -> Model:

@@ -23,7 +23,7 @@ from onnx.shape_inference import infer_node_outputs
 from onnxprune import contrib
 from onnxprune.bodies import constant, subgraphs
 from onnxprune.contrib import STANDARD
-from onnxprune.declared import Array, Declared, Shape
+from onnxprune.declared import Array, Declared, Shape, length
 from onnxprune.errors import ModelError
 from onnxprune.nodes import NOT_FUNCTIONS, attributes, key, reads
 
@@ -208,8 +208,9 @@ class Inference:
         sizes: dict[str, int] = {}
         for value in self.declared.inputs:
             for d, size in zip(value.type.tensor_type.shape.dim, _shape(self.types[value.name]) or (), strict=False):
-                sizes[d.dim_param] = size
-        dims = [d.dim_value or sizes.get(d.dim_param) for d in declared.tensor_type.shape.dim]
+                if d.dim_param:
+                    sizes[d.dim_param] = size
+        dims = [length(d) or sizes.get(d.dim_param) for d in declared.tensor_type.shape.dim]
         if any(d is None for d in dims):
             if inferred is not None and inferred.tensor_type.HasField("shape"):
                 return inferred

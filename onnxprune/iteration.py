@@ -21,6 +21,7 @@ from onnx import ModelProto, ValueInfoProto
 from onnxprune import files, heads
 from onnxprune.cost import COSTS, total_macs
 from onnxprune.coupling import Group
+from onnxprune.declared import length
 from onnxprune.errors import BudgetError, DataError, ModelError
 from onnxprune.files import Model
 from onnxprune.graph import Array, Graph
@@ -192,5 +193,5 @@ def _demand_alike(model: Model, new: Model, feed: Mapping[str, Array], runtime: 
 
 def _stated(value: ValueInfoProto) -> str:
     """A value's name and shape; sizes that aren't fixed are question marks."""
-    sizes = (str(d.dim_value) if d.HasField("dim_value") else "?" for d in value.type.tensor_type.shape.dim)
+    sizes = (str(length(d) or "?") for d in value.type.tensor_type.shape.dim)
     return f"{value.name}[{','.join(sizes)}]"

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
+from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import onnx
@@ -47,6 +49,28 @@ def needed(
             kept.append(node)
             found.update(reads(node))
     return kept[::-1]
+
+
+def disordered(graph: GraphProto) -> bool:
+    """Whether a node, at any depth, reads what a later one of its graph makes."""
+    later = {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        if not later.isdisjoint(reads(node)) or any(map(disordered, subgraphs(node))):
+            return True
+        later.difference_update(node.output)
+    return False
+
+
+def arrange(graph: GraphProto) -> None:
+    """Put nodes, at any depth, behind those whose values they read; those that go in circles stay as they are."""
+    maker = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    makers = {i: {maker[name] for name in reads(node) if name in maker} for i, node in enumerate(graph.node)}
+    with suppress(CycleError):
+        nodes = [graph.node[i] for i in TopologicalSorter(makers).static_order()]
+        del graph.node[:]
+        graph.node.extend(nodes)
+    for body in [body for node in graph.node for body in subgraphs(node)]:
+        arrange(body)
 
 
 def foreseeable(node: NodeProto, known: Container[str]) -> bool:

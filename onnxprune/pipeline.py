@@ -26,6 +26,7 @@ from threadpoolctl import threadpool_limits
 from onnxprune import clock, evaluation, files, oracle
 from onnxprune.calibration import PLAIN, Preprocessing
 from onnxprune.data import labelled_of, samples_of
+from onnxprune.declared import length
 from onnxprune.depth import Shallowing
 from onnxprune.errors import BudgetError, DataError, UsageError
 from onnxprune.files import Model
@@ -264,7 +265,7 @@ def inspect(
 
 
 def _declared(value: ValueInfoProto) -> list[Any]:
-    return [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in value.type.tensor_type.shape.dim]
+    return [length(d) or d.dim_param or "?" for d in value.type.tensor_type.shape.dim]
 
 
 def apply(model: ModelProto | str | Path, plan: Plan) -> ModelProto:

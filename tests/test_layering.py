@@ -11,9 +11,9 @@ import onnxprune.errors
 
 ROOT = Path(onnxprune.errors.__file__).resolve().parent
 ORDER = [
-    *("errors", "replacing", "files"),
-    # a model as a graph
-    *("contrib", "bodies", "nodes", "sequences", "declared", "inference", "listing", "graph", "assembly"),
+    *("errors", "replacing"),
+    # a model as a file and as a graph
+    *("contrib", "bodies", "nodes", "files", "sequences", "declared", "inference", "listing", "graph", "assembly"),
     # which channels go together
     *("ids", "ops", "groups", "coupling", "heads"),
     # mathematics, and what it is about

@@ -130,6 +130,39 @@ def test_an_operator_of_the_runtime_stays_one_though_a_function_describes_it():
     assert [f.name for f in coupling.graph.model.functions] == ["QuickGelu"]
 
 
+# ---------------------------------------------------------------------------------------------- order
+
+
+def reverse(graph) -> None:
+    """Put the nodes of a graph, and of all bodies in it, the wrong way round."""
+    nodes = list(graph.node)[::-1]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for node in graph.node:
+        for body in subgraphs(node):
+            reverse(body)
+
+
+@pytest.mark.parametrize("name", ["chain", "lstm", "if_that_is_decided", "loop_of_a_constant_number", "loop_body"])
+def test_nodes_in_the_wrong_order(name):
+    """onnxruntime takes them in any order, and so do we; what is written is in the right one."""
+    model = CASES[name].model()
+    sizes = [g.channels for g in of(model).groups]
+    reverse(model.graph)
+    before = model.SerializeToString()
+    assert [g.channels for g in of(model).groups] == sizes
+    onnx.checker.check_model(exact(model, CASES[name].feed()), full_check=True)
+    assert model.SerializeToString() == before
+
+
+def test_nodes_that_go_in_circles(tmp_path):
+    model = build("float[N,6] x", "float[N,6] y", "a = Add(x, b)\nb = Relu(a)\ny = Neg(b)", {})
+    onnx.save(model, tmp_path / "in.onnx")
+    found = CliRunner().invoke(main, [str(tmp_path / "in.onnx"), str(tmp_path / "out.onnx")])
+    assert found.exit_code == 1
+    assert "onnxruntime can't load the model" in found.stderr
+
+
 # ---------------------------------------------------------------------------------------------- bodies
 
 
@@ -381,6 +414,26 @@ def test_symbolic_sizes_stay_symbolic():
     assert [*pruned.graph.output] == [*model.graph.output]
     answers = RUNTIME.session(pruned).run(feed)
     assert [a.shape for a in answers.values()] == [(2, 2, 5, 7), (3, 4, 3)]
+
+
+def test_a_negative_size_is_symbolic(tmp_path):
+    """As some exporters write it, and onnxruntime reads it."""
+    model = mlp((6, 8, 3))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    pruned = exact(model, {"x": X})
+    assert [*pruned.graph.input] == [*model.graph.input]
+    result = prune(model, target="macs=0.5", round_to=1)
+    assert result.report.surgery_check["ok"]
+    assert inspect(model).inputs["x"] == ["?", 6]
+
+
+def test_unnamed_sizes_behind_an_unknown_operator_stay_unknown():
+    """They aren't taken for those of the input, whose axes have no names either."""
+    model = build("float[1,6] x", "float[1,3] y", "a = MatMul(x, w1)\nu = custom.Op(a)\ny = MatMul(u, w2)",
+                  {"w1": (6, 8), "w2": (8, 3)})  # fmt: skip
+    stated = helper.make_tensor_value_info("u", TensorProto.FLOAT, [None, 8])
+    model.graph.value_info.append(stated)
+    assert "u" not in Graph(model).shapes
 
 
 def test_data_decide_how_many_rows_there_are():
