@@ -143,7 +143,8 @@ def removable(coupling: Any, groups: Iterable[Any] | None = None) -> float:
     for group in coupling.groups if groups is None else groups:
         for member in group.members:
             shape = coupling.graph.shapes[member.tensor]
-            taken.setdefault(member.tensor, {}).setdefault(member.axis, np.zeros(shape[member.axis], bool))
+            places = shape[member.axis] * (shape[0] if member.lanes else 1)
+            taken.setdefault(member.tensor, {}).setdefault(member.axis, np.zeros(places, bool))
             taken[member.tensor][member.axis][member.index.ravel()] = True
     total = 0.0
     for name, axes in taken.items():

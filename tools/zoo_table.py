@@ -49,7 +49,7 @@ COLUMNS = """| model | exporter | nodes | groups | share | left alone | seconds 
 def document(built: list[Record], records: list[Record], timeout: Mapping[str, int]) -> str:
     """The whole page."""
     results: Results = defaultdict(dict)
-    known = {r["file"]: r for r in built}
+    known = {r["file"] for r in built if "error" not in r}
     for record in records:
         if record["file"] in known:
             results[record["file"]][record["stage"]] = record

@@ -35,7 +35,8 @@ mobilevitv2_050 mvitv2_tiny nest_tiny nextvit_small pit_ti_224 pvt_v2_b0 sequenc
 swinv2_tiny_window8_256 swinv2_cr_tiny_ns_224 swiftformer_xs tiny_vit_5m_224 tnt_s_legacy_patch16_224
 twins_pcpvt_small visformer_tiny vit_relpos_small_patch16_224 vit_small_r26_s32_224 vitamin_small_224 volo_d1_224
 xcit_nano_12_p16_224 shvit_s1 maxxvit_rmlp_nano_rw_256 coatnet_nano_rw_224 bat_resnext26ts lambda_resnet26t
-botnet26t_256 halonet26t samvit_base_patch16 iformer_t efficientvim_m1 lowformer_b0 csatv2
+botnet26t_256 halonet26t samvit_base_patch16_224 iformer_t efficientvim_m1 lowformer_b0 csatv2 cpubone_nano cspnext_tiny
+hieradet_small inception_v3 lcnetv2_small legacy_seresnet18 mobilenetv5_base naflexvit_base_patch16_gap qwen3_vit_88m
 """
 
 BASE = {
@@ -207,7 +208,7 @@ def make(name: str) -> tuple[Any, list[Any]]:
         model = importlib.import_module("timm").create_model(architecture, pretrained=False, exportable=True)
         side = model.default_cfg.get("input_size", (3, 224, 224))[-1]
         convolutional = model.default_cfg.get("pool_size") is not None and not model.default_cfg.get("fixed_input_size")
-        convolutional = convolutional and not architecture.startswith(("bat_", "halonet", "csatv2"))
+        convolutional = convolutional and not architecture.startswith(("bat_", "halonet", "csatv2", "vgg"))
         return model, [torch.randn(2, 3, *[96 if convolutional and side >= 192 else side] * 2)]
     if library == "transformers":
         return transformer(torch, architecture)
