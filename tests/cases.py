@@ -2818,6 +2818,40 @@ case("einsum_of_split_heads", "float[N,4,6] x", "float[N,4,3] y", """
     y = MatMul(o, wo)
 """, wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 3, 2], turn=(3, 2, 2), join=[0, 4, 6], wo=(6, 3))  # fmt: skip
 
+case("einsum_of_relative_positions", "float[N,4,6] x, int64[2,2] at", "float[N,4,3] y", """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    v0 = MatMul(x, wv)
+    q1 = Reshape(q0, heads)
+    k1 = Reshape(k0, heads)
+    v1 = Reshape(v0, heads)
+    q = Transpose<perm=[0,2,1,3]>(q1)
+    k = Transpose<perm=[0,2,3,1]>(k1)
+    v = Transpose<perm=[0,2,1,3]>(v1)
+    t = Gather(table, at)
+    places = Reshape(q, rows)
+    r = Einsum<equation="bhijd,ikd->bhijk">(places, t)
+    bias = Reshape(r, flat)
+    l = MatMul(q, k)
+    u = Concat<axis=-1>(bias, bias)
+    z = Add(l, u)
+    p = Softmax<axis=-1>(z)
+    o = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o)
+    o2 = Reshape(o1, join)
+    y = MatMul(o2, wo)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 3, 2], table=(5, 2), rows=[0, 3, 2, 2, 2], flat=[0, 3, 4, 2],
+    join=[0, 4, 6], wo=(6, 3))  # fmt: skip
+
+case("norm_of_one_group", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    r = Reshape(a, one)
+    n = InstanceNormalization(r, scale, shift)
+    back = Shape(a)
+    g = Reshape(n, back)
+    y = Conv(g, w2)
+""", w1=(6, 3, 1, 1), one=[0, 1, -1], scale=(1,), shift=(1,), w2=(2, 6, 1, 1))  # fmt: skip
+
 case("einsum_of_one_head", "float[N,4,6] x", "float[N,4,3] y, float[N] s", """
     q = MatMul(x, wq)
     k = MatMul(x, wk)

@@ -103,19 +103,20 @@ def _varying(ids: Ids, axes: Letters) -> set[str]:
 
 
 def _product(v: Visit, factors: list[Letters], result: Letters) -> Ids:
-    """The product of two activations: heads go whole; without heads, the channels of one factor may pass through."""
+    """The product of two activations: heads go whole, and may pass through beside a factor that all of them share."""
     ids = [v.ids(0), v.ids(1)]
     varying = [_varying(one, axes) for one, axes in zip(ids, factors, strict=True)]
     heads = (varying[0] | varying[1]) & set(factors[0]) & set(factors[1]) & set(result)
     if heads:
         return _by_heads(v, ids, factors, result, heads)
-    passing = [i for i in (0, 1) if varying[i] and varying[i] <= set(result) - set(factors[1 - i])]
-    for i in (0, 1):
-        if passing != [i]:
-            v.freeze(ids[i], ONE_HEAD)
-    if len(passing) == 1:
-        return _arrange(ids[passing[0]], factors[passing[0]], result)
-    return v.staying(ONE_HEAD)
+    through = [varying[i] & set(result) - set(factors[1 - i]) for i in (0, 1)]
+    if all(through) or not any(through):
+        v.freeze(np.concatenate([one.ravel() for one in ids]), ONE_HEAD)
+        return v.staying(ONE_HEAD)
+    i = 0 if through[0] else 1
+    v.freeze(ids[1 - i], ONE_HEAD if varying[i] == through[i] else SEVERAL)
+    whole = v.unite(ids[i], [a for a, c in enumerate(factors[i]) if c not in through[i]])
+    return _arrange(whole, factors[i], result)
 
 
 def _by_heads(v: Visit, ids: list[Ids], factors: list[Letters], result: Letters, heads: set[str]) -> Ids:

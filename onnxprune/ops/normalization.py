@@ -38,7 +38,8 @@ def batchnorm(v: Visit) -> None:
 
 @rule("InstanceNormalization")
 def instancenorm(v: Visit) -> None:
-    """Each channel is normalized by itself, then scaled and shifted."""
+    """Each channel is normalized by itself, then scaled and shifted; all that lie in one's places are mixed."""
+    mix(v, set(range(2, len(v.shape(0)))))
     per_channel_parameters(v, range(1, 3))
 
 

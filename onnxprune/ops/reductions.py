@@ -33,8 +33,7 @@ def reduce(v: Visit) -> None:
 def mix(v: Visit, axes: set[int]) -> Ids:
     """The ids of what is mixed along some axes, which get length 1."""
     ids = v.ids(0)
-    count = np.prod([v.shape(0)[a] for a in axes if ids.shape[a] > 1])
-    return v.gather(ids, axes, f"mixes all {count} channels")
+    return v.gather(ids, axes, f"mixes all {np.count_nonzero(np.unique(ids))} channels")
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
