@@ -134,11 +134,16 @@ class Ledger:
         if real.size:
             self.freezes.append((real, reason))
 
-    def measured(self, dimension: int, ids: Ids, axis: int | None = None) -> None:
-        """`dimension` stands for the number of channels in `ids` (along `axis`): if it is frozen, so are they."""
+    def measured(self, dimension: int, ids: Ids, axis: int) -> None:
+        """`dimension` stands for the number of channels in `ids` along `axis`: if it is frozen, so are they."""
         self.dimensions.append((dimension, np.unique(ids[ids != 0])))
-        if axis is not None:
-            self.rows[dimension] = np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)
+        self.rows[dimension] = np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)
+
+    def derived(self, key: Hashable, sizes: Ids) -> int:
+        """A number that is calculated from sizes: it counts nothing, but if it is frozen, so is what they count."""
+        number = int(self.fresh(key, 1)[0])
+        self.dimensions.append((number, np.concatenate([known for size, known in self.dimensions if size in sizes])))
+        return number
 
     def sizes(self, ids: Ids) -> bool:
         """Whether these are ids of numbers of channels, not of channels."""
@@ -149,11 +154,12 @@ class Ledger:
 
         Where each of them is one of a row of channels (a head), the row is tied to it.
         """
-        real = np.unique(ids[ids != 0])
+        real, rows, each = np.unique(ids[ids != 0]), self.rows.get(dimension), ids.reshape(-1, 1)
+        if rows is None:  # calculated from a size
+            return False
         if any(d == dimension and np.array_equal(known, real) for d, known in self.dimensions):
             return True
-        rows, each = self.rows.get(dimension), ids.reshape(-1, 1)
-        if rows is None or len(rows) != len(each) or not (rows == each).any(1).all():
+        if len(rows) != len(each) or not (rows == each).any(1).all():
             return False
         self.tie(rows, each, "a size counts them")
         return True

@@ -666,6 +666,14 @@ case("pixel_shuffle", X, "float[N,2,8,8] y", """
     y = ConvTranspose<strides=[1,1]>(s, w4)
 """, w1=(12, 3, 1, 1), w2=(20, 3, 1, 1), w3=(4, 5, 1, 1), w4=(64, 2, 1, 1))  # fmt: skip
 
+case("pixel_shuffle_before_a_pointwise_convolution", X, "float[N,2,16,16] y", """
+    a = Conv(x, w1)
+    r = Reshape(a, apart)
+    t = Transpose<perm=[0,1,4,2,5,3]>(r)
+    u = Reshape(t, together)
+    y = Conv(u, w2)
+""", w1=(16, 3, 1, 1), apart=[-1, 4, 2, 2, 8, 8], together=[-1, 4, 16, 16], w2=(2, 4, 1, 1))  # fmt: skip
+
 case("pixel_shuffle_by_reshape", X, "float[N,1,16,16] y", """
     a = Conv(x, w1)
     b = Conv(a, w2)
@@ -2204,6 +2212,13 @@ case("pad_by_axes", X, "float[N,2,8,9] y", """
     y = Conv(p, w2)
 """, w1=(6, 3, 1, 1), amounts=[1, 0, 2, 1], axes=[1, -1], w2=(2, 9, 1, 1), opset=18)  # fmt: skip
 
+case("pad_that_cuts_channels", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(a, w2)
+    p = Pad(b, amounts)
+    y = Conv(p, w3)
+""", w1=(4, 3, 1, 1), w2=(6, 4, 1, 1), amounts=[0, -1, 0, 0, 0, 2, 0, 0], w3=(2, 7, 1, 1))  # fmt: skip
+
 case("pad_by_reflection", X, "float[N,2,10,8] y", """
     a = Conv(x, w1)
     p = Pad<mode="reflect">(a, rows)
@@ -2315,6 +2330,54 @@ case("zeros_like", X, "float[N,2,8,8] y", """
     b = Conv(m, w2)
     y = Conv(b, w3)
 """, w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), w3=(2, 4, 1, 1))  # fmt: skip
+
+case("constants_of_the_size_of_channels", X, "float[N,2,8,8] y, float[N,2,8,8] z", """
+    a = Conv(x, w1)
+    s = Shape(a)
+    c = Gather(s, one)
+    t = Concat<axis=0>(one, c, one, one)
+    f = ConstantOfShape<value=float[1]{0.5}>(t)
+    m = Mul(a, f)
+    e = Expand(number, s)
+    b = Conv(x, w2)
+    n = Max(b, e)
+    y = Conv(m, w3)
+    z = Conv(n, w4)
+""", w1=(6, 3, 1, 1), w2=(6, 3, 1, 1), one=[1], number=np.full(1, 0.5, np.float32), w3=(2, 6, 1, 1),
+    w4=(2, 6, 1, 1))  # fmt: skip
+
+case("constants_of_a_size_that_is_calculated", "float[N,3,H,W] x", "float[N,2,H,W] y, float[N,2,H,W] z", """
+    a = Conv(x, w1)
+    b = Conv(x, w2)
+    s = Shape(a)
+    c = Gather(s, one)
+    h = Div(c, two)
+    d = Mul(h, two)
+    r = Slice(s, two, four)
+    t = Concat<axis=0>(one, d, r)
+    f = ConstantOfShape<value=float[1]{0.5}>(t)
+    m = Mul(a, f)
+    q = Shape(b)
+    g = Slice(q, one, two)
+    l = Clip(g, six)
+    u = Concat<axis=0>(one, l, r)
+    p = GlobalAveragePool(b)
+    e = Expand(p, u)
+    n = Mul(b, e)
+    y = Conv(m, w3)
+    z = Conv(n, w4)
+""", w1=(6, 3, 1, 1), w2=(6, 3, 1, 1), one=[1], two=[2], four=[4], six=np.asarray(6), w3=(2, 6, 1, 1),
+    w4=(2, 6, 1, 1))  # fmt: skip
+
+case("sampling", "float[N,6] x", "float[N,3] y", """
+    m = Gemm(x, w1)
+    s = Gemm(x, w2)
+    n = RandomNormalLike<seed=1.0>(s)
+    r = Exp(s)
+    d = Mul(n, r)
+    z = Add(m, d)
+    y = Gemm(z, w3)
+""", w1=(6, 8), w2=(6, 8), w3=(8, 3))  # fmt: skip
 
 case("reductions", X, "float[N,2,1,1] y", """
     a = Conv(x, w1)

@@ -199,6 +199,11 @@ BLOCKS = [
     block('$t = Upsample<mode="nearest">($x, $s); $y = MaxPool<kernel_shape=[2,2], strides=[2,2]>($t)', until=9,
           s=np.asarray([1, 1, 2, 2], np.float32)),
     block("$s = Shape($x); $t = ConstantOfShape($s); $y = Add($t, $x)", since=9),
+    block("$s = Shape($x); $t = Expand($k, $s); $y = Mul($t, $x)", k=np.full(1, 0.5, np.float32)),
+    block("$s = Shape($x); $f = Div($s, $k); $g = Mul($f, $k); $t = ConstantOfShape($g); $y = Add($t, $x)", even=True,
+          since=9, k=[1, 2, 1, 1]),
+    block("$p = Pad($x, $p1); $y = Pad($p, $p2)", since=11, p1=[0, 1, 0, 0, 0, "i", 0, 0],
+          p2=[0, -1, 0, 0, 0, "0-i", 0, 0]),
     block("$s = Size($x); $f = Cast<to=1>($s); $y = Div($x, $f)"),
     block("$s = Shape($x); $n = Gather($s, $one); $r = Range($zero, $n, $step); $f = Cast<to=1>($r); "
           "$u = Reshape($f, $to); $y = Mul($x, $u)", since=11,

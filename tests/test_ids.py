@@ -81,8 +81,8 @@ def test_a_frozen_size_freezes_what_it_counts():
     ledger = Ledger()
     a, b = ledger.fresh("a", 2), ledger.fresh("b", 2)
     m, n = ledger.fresh("m", 1), ledger.fresh("n", 1)
-    ledger.measured(int(m[0]), np.concatenate([a, n]))  # chained on purpose
-    ledger.measured(int(n[0]), b)
+    ledger.measured(int(m[0]), np.concatenate([a, n]), 0)  # chained on purpose
+    ledger.measured(int(n[0]), b, 0)
     assert ledger.counts(int(n[0]), b.reshape(1, 2, 1))
     assert not ledger.counts(int(n[0]), a)
     assert not ledger.counts(0, b)

@@ -152,7 +152,16 @@ def passes_scale(graph: Graph, node: NodeProto) -> bool:
 @rule("Clip")
 def clip(v: Visit) -> None:
     """Its bounds are scalars."""
-    v.set(v.ids(0))
+    v.set(recounted(v, v.ids(0)))
+
+
+def recounted(v: Visit, ids: Ids) -> Ids:
+    """Ids of a result; where that is calculated from numbers of channels, it is no such number any more."""
+    sizes = [v.ids(i) for i in range(len(v.node.input)) if v.has(i) and v.ids(i).any()]
+    if v.node.output[0] not in v.probe.values or not sizes or not all(map(v.ledger.sizes, sizes)):
+        return ids
+    number = v.ledger.derived(("derived", v.index), np.concatenate([one.ravel() for one in sizes]))
+    return np.where(ids == 0, 0, number)
 
 
 def add_affine(graph: Graph, node: NodeProto, i: int, axis: int, rank: int) -> Affine:
@@ -265,7 +274,7 @@ def combine(v: Visit) -> Ids:
         for axis in varies:
             if lengths[i][axis] > 1:
                 result = _tie_constant(v, i, axis, result)
-    return result
+    return recounted(v, result)
 
 
 def crossed(ids: dict[int, Ids]) -> bool:

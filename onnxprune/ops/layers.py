@@ -223,7 +223,8 @@ def passes(v: Visit, ids: Ids, axis: int, out: int) -> bool:
     if all(n == 1 for a, n in enumerate(ids.shape) if a != axis):
         return False
     if v.index in v.notes.apart:
-        v.ledger.freeze(ids, v.notes.apart[v.index])
+        if ids.shape[axis] == 1:
+            v.ledger.freeze(ids, v.notes.apart[v.index])
         return False
     rank = len(v.out_shape())
     v.notes.refused[v.index] = f"{v} works along another axis than that of the channels, which pass through"

@@ -11,6 +11,7 @@ import numpy as np
 from onnxprune.graph import Shape, key
 from onnxprune.ids import Ids, reshape
 from onnxprune.ops.registry import Cut, View, Visit, always, rule
+from onnxprune.ops.sizes import stretched
 
 STAYS = "moves them in a way that can't be written for fewer channels"
 
@@ -110,8 +111,13 @@ def expand(v: Visit) -> None:
 
 
 def repeat_constant(v: Visit) -> None:
-    """A constant vector that is repeated (the class token of every image) makes channels along its axis."""
+    """A constant vector that is repeated (the class token of every image) makes channels along its axis.
+
+    A single number that is repeated as often as there are channels has a copy for each of these.
+    """
     shape, axes = v.shape(0), [axis for axis, n in enumerate(v.shape(0)) if n > 1]
+    if not axes and v.ids(1).any() and stretched(v, 1):
+        return
     if v.fixed(1) or repeats(v) is not None:
         v.accept(1)
     elif not keeps(v, shape):

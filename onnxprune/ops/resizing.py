@@ -43,9 +43,12 @@ def pad(v: Visit) -> None:
     for axis, (begin, end) in enumerate(zip(begins, ends, strict=True)):
         if ids.shape[axis] == 1 or begin == end == 0:
             continue
+        part = ids.take(range(max(-begin, 0), ids.shape[axis] + min(end, 0)), axis)
+        padded = _padded(v, part, axis, max(begin, 0), max(end, 0))
         if min(begin, end) < 0 or v.attr("mode", "constant") != "constant" or not v.fixed(1):
             v.freeze(ids, STAYS)
-        ids = _padded(v, ids, axis, max(begin, 0), max(end, 0))
+            v.freeze(padded, STAYS)
+        ids = padded
     v.set(ids)
 
 

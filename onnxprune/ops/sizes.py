@@ -30,15 +30,36 @@ def size_of(v: Visit) -> None:
     v.freeze(v.ids(0), "counts all elements")
 
 
-@rule(
-    "ConstantOfShape",
-    "Range",
-    "RandomNormal",
-    "RandomUniform",
-    "EyeLike",
-    "RandomNormalLike",
-    "RandomUniformLike",
-)
+@rule("ConstantOfShape")
+def filled(v: Visit) -> None:
+    """Repeats a number. Along an axis whose size counts channels, each place belongs to one of these."""
+    if not stretched(v, 0):
+        made(v)
+
+
+def stretched(v: Visit, i: int) -> bool:
+    """Whether the sizes in input i, to which one number is repeated, count channels, which the places belong to then.
+
+    Without any such sizes there are no channels; where there are others, nothing is set.
+    """
+    shape = v.out_shape()
+    rows = {axis: v.ledger.rows.get(int(size)) for axis, size in enumerate(v.ids(i).ravel()) if size}
+    known = {axis: found for axis, found in rows.items() if found is not None and len(found) == shape[axis]}
+    if len(known) < len(rows) or len(rows) > 1:
+        return False
+    v.set(np.zeros((1,) * len(shape), np.int64))
+    for axis, found in known.items():
+        v.set_channels(v.unite(found, [1]).ravel(), axis)
+    return True
+
+
+@rule("RandomNormalLike", "RandomUniformLike")
+def noise(v: Visit) -> None:
+    """Draws a number for every element."""
+    v.set(v.ids(0))
+
+
+@rule("Range", "RandomNormal", "RandomUniform", "EyeLike")
 def made(v: Visit) -> None:
     """Makes a value from sizes: it has no channels, and sizes that are channels stay."""
     if any(v.ids(i).any() for i in range(len(v.node.input))):
