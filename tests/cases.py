@@ -1735,6 +1735,20 @@ case("lstm_in_both_directions", "float[N,S,5] x", "float[N,S,3] y", """
 """, at=np.asarray(1), axis0=[0], two=[2], six=[6], w=(2, 24, 5), r=(2, 24, 6), b=(2, 48), join=[0, 0, -1],
     w2=(2, 16, 12), r2=(2, 16, 4), b2=(2, 32), join2=[0, 0, 8], wy=(8, 3))  # fmt: skip
 
+case("lstm_of_repeated_zeros", "float[S,N,5] x", "float[S,N,3] y", """
+    size = Shape(x)
+    n = Slice(size, one, two)
+    state = Concat<axis=0>(n, six)
+    zeros = Expand(zero, state)
+    h0 = Unsqueeze(zeros, axis0)
+    h = Concat<axis=0>(h0, h0)
+    a = LSTM<hidden_size=6, direction="bidirectional">(x, w, r, b, "", h, h)
+    t = Transpose<perm=[0,2,1,3]>(a)
+    q = Reshape(t, join)
+    y = MatMul(q, wy)
+""", one=[1], two=[2], six=[6], zero=scalar(0), axis0=[0], w=(2, 24, 5), r=(2, 24, 6), b=(2, 48), join=[0, 0, -1],
+    wy=(12, 3))  # fmt: skip
+
 BOTH = {"w": (2, 24, 5), "r": (2, 24, 6), "b": (2, 48)}
 
 case("last_states_of_both_directions", "float[S,2,5] x", "float[2,3] y", """

@@ -120,7 +120,7 @@ def with_paddle(name: str, path: Path) -> None:
     model.eval()
     rng = np.random.default_rng(0)
     model.set_state_dict({k: paddle.to_tensor(noisy(v.numpy(), rng)) for k, v in model.state_dict().items()})
-    shape = [None, 1, 28, 28] if name == "lenet" else [None, 3, 224 if name == "alexnet" else SIDE, SIDE]
+    shape = [None, 1, 28, 28] if name == "lenet" else [None, 3, 224 if name in ("alexnet", "googlenet") else SIDE, SIDE]
     shape[3] = shape[2]
     spec = paddle.static.InputSpec(shape, "float32", "x")
     paddle.onnx.export(model, str(path.with_suffix("")), input_spec=[spec], opset_version=13)

@@ -20,6 +20,7 @@ from onnxprune.ops.linear import Float, Linear, floating
 from onnxprune.ops.registry import Cut, View, Visit, rule
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+MOVES = {"Cast", "Expand", "Identity", "Reshape", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 W, R, B, INITIAL_H, INITIAL_C, P = 1, 2, 3, 5, 6, 7
 
 
@@ -35,11 +36,20 @@ def shrink_recurrent(cut: Cut) -> None:
 
 
 def zeros(v: View, i: int) -> bool:
-    """Whether input i is made of zeros in a size that is known only at run time."""
-    index = v.graph.producer.get(v.name(i))
-    if index is None or v.graph.nodes[index].op_type != "ConstantOfShape":
+    """Whether input i is made of zeros, in a size that is known only at run time."""
+    return not v.static(i) and _zero(v.graph, v.name(i))
+
+
+def _zero(graph: Graph, name: str) -> bool:
+    if name in graph.static:
+        return not graph.array(name).any()
+    if name not in graph.producer:
         return False
-    return not v.graph.nodes[index].attribute or not constant(v.graph.nodes[index]).any()
+    node = graph.nodes[graph.producer[name]]
+    if node.op_type == "ConstantOfShape":
+        return not node.attribute or not constant(node).any()
+    moved = node.input if node.op_type == "Concat" else node.input[:1] if node.op_type in MOVES else []
+    return bool(moved) and all(_zero(graph, part) for part in moved)
 
 
 def input_linear(graph: Graph, index: int) -> Linear | None:
