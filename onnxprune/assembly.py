@@ -62,9 +62,13 @@ def graph_of(
 def open_ended(graph: Graph) -> ModelProto:
     """A model of the graph's nodes to which nodes and constants may be appended, and outputs, of which it has none."""
     model = files.without(graph.model, ("graph",))
-    model.ir_version = max(model.ir_version, 4)  # constants needn't be inputs
     model.graph.CopyFrom(files.without(graph.model.graph, ("node", "output")))
     model.graph.node.extend(graph.nodes)
+    if model.ir_version < 4:  # from then on constants needn't be inputs, and may be replaced if they are
+        model.ir_version = 4
+        given = [copied(value) for value in model.graph.input if value.name not in graph.initializers]
+        del model.graph.input[:]
+        model.graph.input.extend(given)
     return model
 
 

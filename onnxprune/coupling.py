@@ -64,23 +64,21 @@ class Coupling:
     _alike: dict[str, bool] = field(default_factory=dict)
 
     def linear(self, index: int) -> Linear | None:
-        """A node as a linear layer, if it is one that can be fitted: its rows are told by the sizes of the inputs."""
+        """A node as a linear layer, if it is one that can be fitted."""
         if index not in self._linears:
             found = describe(self.graph, index)
-            found = self._folded(found) if found is not None else None
-            if found is not None and found.input not in self.graph.uncounted:
-                self._linears[index] = self._at_granularity(found)
-            else:
-                self._linears[index] = None
+            self._linears[index] = self._at_granularity(self._folded(found)) if found is not None else None
         return self._linears[index]
 
-    def _folded(self, linear: Linear) -> Linear | None:
+    def _folded(self, linear: Linear) -> Linear:
         """The layer with its tail; without it if its weight is read elsewhere, too, with another one behind."""
         users = self.graph.consumers[linear.weight] if linear.tail else []
         if len(users) > 1 and linear.weight not in self._alike:
             found = [describe(self.graph, i) for i in users]
             self._alike[linear.weight] = all(one is not None and same(one, linear) for one in found)
-        return linear if self._alike.get(linear.weight, True) else describe(self.graph, linear.index, tail=False)
+        return (
+            linear if self._alike.get(linear.weight, True) else describe(self.graph, linear.index, tail=False) or linear
+        )
 
     @cached_property
     def tied(self) -> dict[str, tuple[Linear, ...]]:
@@ -181,7 +179,8 @@ class Mask:
         *lanes, axis = axes
         if not lanes:
             return value.compress(self(name, axis), axis)
-        flags = np.broadcast_to(self.of(ids), value.shape)
+        along = ids[tuple(slice(None) if a in axes else slice(1) for a in range(ids.ndim))]
+        flags = np.broadcast_to(self.of(along), value.shape)
         return value[flags].reshape(*value.shape[:axis], -1, *value.shape[axis + 1 :])
 
     def feeds_back(self, index: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,13 @@ from onnx import helper
 from onnxprune import calibration, evaluation
 from onnxprune.calibration import Input, Preprocessing, Samples
 from onnxprune.declared import length
+from onnxprune.errors import DataError
 from onnxprune.evaluation import Labelled
 from onnxprune.graph import Graph
+from onnxprune.runtime import Session
 
 Ints = NDArray[np.int64]
+Progress = Callable[[int, int], None]
 SYNTHETIC_SAMPLES = 256
 
 
@@ -79,6 +82,23 @@ def samples_of(
     if source is None:
         return calibration.synthetic(inputs, count=samples or SYNTHETIC_SAMPLES, seed=seed, shapes=sizes)
     return calibration.load(source, inputs, preprocessing=preprocessing, samples=samples, seed=seed, shapes=sizes)
+
+
+def bearable(samples: Samples, session: Session, progress: Progress = lambda done, total: None) -> Samples:
+    """Without the samples on which a model fails, as a detector may where it finds nothing. DataError if that are all.
+
+    A sample goes with its mirror image.
+    """
+    fine, copies, failure = np.ones(len(samples.places), bool), samples.count // len(samples.places), None
+    for index in range(samples.count):
+        try:
+            session.run(samples.feed([index]))
+        except DataError as error:
+            fine[index // copies], failure = False, error
+        progress(index + 1, samples.count)
+    if failure is not None and not fine.any():
+        raise failure
+    return replace(samples, places=samples.places[fine])
 
 
 def labelled_of(source: Any, graph: Graph, preprocessing: Preprocessing) -> Labelled:

@@ -32,7 +32,7 @@ def diagnosable(coupling: Coupling, blocks: Iterable[Block]) -> list[Block]:
     def rows(name: str) -> list[int]:
         return [probe.shapes[name][0] if probe.shapes[name] else 0 for probe in probes]
 
-    answers = [rows(name) for name in oracle.comparable(coupling.graph)]
+    answers = [rows(name) for name in oracle.signals(coupling.graph)]
     return [block for block in blocks if rows(block.output) in answers]
 
 
@@ -53,7 +53,7 @@ def diagnose(
         axis = _channel_axis(coupling, block)
         axes.setdefault(block.shortcut, axis)
         axes.setdefault(block.output, axis)
-    signals = list(oracle.comparable(graph))
+    signals = oracle.signals(graph)
     model, pooled = _pooling(graph, axes, signals)
     found = collected(runtime.session(Model(model, graph.arrays)), feeds, [*pooled.values(), *signals])
     features = {name: _thinned(found[at]) for name, at in pooled.items()}

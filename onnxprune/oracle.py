@@ -1,30 +1,32 @@
 """The proof of surgery: the pruned model computes what its full-size twin computes.
 
-Both run with onnxruntime's graph optimizations off. They are compared at the model's floating-point outputs; where an
-output isn't continuous in the values before it (ArgMax, a comparison, TopK), the floats in front of it are compared
-instead, and likewise in front of a final Sigmoid or Softmax, whose saturated outputs tell little. The difference is
-relative to the root mean square of the twin's value.
+Both run with onnxruntime's graph optimizations off. They are compared at the model's floating-point outputs, and in
+front of operators whose results jump (ArgMax, a comparison, TopK); what these give, both take over from the original,
+so that rounding doesn't part them, and none finds nothing. In the place of a final Sigmoid or Softmax, whose saturated
+outputs tell little, the floats in front of it are compared. The difference is relative to the root mean square of the
+twin's value.
 
 Where it is too large, the twin itself is asked how much it amplifies rounding: a network that turns a relative change
 of a millionth in its inputs into one of a thousandth can't be reproduced better than that, however exact the surgery.
 A mistake of surgery is far more than a few roundings at the place where it is made, so it is noticed all the same.
+Values of which the twin makes something else altogether (widths of boxes that are exponentials) tell nothing, and don't
+count where others do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
-from onnxprune.bodies import subgraphs
 from onnxprune.coupling import Coupling
+from onnxprune.decisions import CHOICES, JUMPS, decisions
 from onnxprune.errors import InternalError
 from onnxprune.files import Model
 from onnxprune.graph import Array, Graph
-from onnxprune.nodes import RANDOM, needed
+from onnxprune.nodes import needed
 from onnxprune.plan import Plan
 from onnxprune.rewrite import silenced
 from onnxprune.runtime import Runtime
@@ -34,10 +36,6 @@ TOLERANCE: dict[int, float] = {
     TensorProto.BFLOAT16: 1e-2,
     TensorProto.FLOAT: 1e-4,
     TensorProto.DOUBLE: 1e-4,
-}
-JUMPS = {
-    *("ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"),
-    *("Floor", "Ceil", "Round", "Sign", "NonZero", "Unique", "Hardmax", "OneHot", "RoiAlign"),
 }
 SATURATES = {"Sigmoid", "Softmax", "LogSoftmax", "Tanh", "HardSigmoid", "Exp"}
 MOVED, ROUNDINGS = 1e-6, 10.0  # relative change of the inputs; its effects that a difference may be
@@ -60,17 +58,21 @@ def check(coupling: Coupling, plan: Plan, pruned: Model | ModelProto, feeds: Ite
     points = {n if n in outputs else coupling.graph.past(n): t for n, t in comparable(coupling.graph).items()}
     if not points:
         return Verdict(0.0, True, "")
-    mask, feeds = coupling.mask(plan.keep), list(feeds)
+    mask, feeds, decided = coupling.mask(plan.keep), list(feeds), _decided(coupling.graph)
     full = silenced(coupling, plan)
 
-    def kept(feeds: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
-        return [{name: mask.kept(name, x) for name, x in run.items()} for run in _values(full, points, feeds)]
+    def kept(runs: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
+        return [{name: mask.kept(name, x) for name, x in run.items()} for run in runs]
 
-    expected = kept(feeds)
-    verdicts = _verdicts(expected, _values(pruned, points, feeds), points)
-    if any(not v.ok and v.max_abs_diff < LARGEST for v in verdicts):
-        amplified = _verdicts(expected, kept([_moved(feed) for feed in feeds]), points)
+    whole = silenced(coupling, replace(plan, keep={}, weights={})) if decided else full
+    taken = _values(whole, decided, feeds) if decided else [{} for _ in feeds]
+    expected = kept(_values(full, points, feeds, decided, taken))
+    verdicts = _verdicts(expected, _values(pruned, points, feeds, decided, kept(taken)), points)
+    if any(not v.ok for v in verdicts):
+        moved = _values(full, points, [_moved(feed) for feed in feeds], decided, taken)
+        amplified = _verdicts(expected, kept(moved), points)
         verdicts = [v if v.ok else _excused(v, a.max_abs_diff) for v, a in zip(verdicts, amplified, strict=True)]
+        verdicts = [v for v in verdicts if v.rounding < LARGEST] or verdicts
     return max(verdicts, key=lambda v: (not v.ok, v.max_abs_diff))
 
 
@@ -101,11 +103,16 @@ def _moved(feed: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _values(
-    model: Model | ModelProto, points: Mapping[str, int], feeds: Sequence[Mapping[str, Array]]
+    model: Model | ModelProto,
+    points: Mapping[str, int],
+    feeds: Sequence[Mapping[str, Array]],
+    decided: Mapping[str, int] | None = None,
+    taken: Sequence[Mapping[str, Array]] | None = None,
 ) -> list[dict[str, Array]]:
-    """The values at the points; the model is dropped when they are known."""
-    session = Runtime("cpu").session(_expose(model, points), optimize=False)
-    return [session.run(feed, list(points)) for feed in feeds]
+    """The values at the points, with those that are `decided` as they were `taken`; the model is dropped then."""
+    session = Runtime("cpu").session(_expose(model, points, decided or {}), optimize=False)
+    given = taken or [{} for _ in feeds]
+    return [session.run({**feed, **own}, list(points)) for feed, own in zip(feeds, given, strict=True)]
 
 
 def demand(verdict: Verdict) -> None:
@@ -130,11 +137,12 @@ def _compare(expected: Array, found: Array, name: str, tolerance: float) -> Verd
     return Verdict(difference, difference <= tolerance, name)
 
 
-def comparable(graph: Graph) -> dict[str, int]:
-    """Values to compare: floating-point outputs, or the nearest floats in front of operators that jump."""
-    behind = _behind_jumps(graph)
+def comparable(graph: Graph, jumps: Collection[str] = JUMPS) -> dict[str, int]:
+    """Values to compare: floating-point outputs, and the nearest floats in front of operators that jump."""
+    nodes, behind = decisions(graph, jumps)
+    apart = behind.union(*(graph.nodes[i].output for i in nodes))
     points: dict[str, int] = {}
-    stack, seen = list(graph.outputs), set[str]()
+    stack, seen = [*graph.outputs, *(name for i in nodes for name in graph.reads(graph.nodes[i]))], set[str]()
     while stack:
         name = stack.pop()
         if name in seen or name in graph.static:
@@ -143,49 +151,34 @@ def comparable(graph: Graph) -> dict[str, int]:
         if name not in graph.producer:
             continue
         saturated = graph.nodes[graph.producer[name]].op_type in SATURATES
-        if not saturated and graph.types.get(name) in TOLERANCE and name not in behind:
+        if not saturated and graph.types.get(name) in TOLERANCE and name not in apart:
             points[name] = graph.types[name]
         else:
             stack.extend(graph.reads(graph.nodes[graph.producer[name]]))
     return points
 
 
-def _behind_jumps(graph: Graph) -> set[str]:
-    """Values behind an operator that jumps where two models that round otherwise may part.
-
-    What follows from sizes and from integer inputs alone (an image's scale, a mask of tokens) is exact in both.
-    """
-    inexact = {i.name for i in graph.inputs if i.type.tensor_type.elem_type in TOLERANCE}
-    behind: set[str] = set()
-    for node in graph.nodes:
-        reads, outputs = graph.reads(node), [name for name in node.output if name]
-        rounds = any(name in inexact for name in reads)
-        places = reads[1:] if node.op_type == "RoiAlign" else reads  # it is smooth in the map that it pools over
-        jumps = _ops(node) & JUMPS and any(name in inexact for name in places)
-        if _ops(node) & RANDOM or jumps or any(name in behind for name in reads):
-            behind.update(outputs)
-        if node.op_type not in ("Shape", "Size") and (rounds or any(_weighs(graph, name) for name in reads)):
-            inexact.update(outputs)
-    return behind
+def signals(graph: Graph) -> list[str]:
+    """Values that tell how much the answer of a network changes that goes on with the rows that another chose."""
+    return list(comparable(graph, CHOICES))
 
 
-def _ops(node: NodeProto) -> set[str]:
-    """The operators of a node and of its bodies."""
-    return {node.op_type}.union(*(_ops(inner) for body in subgraphs(node) for inner in body.node))
+def _decided(graph: Graph) -> dict[str, int]:
+    """What a model takes over from the original, and its types."""
+    names = [name for i in decisions(graph).nodes for name in graph.nodes[i].output if name]
+    return {name: graph.types[name] for name in names}
 
 
-def _weighs(graph: Graph, name: str) -> bool:
-    """Whether a value is a constant of several floating-point numbers."""
-    return name in graph.static and graph.types.get(name) in TOLERANCE and prod(graph.shapes.get(name, (2,))) > 1
-
-
-def _expose(model: Model | ModelProto, points: Mapping[str, int]) -> Model:
-    """The model with these values as its outputs, and no node that they don't need (it may fail on what is found)."""
+def _expose(model: Model | ModelProto, points: Mapping[str, int], decided: Mapping[str, int]) -> Model:
+    """The model with these values as its outputs, what is decided as inputs, and no node that isn't needed for that."""
     model = model if isinstance(model, Model) else Model(model)
     new = ModelProto()
     new.CopyFrom(model.proto)
+    made = {name for node in model.proto.graph.node for name in node.output}
+    own = [node for node in model.proto.graph.node if decided.keys().isdisjoint(node.output)]
     del new.graph.node[:]
-    new.graph.node.extend(needed(model.proto.graph.node, points))
+    new.graph.node.extend(needed(own, points))
     del new.graph.output[:]
     new.graph.output.extend(helper.make_tensor_value_info(n, t, None) for n, t in points.items())
+    new.graph.input.extend(helper.make_tensor_value_info(n, t, None) for n, t in decided.items() if n in made)
     return Model(new, model.arrays)

@@ -445,7 +445,7 @@ class _Layer:
         places = draw(
             np.random.default_rng((self.seed, linear.index, batch)),
             linear.count(now.shape, shape),
-            positions_wanted(linear, self.samples, -(-self.samples // len(walk.original))),
+            positions_wanted(linear, self.samples, walk.counts[batch], now.shape[0]),
         )
         index, inside = linear.reads(now.shape, shape, places)
         gathered = linear.gather(now, index)

@@ -18,9 +18,10 @@ from onnxprune.allocation import ALLOCATORS
 from onnxprune.calibration import Samples
 from onnxprune.cost import COSTS
 from onnxprune.coupling import GRANULARITIES, Coupling
-from onnxprune.data import Division, divide, inputs_of, shapes_of
+from onnxprune.data import Division, bearable, divide, inputs_of, shapes_of
 from onnxprune.errors import UsageError
 from onnxprune.evaluation import Labelled
+from onnxprune.files import Model
 from onnxprune.graph import Array, Graph
 from onnxprune.heads import ATTENTION, attend, restored
 from onnxprune.latency import FINE
@@ -245,6 +246,10 @@ def prepare(
     on_disk: bytes of the file that the graph is from.
     """
     graph = graph.resized({**shapes_of(found), **graph.dims})
+    given = found.count
+    if graph.uncounted:
+        session = options.runtime.session(Model(graph.model, graph.arrays))
+        found = bearable(found, session, lambda done, total: progress("calibrate", done, total))
     targets = options.targets
     if not targets and options.plan is None and options.threshold is None:
         targets = (Target("drop", DEFAULT_DROP if found.origin == "given" else SYNTHETIC_DROP),)
@@ -260,6 +265,10 @@ def prepare(
     coupling = coupled(serial.graph, options)
     run = Run(coupling, found, options, labelled, division, progress, graph, serial.left, on_disk=on_disk)
     run.warnings += [f"no layer is called like {option} '{name}'." for option, name in _unmatched(coupling, options)]
+    if found.count < given:
+        run.warnings.append(
+            f"the model itself fails on {given - found.count} of the {given} samples: they are left out."
+        )
     if np.isin(division.judge, division.fit).any():
         run.warnings.append("too few samples to hold any back: the result is judged on samples that were fitted.")
     if found.origin == "synthetic" and run.blind:

@@ -61,8 +61,6 @@ def _unfit(coupling: Coupling, group: Group) -> str:
         *((i, coupling.linear(i)) for i in group.reads),
         *((i, coupling.loop(i)) for i in group.loops),
     ]:
-        if coupling.graph.nodes[index].input[0] in coupling.graph.uncounted:
-            return f"{coupling.layer(index)} reads as many rows as data decide, so it can't be refitted"
         if linear is None:
             return f"{coupling.layer(index)} reads its channels in a way that can't be refitted"
         if not linear.refittable:

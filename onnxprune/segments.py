@@ -240,7 +240,7 @@ class _Pool:
 
     def _places(self, linear: Linear, x: Array, number: int) -> Ints:
         rng, shape = np.random.default_rng((self.run.options.seed, linear.index, number)), linear.output_shape(x.shape)
-        return draw(rng, linear.count(x.shape, shape), positions_wanted(linear, self.samples, len(x)))
+        return draw(rng, linear.count(x.shape, shape), positions_wanted(linear, self.samples, len(x), len(x)))
 
 
 def _levels(own: Ints, channels: int) -> Ints:
@@ -267,7 +267,7 @@ def errors_without(run: Run, blocks: Sequence[Block]) -> list[float]:
     if not blocks:
         return []
     graph, division = run.coupling.graph, run.division
-    signals, errors = list(oracle.comparable(graph)), list[float]()
+    signals, errors = oracle.signals(graph), list[float]()
     most = max(LEAST, min(SAMPLES[0], int(MACS // max(total_macs(graph) * len(blocks), 1))))
     fit, tune = np.split(division.fit[:most], [-(-3 * len(division.fit[:most]) // 4)])
     judge = (division.tune if len(division.tune) else division.fit)[: min(most // 2, affordable(graph, signals))]

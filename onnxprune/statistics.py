@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto, helper
 from scipy.linalg.blas import dger, dsymm, ssyrk
 
+from onnxprune.assembly import open_ended
 from onnxprune.elimination import square, symmetric
 from onnxprune.files import Model
 from onnxprune.graph import Array, Graph, Shape
@@ -124,9 +124,9 @@ class Moments:
 
     @classmethod
     def starting_with(cls, x: Array, y: Array | None = None) -> Moments:
-        """Empty sums about the mean of the first rows, which keeps the sums small."""
-        shift = x.mean(0, dtype=np.float64).astype(np.float32)
-        return cls(shift, y.mean(0, dtype=np.float64).astype(np.float32) if y is not None else np.zeros(0, np.float32))
+        """Empty sums about the mean of the first rows (about 0 if there are none), which keeps the sums small."""
+        targets = np.zeros((1, 0), np.float32) if y is None else y
+        return cls(*(rows.sum(0, dtype=np.float64).astype(np.float32) / max(len(rows), 1) for rows in (x, targets)))
 
     def add(self, x: Array, y: Array | None = None) -> None:
         """Add rows x [S, N] and, where targets are kept, y [S, o]; float32 products, float64 sums."""
@@ -274,20 +274,20 @@ def parted(batches: Iterable[tuple[Array, Array]], split: int) -> list[Moments]:
     return parts
 
 
-def positions_wanted(linear: Linear, samples: int, batch: int) -> int:
+def positions_wanted(linear: Linear, samples: int, batch: int, maps: int) -> int:
     """How many output positions become rows in a batch of all samples: 8 rows per column, and 10 per sample, at least.
 
-    For a convolution it is the number of those that all samples of a batch share.
+    For a convolution it is the number of those that all `maps` of a batch share: a sample's frames, or its boxes.
     """
-    each = max(POSITIONS, -(-8 * linear.size // max(samples * linear.repeats, 1)))
-    return each if linear.window else each * batch
+    each = max(POSITIONS, -(-8 * linear.size // max(samples * linear.repeats, 1))) * batch
+    return -(-each // max(maps, 1)) if linear.window else each
 
 
 def gathered_bytes(graph: Graph, linear: Linear, samples: int) -> int:
     """What the rows gathered of one sample take, of so many samples in all."""
     x = graph.shapes[linear.input]
-    places = min(linear.count(x, linear.output_shape(x)), positions_wanted(linear, samples, 1))
-    return 4 * places * linear.channels * linear.taps
+    places = min(linear.count(x, linear.output_shape(x)), positions_wanted(linear, samples, 1, x[0]))
+    return 4 * places * linear.channels * linear.taps * (x[0] if linear.window else 1)
 
 
 def moments_bytes(graph: Graph, linear: Linear, parts: Sequence[int]) -> int:
@@ -303,23 +303,17 @@ def draw(rng: np.random.Generator, available: int, wanted: int) -> NDArray[np.in
     return np.sort(rng.choice(available, wanted, replace=False))
 
 
-def gathering(graph: Graph, linears: Sequence[Linear], outputs: Sequence[str] = ()) -> ModelProto:
-    """The model with nodes that gather, for every layer, the inputs at flat places `<key>/index` into `<key>/rows`."""
-    model = ModelProto()
-    model.CopyFrom(graph.model)
-    del model.graph.node[:]
-    model.graph.node.extend(graph.nodes)
-    kept = {o.name: o for o in model.graph.output}
-    del model.graph.output[:]
-    model.graph.output.extend(kept[name] for name in outputs if name in kept)
-    missing = [name for name in outputs if name not in kept]
-    model.graph.output.extend(helper.make_tensor_value_info(name, graph.types[name], None) for name in missing)
+def gathering(graph: Graph, linears: Sequence[Linear]) -> ModelProto:
+    """A model with nodes that gather, for every layer, the inputs at flat places `<key>/index` into `<key>/rows`.
+
+    Inputs of which data decide how many rows there are come out whole: nobody knows before where to look.
+    """
+    model = open_ended(graph)
     for linear in linears:
-        _gather(graph, model.graph, linear)
-    if model.ir_version < 4:
-        listed = {i.name for i in model.graph.input}
-        new = [t for t in model.graph.initializer if t.name not in listed]
-        model.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in new)
+        if linear.input not in graph.uncounted:
+            _gather(graph, model.graph, linear)
+    for name in dict.fromkeys(linear.input for linear in linears if linear.input in graph.uncounted):
+        model.graph.output.append(helper.make_tensor_value_info(name, graph.types[name], None))
     return model
 
 
@@ -358,22 +352,19 @@ def collect(
     session = runtime.session(Model(gathering(graph, linears), graph.arrays))
     names = {linear.key: linear.key for linear in linears} | dict(tied or {})
     found: dict[str, list[Moments]] = {name: [] for name in names.values()}
-    rng, known = np.random.default_rng(seed), Sized()
+    rng, known, whole = np.random.default_rng(seed), Sized(), graph.uncounted
     for part, feeds in enumerate(parts):
         for feed in feeds:
             shapes, count = sized(graph, feed, known), len(next(iter(feed.values())))
-            indices: dict[str, Any] = {}
-            inside = {}
+            places = {x.key: _places(rng, x, shapes[x.input], samples, count) for x in linears if x.input not in whole}
+            values = session.run({**feed, **{f"{name}/index": index.ravel() for name, (index, _) in places.items()}})
             for linear in linears:
-                x = shapes[linear.input]
-                y = linear.output_shape(x)
-                places = draw(rng, linear.count(x, y), positions_wanted(linear, samples, count))
-                index, inside[linear.key] = linear.reads(x, y, places)
-                indices[f"{linear.key}/index"] = index.ravel()
-            values = session.run({**feed, **indices})
-            for linear in linears:
-                gathered = values.pop(f"{linear.key}/rows")
-                rows = linear.stacked(linear.rows(gathered, inside[linear.key]).astype(np.float32, copy=False))
+                if linear.input in whole:
+                    index, inside = _places(rng, linear, values[linear.input].shape, samples, count)
+                    gathered = linear.gather(values[linear.input], index)
+                else:
+                    inside, gathered = places[linear.key][1], values.pop(f"{linear.key}/rows")
+                rows = linear.stacked(linear.rows(gathered, inside).astype(np.float32, copy=False))
                 moments = found[names[linear.key]]
                 while len(moments) <= part:
                     moments.append(
@@ -382,6 +373,14 @@ def collect(
                 moments[part].add(rows)
             progress(count)
     return found
+
+
+def _places(
+    rng: np.random.Generator, linear: Linear, x: Shape, samples: int, count: int
+) -> tuple[Ints, NDArray[np.bool_]]:
+    """Where a layer reads an input of shape x, of `count` samples, at output positions drawn at random."""
+    y = linear.output_shape(x)
+    return linear.reads(x, y, draw(rng, linear.count(x, y), positions_wanted(linear, samples, count, x[0])))
 
 
 def sized(graph: Graph, feed: Mapping[str, Array], known: Sized) -> Mapping[str, Shape]:

@@ -89,7 +89,7 @@ def rank(run: Run) -> Ranked:
     if not predict:
         return timed(run, Ranked(rankings, [Curve(r.levels, r.errors) for r in rankings], moments, turns))
     with run.timed("select") as progress:
-        signals = list(oracle.comparable(run.coupling.graph))
+        signals = oracle.signals(run.coupling.graph)
         most = min(_probe_samples(run, groups), evaluation.affordable(run.coupling.graph, signals))
         judging = (run.division.tune if len(run.division.tune) else run.division.fit)[:most]
         curves = selection.probe(

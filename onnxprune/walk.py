@@ -10,6 +10,9 @@ The pruned network may be of another form: blocks of the original may be missing
 `merging`). Values of the same name stand for each other, however they are made; for each node of the pruned network the
 original runs what it takes to know them.
 
+What the original chooses (the best boxes, what isn't zero), the pruned network takes over: so rows of the same number
+stand for each other, and are as many, behind it, too.
+
 Nodes run by depth, counted in layers, not in the order of the file: what a layer doesn't depend on is done before it,
 so that a shortcut is known when the last layer of its branch is refitted.
 """
@@ -25,6 +28,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnxprune import files
 from onnxprune.coupling import Coupling, Mask
+from onnxprune.decisions import CHOICES, decisions
 from onnxprune.files import Model
 from onnxprune.graph import Array, Graph, fresh, key
 from onnxprune.ops.linear import Linear
@@ -58,7 +62,8 @@ class Walk:
         self.coupling, self.graph, self.runtime = coupling, coupling.graph, runtime
         self.reference = self.graph.reference if full else self.graph
         self.mask = mask or coupling.mask({})
-        self.schedule = by_depth(coupling)
+        self.chosen = self._chosen()
+        self.schedule = [i for i in by_depth(coupling) if self.chosen.isdisjoint(self.graph.nodes[i].output)]
         self.place = {index: position for position, index in enumerate(self.schedule)}
         self.steps = self._steps()
         self.otherwise = {i for i in self.schedule if self._made_otherwise(self.graph.nodes[i])}
@@ -72,10 +77,15 @@ class Walk:
         self._spill: Spill | None = None
         self.original: list[Batch] = []
         self.pruned: list[Batch] = []
+        self.counts: list[int] = []  # samples in each batch
         try:
+            choice: Session | None = None
             for feed in feeds:
-                self.original.append(self._stored(dict(feed)))
+                if self.chosen and choice is None:
+                    choice = self._choice(sorted(self.chosen))
+                self.original.append(self._stored({**feed, **(choice.run(feed) if choice else {})}))
                 self.pruned.append({})
+                self.counts.append(len(next(iter(feed.values()))))
         except BaseException:
             self.__exit__()
             raise
@@ -120,9 +130,24 @@ class Walk:
         if needed:
             self._run(part(self, self.reference, steps, needed), self.original, needed)
 
+    def _chosen(self) -> set[str]:
+        """Values that the original's nodes give where they choose."""
+        graph = self.reference
+        return {name for i in decisions(graph, CHOICES).nodes for name in graph.nodes[i].output if name}
+
+    def _choice(self, names: Sequence[str]) -> Session:
+        """The part of the original that makes these values of its inputs."""
+        graph = self.reference
+        nodes = [
+            i
+            for i in graph.needed(range(len(graph.nodes)), names)
+            if not graph.static.issuperset(graph.nodes[i].output)
+        ]
+        return part(self, graph, nodes, names)
+
     def _steps(self) -> dict[int, list[int]]:
         """For each node of the graph the nodes that the original runs at its turn: what it makes follows from them."""
-        original, known, steps = self.reference, set(self.reference.static), dict[int, list[int]]()
+        original, known, steps = self.reference, self.reference.static | self.chosen, dict[int, list[int]]()
         for index in self.schedule:
             wanted, found = [name for name in self.graph.nodes[index].output if name in original.producer], set[int]()
             while wanted:

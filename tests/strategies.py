@@ -19,7 +19,6 @@ from cases import Case
 from hypothesis import strategies as st
 
 from onnxprune.coupling import Coupling, Group
-from onnxprune.oracle import JUMPS, RANDOM
 from onnxprune.plan import Plan, Weights
 
 SIZE = 4
@@ -70,11 +69,6 @@ class Block:
 
     def __repr__(self) -> str:
         return self.text.replace("\n", "; ")
-
-    @property
-    def jumps(self) -> bool:
-        """Whether the oracle can't compare what it makes."""
-        return any(re.search(rf"\b{op}[<(]", self.text) for op in JUMPS | RANDOM)
 
 
 def block(text: str, gives: str = "c", even: bool = False, since: int = 1, until: int = 99, **weights: object) -> Block:
@@ -327,7 +321,6 @@ class _Network:
         self.lines: list[str] = []
         self.weights: dict[str, object] = {}
         self.values: list[tuple[str, int]] = [("x", 4)]
-        self.apart: list[tuple[str, int]] = []  # not comparable, so nothing else is made of them
 
     def pick(self, number: int, where: Callable[[int], bool] = lambda c: True) -> tuple[str, int] | None:
         """One of the latest values of a number of channels that is wanted; 0 is the last one."""
@@ -353,7 +346,7 @@ class _Network:
         own = {k: f"{k}_{n}" for k in re.findall(r"\$(\w+)", block.text) if k not in {*sizes, *names}}
         self.lines += Template(block.text).substitute(sizes | names | own).split("\n")
         self.weights |= {own[k]: _content(content, sizes) for k, content in block.weights.items()}
-        (self.apart if block.jumps else self.values).append((own["y"], _number(block.gives, sizes)))
+        self.values.append((own["y"], _number(block.gives, sizes)))
 
     def read(self, value: tuple[str, int], name: str) -> None:
         """A layer that reads a value and makes an output."""
@@ -380,7 +373,7 @@ def _number(text: str, sizes: dict[str, int]) -> int:
 
 
 def network(steps: list[Step], opset: tuple[int, int] = NEWEST, whole: bool = False, shown: bool = False) -> Case:
-    """A convolution, these blocks, and layers that read the last value and those that can't be compared.
+    """A convolution, these blocks, and a layer that reads the last value.
 
     With `whole` the input may be read, too: what is joined with it can't be pruned. With `shown` an inner value is an
     output.
@@ -391,10 +384,8 @@ def network(steps: list[Step], opset: tuple[int, int] = NEWEST, whole: bool = Fa
         net.values = net.values[1:]
     for step in steps:
         net.add(step)
-    outputs = {"y": 3} | {f"y_{name}": 3 for name, _ in net.apart}
+    outputs = {"y": 3}
     net.read(net.values[-1], "y")
-    for value in net.apart:
-        net.read(value, f"y_{value[0]}")
     if shown:
         name, c = net.values[len(net.values) // 2]
         outputs |= {name: c} if name != "x" else {}

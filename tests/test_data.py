@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 import models
 from onnxprune.calibration import PLAIN, Preprocessing
-from onnxprune.data import SYNTHETIC_SAMPLES, divide, inputs_of, labelled_of, samples_of, shapes_of
+from onnxprune.data import SYNTHETIC_SAMPLES, bearable, divide, inputs_of, labelled_of, samples_of, shapes_of
 from onnxprune.errors import DataError
 from onnxprune.graph import Graph
+from onnxprune.run import Options, prepare
 
 
 @given(st.integers(1, 5000), st.integers(0, 99), st.sampled_from([0.0, 0.1, 0.2]), st.sampled_from([1, 2]))
@@ -133,3 +134,37 @@ def test_labels_come_from_a_file_a_pair_or_a_function(tmp_path):
         assert labelled.function is len or labelled.function("") == 0.25
     with pytest.raises(DataError):
         labelled_of(f"{script}:other", graph, PLAIN)
+
+
+FINDS = """
+    c = Greater(x, edge)
+    i = NonZero(c)
+    t = Transpose(i)
+    n = Shape(t)
+    k = Gather<axis=0>(n, zero)
+    p = Concat<axis=0>(k, minus)
+    r = Reshape(t, p)
+    f = Cast<to=1>(r)
+    y = MatMul(f, w)"""
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_samples_on_which_the_model_fails_are_left_out(mirror):
+    """What a detector finds is known when it has run, and it may fail where it finds nothing."""
+    weights = {"edge": np.float32([5]), "zero": [0], "minus": [-1], "w": (4, 2)}
+    model = models.build("float[1,1,2,3] x", "float[K,2] y", FINDS, weights)
+    x = np.zeros((20, 1, 2, 3), np.float32)
+    x[::3, 0, 1, 2] = 9
+    graph = Graph(model)
+    source = {"x": (x * 25).astype(np.uint8)} if mirror else {"x": x}
+    plan = Preprocessing(mirror=True, mean=(0.0,), std=(1 / 255,)) if mirror else PLAIN
+    samples = samples_of(graph, None, source, plan, None, 0, None)
+    session, seen = models.RUNTIME.session(model), []
+    found = bearable(samples, session, lambda done, total: seen.append((done, total)))
+    assert found.count == 7 * (1 + mirror)
+    assert seen[-1] == (samples.count, samples.count)
+    assert all(session.run(found.feed([n])) for n in range(found.count))
+    with pytest.raises(DataError, match="fails on this input"):
+        bearable(samples_of(graph, None, {"x": 0 * x[:2]}, PLAIN, None, 0, None), session)
+    warnings = prepare(graph, samples, Options()).warnings
+    assert any(f"fails on {13 * (1 + mirror)} of the {20 * (1 + mirror)} samples" in text for text in warnings)

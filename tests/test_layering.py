@@ -13,7 +13,8 @@ ROOT = Path(onnxprune.errors.__file__).resolve().parent
 ORDER = [
     *("errors", "replacing"),
     # a model as a file and as a graph
-    *("contrib", "bodies", "nodes", "files", "sequences", "declared", "inference", "listing", "graph", "assembly"),
+    *("contrib", "bodies", "nodes", "files", "sequences", "declared", "inference", "listing", "graph"),
+    *("assembly", "decisions"),
     # which channels go together
     *("ids", "ops", "groups", "coupling", "heads"),
     # mathematics, and what it is about

@@ -92,27 +92,6 @@ def test_nothing_to_prune_fails_where_something_might_go(tmp_path):
     assert zoo_checks.surgery(tmp_path / "m.onnx")["failures"] == ["nothing goes: If has a body that isn't looked into"]
 
 
-def test_samples_that_the_model_bears(tmp_path):
-    """A detector that finds nothing may fail, and what it finds is known when it has run."""
-    text = """
-        c = Greater(x, edge)
-        i = NonZero(c)
-        t = Transpose(i)
-        n = Shape(t)
-        k = Gather<axis=0>(n, zero)
-        p = Concat<axis=0>(k, minus)
-        r = Reshape(t, p)
-        y = Cast<to=1>(r)"""
-    constants = {"edge": np.float32([1]), "zero": [0], "minus": [-1]}
-    model = Case("finds", "float[1,6] x", "float[K,2] y", text, constants).model()
-    onnx.save(model, tmp_path / "m.onnx")
-    found = zoo_checks.bearable(tmp_path / "m.onnx", model)
-    assert found is not None
-    assert 0 < len(found) < 2 * zoo_checks.SAMPLES
-    assert all((feed["x"] > 1).any() for feed in found)
-    assert zoo_checks.bearable(tmp_path / "m.onnx", LAST.model()) is None
-
-
 def test_another_interface_is_noticed():
     before, after = CASES["unet"].model(), CASES["unet"].model()
     assert zoo_checks.redeclared(before, after) == ""
@@ -220,7 +199,7 @@ def test_floors_of_sizes_are_exact():
         i = ArgMax <axis = 1> (a)
         y = Cast <to = 1> (i)
     """
-    assert set(comparable(graph(body, "float[N,1,8,8] y", w=(6, 3, 1, 1)))) == {"a"}
+    assert set(comparable(graph(body, "float[N,1,8,8] y", w=(6, 3, 1, 1)))) == {"a", "y"}
 
 
 def test_masks_of_tokens_are_exact():
