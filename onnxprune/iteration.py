@@ -71,9 +71,8 @@ def iterate(
             f"in step {number} of {options.iterations}, counted from its start: {failure}", failure.reachable * share
         )
     keep = {g.name: left[g.name] for g in search.run.coupling.groups if len(left[g.name]) < g.channels}
-    found = Candidate(
-        search.run.coupling, Plan(keep, {}, heads.names(search.run.coupling)), model, errors, *search.judged(model)
-    )
+    plan = Plan(keep, {}, heads.names(search.run.coupling))
+    found = Candidate(search.run.coupling, plan, model, errors, *search.judge.judgement(model))
     return found, max(verdicts, key=lambda v: (not v.ok, v.max_abs_diff)), failure
 
 

@@ -225,7 +225,7 @@ def _report(
         after=evaluation.size(after, None, time.after_ms if time else None),
         latency=_told(time, run.options.runtime, run.options.batch) if time else None,
         fidelity=found.fidelity,
-        accuracy=None if found.accuracy is None else {"before": search.accuracy or 0.0, "after": found.accuracy},
+        accuracy=None if found.accuracy is None else {"before": search.judge.accuracy or 0.0, "after": found.accuracy},
         loss=found.loss,
         surgery_check={"max_abs_diff": verdict.max_abs_diff, "ok": verdict.ok},
         groups=group_reports(found.coupling, found.plan, found.errors),

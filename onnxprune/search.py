@@ -7,7 +7,6 @@ making it.
 
 from __future__ import annotations
 
-import tempfile
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -15,23 +14,21 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from glob import escape
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune import __version__, clock, evaluation, files, heads
+from onnxprune import __version__, clock, files, heads
 from onnxprune.allocation import out_of_reach
 from onnxprune.blocks import find
-from onnxprune.calibration import Samples
 from onnxprune.cost import COSTS
 from onnxprune.coupling import Coupling
 from onnxprune.errors import BudgetError, DataError, UsageError
 from onnxprune.files import Model
-from onnxprune.files import save as save_model
-from onnxprune.graph import Array, Graph
+from onnxprune.graph import Graph
+from onnxprune.judging import Judge
 from onnxprune.merging import passed
 from onnxprune.plan import Plan, Weights
 from onnxprune.repair import reconstruct, refine
@@ -46,8 +43,6 @@ Ints = NDArray[np.int64]
 KINDS = (*COSTS, "latency", "drop")
 STEPS = 96  # budgets from the largest to the smallest, among which the one for a loss is found
 CANDIDATES = 6  # models made to find it
-FARTHEST = 8.0  # times that a change of the answers is scaled
-HALVINGS = 12
 ENOUGH = 0.8  # of the loss allowed
 FURTHER = 1.25  # by how much the change of the answers grows at least while less than that is lost
 TRIES = 8  # allocations until what is written costs what was asked for
@@ -106,10 +101,8 @@ class Search:
     """Finds the plan that meets the targets: by cost where they name one, by a few trials where they name a loss."""
 
     def __init__(self, run: Run) -> None:
-        self.run = run
-        original = Model(run.original.model, run.original.arrays)
-        self.before, self.scores = _answers(run, original), _scores(run, original)
-        if self.allowed is not None and self.scores is None and not self.before:
+        self.run, self.judge = run, Judge.of(run)
+        if self.judge.allowed is not None and self.judge.scores is None and not self.judge.before:
             raise DataError(
                 "no output of the model holds numbers or labels, so nobody can tell what pruning loses: give a target "
                 "like macs=0.5, or a function as --eval."
@@ -119,6 +112,7 @@ class Search:
         """A search on the same model and data with some other options; the ranking stays where it is the same."""
         found = copy(self)
         found.run = replace(self.run, options=replace(self.run.options, **options))
+        found.judge = replace(self.judge, run=found.run)
         alike = set(options) <= {"targets", "blocks"} and found.run.options.predicts <= self.run.options.predicts
         for stale in ("reachable",) if alike else ("reachable", "ranked", "task"):
             found.__dict__.pop(stale, None)
@@ -161,70 +155,7 @@ class Search:
         """The model that a plan makes, and how it answers."""
         with self.run.timed("rewrite"):
             model = carried_out(self.run.coupling, plan)
-        return Candidate(self.run.coupling, plan, model, errors, *self.judged(model))
-
-    @property
-    def allowed(self) -> float | None:
-        """The largest loss that a target allows, if one does."""
-        return min((t.value for t in self.run.options.targets if t.kind == "drop"), default=None)
-
-    @property
-    def accuracy(self) -> float | None:
-        """Of the model that is pruned, where there are labels."""
-        return None if self.scores is None else float(self.scores.mean())
-
-    def judged(self, model: Model) -> tuple[Fidelity, float | None, Loss, float]:
-        """How well a model answers like the one that is pruned, its accuracy where there are labels, loss and reach."""
-        with self.run.timed("judge"):
-            answers, scores = _answers(self.run, model, changed=True), _scores(self.run, model)
-            answers = answers or [np.empty(0)] * len(self.before)
-            count = len(_judged(self.run)[1])
-            fidelity = evaluation.fidelity(self.before, answers, count, self.run.samples.origin)
-            loss = evaluation.loss(fidelity, self.scores, scores)
-            accuracy = None if scores is None else float(scores.mean())
-            if self.allowed is None:
-                return fidelity, accuracy, loss, 1.0
-            loss = replace(loss, needed=evaluation.needed(loss, self.allowed))
-            return fidelity, accuracy, loss, self._reach(answers, loss.value)
-
-    def changed(self, model: Model) -> float:
-        """The relative change of the answers to the samples that choose: not to those that judge."""
-        chosen, before = self._chosen
-        with self.run.timed("judge"):
-            after = _answers_to(self.run, model, self.run.samples, chosen, changed=True)
-        return evaluation.fidelity(before, after, len(chosen), self.run.samples.origin).relative_error
-
-    @cached_property
-    def _chosen(self) -> tuple[list[int], list[Array]]:
-        """The samples that choose, as many as memory has room for answers, and what the original answers to them."""
-        run, division = self.run, self.run.division
-        chosen = (division.tune if len(division.tune) else division.fit)[: _room(run)].tolist()
-        with run.timed("judge"):
-            original = Model(run.original.model, run.original.arrays)
-            return chosen, _answers_to(run, original, run.samples, chosen)
-
-    def _reach(self, answers: Sequence[Array], loss: float) -> float:
-        """By what factor the change of the answers may grow until it loses what is allowed; at most FARTHEST."""
-        allowed, labelled = self.allowed or 0.0, self.run.labelled
-        unseen = labelled is not None and labelled.labels is None  # a function judges, and only files
-        alike = bool(answers) and answers[0].shape == self.before[0].shape
-        share = None if labelled else evaluation.unexplained(self.before, answers, self.run.samples.origin)
-        farthest = min(FARTHEST, float(np.sqrt(allowed / share))) if share else FARTHEST
-        if unseen or not alike or not evaluation.looks_like_scores(answers[0]):
-            return min(allowed / loss, farthest) if loss > 0 else farthest
-        before, change = self.before[0], answers[0] - self.before[0]
-        own = before.argmax(1)
-        truth = own if labelled is None or labelled.labels is None else labelled.labels.ravel()[: len(own)]
-
-        def within(factor: float) -> bool:
-            right = (before + factor * change).argmax(1) == truth
-            return float((own == truth).mean() - right.mean()) <= allowed
-
-        low, high = farthest if within(farthest) else 0.0, farthest
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if within(middle) else (low, middle)
-        return low
+        return Candidate(self.run.coupling, plan, model, errors, *self.judge.judgement(model))
 
     def best(self) -> tuple[Candidate, BudgetError | None]:
         """The candidate that meets the targets; or the best there is, and why it falls short."""
@@ -234,21 +165,21 @@ class Search:
         failure, wanted = None, None
         if limits:
             found, failure = self.limited(limits)
-            if self.allowed is None or found.loss.value <= self.allowed:
+            if self.judge.allowed is None or found.loss.value <= self.judge.allowed:
                 return found, failure
             left = {kind: self.left(kind, found.model) for kind in {limits[0][0], self.along}}
             wanted = self.trial(left[self.along]).change * found.reach
             failure = failure or BudgetError(
-                f"the cost asked for loses {found.loss.value:.3g}, more than the {self.allowed:g} allowed; "
+                f"the cost asked for loses {found.loss.value:.3g}, more than the {self.judge.allowed:g} allowed; "
                 "what was written loses no more than that",
                 left[limits[0][0]],
             )
-        assert self.allowed is not None
-        best, least = self.farthest(self.allowed, wanted)
+        assert self.judge.allowed is not None
+        best, least = self.farthest(self.judge.allowed, wanted)
         if best is not None:
             return best, failure
         return self.candidate({}), failure or BudgetError(
-            f"no pruning was found with a loss of at most {self.allowed:g} (the smallest was {least:.3g}); "
+            f"no pruning was found with a loss of at most {self.judge.allowed:g} (the smallest was {least:.3g}); "
             "allow more with --target drop=, or give more data"
         )
 
@@ -461,7 +392,7 @@ class Search:
             return trial(step).change
 
         good, bad, best, least, enough = 0, STEPS + 1, None, np.inf, False
-        wanted = self._reach(self._noise(), 1.0) if wanted is None else wanted
+        wanted = self.judge.reach(self.judge.noise(), 1.0) if wanted is None else wanted
         for _ in range(CANDIDATES):
             while good + 1 < bad and trial(good + 1) == trial(good):
                 good += 1
@@ -482,17 +413,6 @@ class Search:
             wanted = change(step) * (found.reach if enough or bad == step else max(found.reach, FURTHER))
         return best, least
 
-    def _noise(self) -> list[Array]:
-        """The answers changed by as much as they are, at random; labels in another order."""
-        rng = np.random.default_rng(self.run.options.seed)
-
-        def noisy(answer: Array) -> Array:
-            if evaluation.are_labels(answer):
-                return np.asarray(rng.permutation(answer))
-            return np.asarray(answer + rng.normal(size=answer.shape) * np.sqrt(np.square(answer).mean()))
-
-        return [noisy(answer) for answer in self.before]
-
 
 def stamp(model: ModelProto, options: Options) -> None:
     """Say in the model's metadata what was done to it."""
@@ -504,37 +424,3 @@ def stamp(model: ModelProto, options: Options) -> None:
     for name, value in facts.items():
         known = next((p for p in model.metadata_props if p.key == f"onnxprune.{name}"), None)
         (known or model.metadata_props.add(key=f"onnxprune.{name}")).value = value
-
-
-def _judged(run: Run) -> tuple[Samples, list[int]]:
-    """The samples that judge: labelled ones if there are any, as many as memory has room for answers."""
-    room, labelled = _room(run), run.labelled
-    if labelled is not None and labelled.samples is not None:
-        return labelled.samples, list(range(min(labelled.samples.count, room)))
-    return run.samples, run.division.judge[:room].tolist()
-
-
-def _answers(run: Run, model: Model, *, changed: bool = False) -> list[Array]:
-    return _answers_to(run, model, *_judged(run), changed=changed)
-
-
-def _answers_to(
-    run: Run, model: Model, samples: Samples, indices: Sequence[int], *, changed: bool = False
-) -> list[Array]:
-    return evaluation.answers(model, samples, indices, run.options.runtime, run.options.at_once, changed=changed)
-
-
-def _room(run: Run) -> int:
-    """Samples whose answers memory has room for."""
-    return evaluation.affordable(run.coupling.graph, run.coupling.graph.outputs)
-
-
-def _scores(run: Run, model: Model) -> NDArray[np.float64] | None:
-    if run.labelled is None:
-        return None
-    if run.labelled.function is None:
-        return evaluation.scores(model, None, run.labelled, run.options.runtime, run.options.at_once)
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-        path = Path(folder) / "model.onnx"
-        save_model(model, path)
-        return evaluation.scores(model, path, run.labelled, run.options.runtime, run.options.at_once)

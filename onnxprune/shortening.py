@@ -52,7 +52,7 @@ class Shortening(Search):
         Where blocks that go lose more than is allowed, channels alone have a try.
         """
         found, failure = super().best()
-        if failure is None or self.allowed is None or not self.run.options.shortens:
+        if failure is None or self.judge.allowed is None or not self.run.options.shortens:
             return found, failure
         other, short = self.other(blocks="keep").best()
         better = short is None or self.left("latency", other.model) < self.left("latency", found.model)
@@ -83,7 +83,7 @@ class Shortening(Search):
         if not known.gone:
             return shorter
         alone = self.other(blocks="keep").limited(limits)
-        return min(shorter, alone, key=lambda tried: (tried[1] is not None, self.changed(tried[0].model)))
+        return min(shorter, alone, key=lambda tried: (tried[1] is not None, self.judge.changed(tried[0].model)))
 
     @cached_property
     def reachable(self) -> tuple[float, float]:

@@ -17,10 +17,11 @@ from onnxprune.data import inputs_of
 from onnxprune.errors import BudgetError, UsageError
 from onnxprune.evaluation import Labelled
 from onnxprune.graph import Graph
+from onnxprune.judging import _judged
 from onnxprune.report import Target
 from onnxprune.run import Options, prepare
 from onnxprune.scope import prunable, why_left_out
-from onnxprune.search import Search, _judged, parse_targets, stamp
+from onnxprune.search import Search, parse_targets, stamp
 from onnxprune.statistics import moments_bytes
 from onnxprune.steps import rank
 
@@ -112,7 +113,7 @@ def test_labelled_samples_judge_and_none_are_held_back():
     assert len(one.division.judge) == 0
     assert len(one.division.fit) + len(one.division.tune) == 60
     found = Search(one)
-    assert found.accuracy == 1.0
+    assert found.judge.accuracy == 1.0
     best, failure = found.best()
     assert failure is None
     assert best.fidelity.samples == 30
@@ -129,7 +130,7 @@ def test_a_function_judges_files():
 
     found = Search(run(labelled=Labelled(function=score)))
     best, _ = found.best()
-    assert (found.accuracy, best.accuracy) == (0.9, 0.7)
+    assert (found.judge.accuracy, best.accuracy) == (0.9, 0.7)
     assert best.loss.value == pytest.approx(0.2)
     assert all(not evaluation.Path(path).exists() for path in seen)
 

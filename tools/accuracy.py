@@ -128,7 +128,7 @@ class Measurement:
         search.run.options = replace(search.run.options, reconstruct=mode or "auto", refine=spec.endswith("+"))
         found = search.candidate(keep)
         seconds = time.perf_counter() - start
-        return {**self.setting.figures(found.model, self.first.before[0]), "passes": seconds / self.plain}
+        return {**self.setting.figures(found.model, self.first.judge.before[0]), "passes": seconds / self.plain}
 
 
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)
@@ -164,7 +164,7 @@ def main(
                     f"{draw:4} {line(target, row['spec'], found)}   {measurement.shared:.1f} + {row['passes']:.1f}"
                 )
         first = measurement.first
-        click.echo(f"     base accuracy {100 * (first.accuracy or 0):.2f}; {first.run.seconds}")
+        click.echo(f"     base accuracy {100 * (first.judge.accuracy or 0):.2f}; {first.run.seconds}")
     for (target, spec), several in collected.items():
         click.echo(f"mean {line(target, spec, np.mean(several, axis=0))}")
     click.echo(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")

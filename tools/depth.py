@@ -85,7 +85,7 @@ def main(
                         click.echo(f"{target:6} {label:18} {error}")
                         continue
                     found = search.candidate(keep)
-                    figures = setting.figures(found.model, width.before[0])
+                    figures = setting.figures(found.model, width.judge.before[0])
                     click.echo(f"{line(target, label, [figures[c] for c in FIGURES])}  {stages(graph, gone)}")
 
 

@@ -49,7 +49,7 @@ def main(model: Path, data: Path, draws: int, targets: tuple[str, ...], batch: i
             search = searching(prepare(setting.graph, calibration, wanted, setting.judged))
             found, failure = search.best()
             seconds = time.perf_counter() - start
-            figures = setting.figures(found.model, search.before[0])
+            figures = setting.figures(found.model, search.judge.before[0])
             ratio = search.timed(found.model)
             shares = " ".join(f"{100 * figures[name]:8.2f}" for name in ("accuracy", "agreement"))
             click.echo(
