@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from onnxprune import selection
 from onnxprune.coupling import Coupling, Group, Part
+from onnxprune.fitting import silent
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
-from onnxprune.reconstruct import silent
 from onnxprune.rewrite import with_weights
 from onnxprune.selection import Ranking
 from onnxprune.statistics import Moments

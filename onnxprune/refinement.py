@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-from onnxprune.elimination import Correlation, Problem, narrow, square
+from onnxprune.correlation import Correlation, narrow, square
+from onnxprune.elimination import Problem
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]

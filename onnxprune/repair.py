@@ -11,19 +11,10 @@ from numpy.typing import NDArray
 
 from onnxprune import factorize, selection
 from onnxprune.coupling import Coupling, Group
+from onnxprune.fitting import error_on, masked, refit, silent, taken_over, with_mean
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
-from onnxprune.reconstruct import (
-    Choice,
-    error_on,
-    front_to_back,
-    masked,
-    refit,
-    refit_ahead,
-    silent,
-    taken_over,
-    with_mean,
-)
+from onnxprune.reconstruct import Choice, front_to_back, refit_ahead
 from onnxprune.refinement import swapped
 from onnxprune.run import Run
 from onnxprune.statistics import Moments

@@ -24,15 +24,17 @@ from numpy.typing import NDArray
 from onnxprune import oracle
 from onnxprune.allocation import Curve
 from onnxprune.blocks import find, residual, without
+from onnxprune.correlation import Nested, square, squared_error
 from onnxprune.cost import total_macs
 from onnxprune.coupling import Coupling, Group, couple
-from onnxprune.elimination import Nested, Problem, eliminate, ranked_rows, square, squared_error
+from onnxprune.elimination import Problem, eliminate, ranked_rows
 from onnxprune.evaluation import affordable, collected
+from onnxprune.fitting import DEFAULT_DAMPING, refit
 from onnxprune.graph import Array, Block, Graph
 from onnxprune.merging import Branch, mergeable, merged
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
-from onnxprune.reconstruct import DEFAULT_DAMPING, front_to_back, refit
+from onnxprune.reconstruct import front_to_back
 from onnxprune.rewrite import with_weights
 from onnxprune.run import Run
 from onnxprune.scope import may_go

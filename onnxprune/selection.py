@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 
 from onnxprune.activity import Activity
 from onnxprune.allocation import Curve
+from onnxprune.correlation import Nested, Removal, square
 from onnxprune.coupling import Coupling, Group
-from onnxprune.elimination import Nested, Problem, Removal, compressed, eliminate, ranked_rows, square
+from onnxprune.elimination import Problem, compressed, eliminate, ranked_rows
 from onnxprune.evaluation import collected
+from onnxprune.fitting import DEFAULT_DAMPING, choose_damping, fitted, thinned
 from onnxprune.graph import Array
 from onnxprune.methods import Evidence, Method
 from onnxprune.ops import elementwise
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
-from onnxprune.reconstruct import DEFAULT_DAMPING, choose_damping, fitted, thinned
 from onnxprune.rewrite import with_weights
 from onnxprune.runtime import Runtime
 from onnxprune.statistics import Moments

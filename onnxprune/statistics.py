@@ -19,7 +19,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 from scipy.linalg.blas import dger, dsymm, ssyrk
 
 from onnxprune.assembly import open_ended
-from onnxprune.elimination import square, symmetric
+from onnxprune.correlation import square, symmetric
 from onnxprune.files import Model
 from onnxprune.graph import Array, Graph, Shape
 from onnxprune.ops.linear import Linear

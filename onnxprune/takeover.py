@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.elimination import DEAD, Problem
+from onnxprune.correlation import DEAD
+from onnxprune.elimination import Problem
 
 Ints = NDArray[np.int64]
 Float = NDArray[np.float64]

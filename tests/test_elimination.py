@@ -8,17 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune import elimination
-from onnxprune.elimination import (
-    Correlation,
-    Nested,
-    Problem,
-    Removal,
-    compressed,
-    eliminate,
-    ranked_rows,
-    solve,
-    squared_error,
-)
+from onnxprune.correlation import Correlation, Nested, Removal, solve, squared_error
+from onnxprune.elimination import Problem, compressed, eliminate, ranked_rows
 from onnxprune.errors import DataError, InternalError
 
 

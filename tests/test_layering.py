@@ -18,12 +18,12 @@ ORDER = [
     # which channels go together
     *("ids", "ops", "groups", "coupling", "heads"),
     # mathematics, and what it is about
-    *("allocation", "chains", "cost", "blocks", "elimination", "takeover", "refinement"),
+    *("allocation", "chains", "cost", "blocks", "correlation", "elimination", "takeover", "refinement"),
     # what is to be done, and surgery
     *("plan", "intervals", "report", "rewrite", "srn", "serialize", "merging"),
     # models at work
     *("runtime", "clock", "notebook", "sources", "calibration", "statistics", "activity", "oracle", "spill", "walk"),
-    *("reconstruct", "methods", "evaluation", "data", "diagnosis"),
+    *("fitting", "reconstruct", "methods", "evaluation", "data", "diagnosis"),
     # from targets to plans
     *("selection", "latency", "factorize", "run", "scope", "judging", "steps", "repair", "segments"),
     *("search", "depth", "shortening", "iteration", "pipeline"),

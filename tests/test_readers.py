@@ -9,7 +9,7 @@ import pytest
 from onnx import ModelProto
 
 import models
-from onnxprune import reconstruct, repair, steps
+from onnxprune import fitting, repair, steps
 from onnxprune.calibration import load
 from onnxprune.coupling import Coupling, couple
 from onnxprune.data import inputs_of
@@ -119,7 +119,7 @@ def test_least_squares_makes_up_for_most_of_what_is_gone(name, granularity):
 @pytest.mark.parametrize(("name", "granularity"), READERS)
 def test_copies_go_without_a_loss(name, granularity, monkeypatch):
     """REAP finds them, and what stays takes over for them."""
-    monkeypatch.setattr(reconstruct, "DAMPINGS", (1e-9,) * 6)
+    monkeypatch.setattr(fitting, "DAMPINGS", (1e-9,) * 6)
     model, keep = models.doubled(built(name))
     coupling, pruned = halved(model, "ls", granularity)
     assert set(keep) == {g.name for g in coupling.groups if not why_left_out(coupling, g)}

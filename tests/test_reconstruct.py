@@ -8,23 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from onnxprune import reconstruct
-from onnxprune.graph import Graph
-from onnxprune.ops.linear import describe
-from onnxprune.plan import Plan, Weights
-from onnxprune.reconstruct import (
+from onnxprune import fitting, reconstruct
+from onnxprune.fitting import (
     DAMPINGS,
     DEFAULT_DAMPING,
     choose_damping,
     error_on,
     fitted,
-    front_to_back,
     kept_rows,
     masked,
     refit,
-    refit_ahead,
     with_mean,
 )
+from onnxprune.graph import Graph
+from onnxprune.ops.linear import describe
+from onnxprune.plan import Plan, Weights
+from onnxprune.reconstruct import front_to_back, refit_ahead
 from onnxprune.rewrite import rewrite, twin
 from onnxprune.statistics import Moments, collect
 from onnxprune.walk import Walk, layers_in_order
@@ -253,7 +252,7 @@ def test_keeping_everything_changes_nothing(name):
 @pytest.mark.parametrize("name", models.ALL)
 def test_doubled_channels_go_without_a_loss(name, monkeypatch):
     """What is left takes over for its copies, whatever the layer that reads it."""
-    monkeypatch.setattr(reconstruct, "DAMPINGS", tuple(TINY * np.ones(6)))
+    monkeypatch.setattr(fitting, "DAMPINGS", tuple(TINY * np.ones(6)))
     model, keep = models.doubled(models.ALL[name]())
     assert keep
     coupling, refits = front(model, keep)
@@ -530,10 +529,10 @@ def test_what_is_taken_over_is_the_layer_on_inputs_that_stand_in(name):
     stand_in = x.copy()
     for i, j, a in zip(gone, to, factor, strict=True):
         stand_in[:, rows[i]] = a * x[:, rows[j]]
-    found = reconstruct.taken_over(linear, flags, [(rows[gone], rows[to], factor)], None)
+    found = fitting.taken_over(linear, flags, [(rows[gone], rows[to], factor)], None)
     kept = x * np.repeat(flags, linear.taps)
     np.testing.assert_allclose(linear.apply(kept, found.matrix, found.offset), linear.apply(stand_in), atol=1e-9)
-    level = reconstruct.taken_over(linear, flags, [(rows[gone], rows[to], factor)], x.mean(0))
+    level = fitting.taken_over(linear, flags, [(rows[gone], rows[to], factor)], x.mean(0))
     np.testing.assert_allclose(level.matrix, found.matrix)
     np.testing.assert_allclose(linear.apply(kept, level.matrix, level.offset).mean(0), linear.apply(x).mean(0))
 
@@ -544,5 +543,5 @@ def test_nothing_moves_between_convolution_groups():
     rows = np.arange(12 * 9).reshape(12, 9)
     flags = np.ones(12, bool)
     flags[0] = False
-    found = reconstruct.taken_over(linear, flags, [(rows[[0]], rows[[11]], np.array([2.0]))], None)
-    np.testing.assert_array_equal(found.matrix, reconstruct.masked(linear, flags).matrix)
+    found = fitting.taken_over(linear, flags, [(rows[[0]], rows[[11]], np.array([2.0]))], None)
+    np.testing.assert_array_equal(found.matrix, fitting.masked(linear, flags).matrix)

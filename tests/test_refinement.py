@@ -5,7 +5,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from onnxprune.elimination import Problem, eliminate, solve
+from onnxprune.correlation import solve
+from onnxprune.elimination import Problem, eliminate
 from onnxprune.refinement import _Reader, swapped
 
 DAMPING = 1e-3

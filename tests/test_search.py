@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from onnxprune import evaluation, oracle, reconstruct, scope, search, selection, statistics, steps
+from onnxprune import evaluation, fitting, oracle, scope, search, selection, statistics, steps
 from onnxprune.allocation import ALLOCATORS, Bilinear
 from onnxprune.calibration import load, synthetic
 from onnxprune.cost import COSTS, parameters, total_macs
@@ -396,7 +396,7 @@ def test_streams_are_pruned_when_asked_for(name):
 @pytest.mark.parametrize("name", ["identity", "projection", "option_a"])
 def test_copies_in_a_stream_go_for_free(name, monkeypatch):
     """Of channels that all writers make twice, one of each pair goes first, and nothing changes."""
-    monkeypatch.setattr(reconstruct, "DAMPINGS", (1e-9,) * 6)
+    monkeypatch.setattr(fitting, "DAMPINGS", (1e-9,) * 6)
     model, keep = models.doubled(MADE[name](), streams=True)
     found = Search(run(model, count=120, streams="prune"))
     for ranking in found.ranked.rankings:

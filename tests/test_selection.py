@@ -7,12 +7,12 @@ import pytest
 from onnx import numpy_helper
 
 import models
-from onnxprune import reconstruct, selection
+from onnxprune import fitting, selection
 from onnxprune.elimination import Problem, eliminate
+from onnxprune.fitting import DEFAULT_DAMPING, fitted
 from onnxprune.methods import find
 from onnxprune.oracle import comparable
 from onnxprune.plan import Plan
-from onnxprune.reconstruct import DEFAULT_DAMPING, fitted
 from onnxprune.rewrite import rewrite
 from onnxprune.selection import Ranking, dense, flags_without, probe, producer_weights, rank, readers, rows_of, widths
 from onnxprune.statistics import collect
@@ -209,7 +209,7 @@ def test_without_samples_to_choose_by_the_damping_is_the_default():
 
 
 def test_doubled_channels_cost_next_to_nothing(monkeypatch):
-    monkeypatch.setattr(reconstruct, "DAMPINGS", (1e-9,) * 6)
+    monkeypatch.setattr(fitting, "DAMPINGS", (1e-9,) * 6)
     model, keep = models.doubled(models.convs())
     one = Ranked(model)
     for r in one.rankings:

@@ -14,11 +14,11 @@ from onnxprune import files, methods, oracle, pipeline
 from onnxprune.cost import total_macs
 from onnxprune.coupling import Coupling, Group, couple
 from onnxprune.errors import BudgetError
+from onnxprune.fitting import refit
 from onnxprune.graph import Graph
 from onnxprune.ops.choice import fills_up
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Plan
-from onnxprune.reconstruct import refit
 from onnxprune.rewrite import pruned
 from onnxprune.selection import flags_without, rank
 from onnxprune.serialize import carried_out, serialize

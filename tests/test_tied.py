@@ -10,10 +10,11 @@ from cases import Case
 import models
 from onnxprune import prune
 from onnxprune.coupling import couple
+from onnxprune.fitting import error_on, refit
 from onnxprune.graph import Graph
 from onnxprune.oracle import check
 from onnxprune.plan import Plan, Weights
-from onnxprune.reconstruct import MODES, error_on, refit, refit_ahead
+from onnxprune.reconstruct import MODES, refit_ahead
 from onnxprune.rewrite import rewrite
 from onnxprune.statistics import collect
 
