@@ -13,6 +13,7 @@ merges them again; `infer` says what they make. It does so, too, for what `ai.on
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx
@@ -35,12 +36,15 @@ def attribute(node: NodeProto, name: str, default: Any) -> Any:
 # ---------------------------------------------------------------------------------------------- taken apart
 
 
+@dataclass(frozen=True)
 class _Parts:
     """The nodes in the place of one: what each makes gets a name of its own, and the last one's is the old name."""
 
-    def __init__(self, node: NodeProto, types: Types, opset: int, name: Callable[[str], str]) -> None:
-        self.node, self.types, self.opset, self.name = node, types, opset, name
-        self.nodes: list[NodeProto] = []
+    node: NodeProto
+    types: Types
+    opset: int
+    name: Callable[[str], str]
+    nodes: list[NodeProto] = field(default_factory=list)
 
     def add(self, op: str, inputs: Iterable[str], domain: str = "", **attrs: Any) -> str:
         """One more node; gives the name of what it makes. A layer keeps the name of the whole."""
@@ -116,6 +120,22 @@ def _fused_conv(parts: _Parts) -> None:
     _activate(parts, y, kind, dict(zip(PARAMETERS.get(kind, ()), given, strict=True)))
 
 
+def _channels_last(parts: _Parts) -> None:
+    """FusedConv between transpositions; of its weight [filters, ..., channels], too."""
+    x, weight, *others = parts.node.input
+    rank = parts.rank(x)
+    first, last = [0, rank - 1, *range(1, rank - 1)], [0, *range(2, rank), 1]
+    moved = [parts.add("Transpose", [name], perm=first) for name in (x, weight)]
+    if len(others) > 1 and others[1]:
+        others[1] = parts.add("Transpose", [others[1]], perm=first)
+    node = NodeProto()
+    node.CopyFrom(parts.node)
+    node.input[:] = [*moved, *others]
+    inner = replace(parts, node=node)
+    _fused_conv(inner)
+    parts.add("Transpose", [inner.nodes[-1].output[0]], perm=last)
+
+
 def _fused_gemm(parts: _Parts) -> None:
     """Gemm and the activation, whose attributes bear a prefix."""
     prefix = "activation_"
@@ -151,6 +171,21 @@ def _fused_matmul(parts: _Parts) -> None:
     parts.scaled(parts.add("MatMul", operands), attribute(parts.node, "alpha", 1.0))
 
 
+def _sum(parts: _Parts) -> None:
+    """The sum of a value, a bias and a shortcut."""
+    x, bias, shortcut = parts.node.input
+    parts.add("Add", [parts.add("Add", [x, bias]), shortcut])
+
+
+def _split_gelu(parts: _Parts) -> None:
+    """After a bias, the first half of the last axis times a function of the second half."""
+    attrs: dict[str, Any] = {"num_outputs": 2} if parts.opset >= 18 else {}
+    parts.add("Split", [parts.add("Add", parts.node.input)], axis=-1, **attrs)
+    half = parts.nodes[-1]
+    half.output.append(parts.name(f"{half.output[0]}_gate"))
+    parts.add("Mul", [half.output[0], parts.add("Gelu", [half.output[1]], DOMAIN)])
+
+
 def _bias_gelu(parts: _Parts) -> None:
     """The sum with a bias, and what the operator is without one."""
     kind = parts.node.op_type.removeprefix("Bias")
@@ -160,6 +195,10 @@ def _bias_gelu(parts: _Parts) -> None:
 APART: dict[str, Callable[[_Parts], None]] = {
     "Gemm": _gemm,
     "FusedConv": _fused_conv,
+    "NhwcConv": _channels_last,
+    "NhwcFusedConv": _channels_last,
+    "BiasAdd": _sum,
+    "BiasSplitGelu": _split_gelu,
     "FusedGemm": _fused_gemm,
     "FusedMatMul": _fused_matmul,
     "TransposeMatMul": _fused_matmul,
@@ -198,6 +237,8 @@ def unknown(node: NodeProto) -> str:
     """Why nothing passes through a node of an operator that no rule explains."""
     if node.domain == BLOCKED:
         return "works on blocks of channels, as ORT_ENABLE_ALL writes it; optimize with ORT_ENABLE_EXTENDED at most"
+    if node.domain == DOMAIN and node.op_type.startswith(QUANTIZED) and node.op_type != "QuickGelu":
+        return "has quantized weights or values; prune the floating-point model, then quantize"
     return "isn't a known operator"
 
 
@@ -214,7 +255,17 @@ LIKE_INPUT = {
     "SkipLayerNormalization",
     "SkipSimplifiedLayerNormalization",
     "RotaryEmbedding",
+    "MRotaryEmbedding",
+    "GroupNorm",
+    "SkipGroupNorm",
+    "Trilu",
+    *("Affine", "ImageScaler", "ParametricSoftplus", "Scale", "ScaledTanh"),
 }  # the first output is like the first input
+SUMS = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "SkipGroupNorm": 1}  # output like the first
+QUANTIZED = (
+    *("Q", "Quantize", "Dequantize", "DynamicQuantize", "GatherBlockQuantized", "MulInteger"),
+    *("MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "MatMulBlockQuantized", "MatMulInteger"),
+)  # how the names of operators on quantized values begin
 CLASSIC = "ai.onnx.ml"
 CLASSIC_LIKE_INPUT = {"Scaler": True, "Normalizer": True, "Imputer": False, "Binarizer": False}  # whether to float32
 
@@ -259,11 +310,28 @@ def _embedding(_: NodeProto, shapes: list[Shape]) -> dict[int, Shape]:
     return {0: whole, 1: shapes[0][:1], 2: whole}
 
 
+def _sampled(_: NodeProto, shapes: list[Shape]) -> dict[int, Shape]:
+    """[N, C, H, W] where the grid [N, H, W, 2] says."""
+    return {0: (*shapes[0][:2], *shapes[1][1:3])}
+
+
+def _decoder_attention(node: NodeProto, shapes: list[Shape]) -> dict[int, Shape]:
+    """As `_multi_head_attention`, but for the places of the past; one that is shared holds what is there now, too."""
+    given: list[Shape] = [*shapes, *[()] * 7][:7]
+    past = given[5]
+    if not attribute(node, "past_present_share_buffer", 0):
+        return _multi_head_attention(node, [*given[:5], (), past])
+    return _multi_head_attention(node, given[:3]) | ({1: past, 2: past} if past else {})
+
+
 MADE: dict[str, Callable[[NodeProto, list[Shape]], dict[int, Shape]]] = {
     "Attention": _attention,
     "MultiHeadAttention": _multi_head_attention,
     "GroupQueryAttention": _grouped_attention,
     "EmbedLayerNormalization": _embedding,
+    "DecoderMaskedMultiHeadAttention": _decoder_attention,
+    "GridSample": _sampled,
+    "MatMulNBits": lambda node, shapes: {0: (*shapes[0][:-1], attribute(node, "N", 1))},
 }
 
 
@@ -274,8 +342,8 @@ def infer(node: NodeProto, types: Types) -> dict[str, TypeProto]:
     """
     if node.domain in (*STANDARD, DOMAIN) and node.op_type in LIKE_INPUT:
         first = types[node.input[0]]
-        summed = {node.output[3]: first} if node.op_type.startswith("Skip") and len(node.output) > 3 else {}
-        return {node.output[0]: first} | summed
+        k = SUMS.get(node.op_type, 0)
+        return {node.output[0]: first} | ({node.output[k]: first} if k < len(node.output) else {})
     if node.domain == CLASSIC and node.op_type in CLASSIC_LIKE_INPUT:
         made_of = TypeProto()
         made_of.CopyFrom(types[node.input[0]])

@@ -1436,6 +1436,64 @@ case("convolution_on_blocks_of_channels", X, "float[N,4,8,8] y", """
     y = Conv(b, w3)
 """, w1=(8, 3, 1, 1), w2=(8, 8, 1, 1), w3=(4, 8, 1, 1), runs=False)  # fmt: skip
 
+case("images_with_channels_last", "float[N,4,4,3] x", "float[N,4,4,2] y", """
+    a = com.microsoft.NhwcConv<pads=[1,1,1,1]>(x, w1, b1)
+    s = com.microsoft.NhwcFusedConv<activation="Relu">(x, w2, "", a)
+    f = com.microsoft.NhwcConv<group=8>(a, w3)
+    n, q = com.microsoft.SkipGroupNorm<groups=2, epsilon=1.0e-5, activation=1>(f, g, b, s, b1)
+    z = Add(n, q)
+    c = com.microsoft.NhwcConv(z, w4)
+    m = com.microsoft.GroupNorm<groups=3, epsilon=1.0e-5, activation=0>(c, h, h)
+    y = com.microsoft.NhwcConv(m, w5)
+""", w1=(8, 3, 3, 3), b1=(8,), w2=(8, 1, 1, 3), w3=(8, 1, 1, 1), g=(8,), b=(8,), w4=(6, 1, 1, 8), h=(6,),
+    w5=(2, 1, 1, 6), runs=False)  # fmt: skip
+
+case("norm_groups_with_channels_first", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    m = GlobalAveragePool(x)
+    f = Flatten(m)
+    t = Gemm(f, w2)
+    n = com.microsoft.SkipGroupNorm<groups=2, channels_last=0, activation=1>(a, g, g, t)
+    y = Conv(n, w3)
+""", w1=(8, 3, 1, 1), w2=(3, 8), g=(8,), w3=(2, 8, 1, 1), runs=False)  # fmt: skip
+
+case("sums_and_gates_with_a_bias", "float[N,4,6] x", "float[N,4,3] y", """
+    a = MatMul(x, w1)
+    b = MatMul(x, w2)
+    c = com.microsoft.BiasAdd(a, b1, b)
+    d = MatMul(c, w3)
+    e = com.microsoft.BiasSplitGelu(d, b3)
+    y = MatMul(e, w4)
+""", w1=(6, 8), w2=(6, 8), b1=(8,), w3=(8, 10), b3=(10,), w4=(5, 3), opset=18, runs=False)  # fmt: skip
+
+case("quantized_weights_of_one_layer", "float[N,4,32] x", "float[N,4,3] y", """
+    a = MatMul(x, w1)
+    q = com.microsoft.MatMulNBits<K=32, N=16, bits=4, block_size=32>(a, packed, scales)
+    b = MatMul(q, w2)
+    r = Relu(b)
+    y = MatMul(r, w3)
+""", w1=(32, 32), packed=np.full((16, 1, 16), 0x59, np.uint8), scales=(16,), w2=(16, 8), w3=(8, 3))  # fmt: skip
+
+case("operators_before_their_first_version", X, "float[N,2,8,8] y", """
+    i = ImageScaler<scale=0.5, bias=[1.0, 2.0, 3.0]>(x)
+    a = Conv(i, w1)
+    b = Affine<alpha=0.5, beta=1.0>(a)
+    c = ParametricSoftplus<alpha=0.5, beta=1.0>(b)
+    d = Conv(c, w2)
+    e = ScaledTanh<alpha=0.5, beta=1.0>(d)
+    f = Scale<scale=0.5>(e)
+    y = Conv(f, w3)
+""", w1=(6, 3, 1, 1), w2=(4, 6, 1, 1), w3=(2, 4, 1, 1), opset=7, ir=4)  # fmt: skip
+
+case("triangles_and_places_of_a_library", "float[N,2,6,6] x", "float[N,2,6,6] y", """
+    a = Conv(x, w1)
+    t = com.microsoft.Trilu<upper=0>(a, one)
+    g = Conv(x, w2)
+    p = Transpose<perm=[0,2,3,1]>(g)
+    b = com.microsoft.GridSample(t, p)
+    y = Conv(b, w3)
+""", w1=(4, 2, 1, 1), one=np.asarray(1), w2=(2, 2, 1, 1), w3=(2, 4, 1, 1))  # fmt: skip
+
 case("fused_gemm", "float[N,5] x", "float[N,3] y", """
     a = com.microsoft.FusedGemm<activation="Relu", transB=1>(x, w1, b1)
     b = com.microsoft.FusedGemm<activation="LeakyRelu", activation_alpha=0.3, alpha=0.5, beta=2.0>(a, w2, b2)
@@ -1557,6 +1615,39 @@ case("fused_attention_with_a_past", "float[N,4,6] x, float[N,3,5,4] pk, float[N,
     a, k1, v1 = com.microsoft.MultiHeadAttention<num_heads=3>(q, k, v, "", "", "", pk, pv)
     y = MatMul(a, wo)
 """, wq=(6, 12), wk=(6, 12), wv=(6, 12), wo=(12, 3))  # fmt: skip
+
+case("fused_attention_of_a_decoder", "float[N,1,6] x, float[N,5,6] z", "float[N,1,3] y", """
+    q = MatMul(x, wq)
+    k0 = MatMul(z, wk)
+    k1 = Reshape(k0, heads)
+    k = Transpose<perm=[0,2,1,3]>(k1)
+    v0 = MatMul(z, wv)
+    v1 = Reshape(v0, heads)
+    v = Transpose<perm=[0,2,1,3]>(v1)
+    a = com.microsoft.DecoderMaskedMultiHeadAttention<num_heads=3>(q, k, v, "", "", "", "", "", "", "", b)
+    y = MatMul(a, wo)
+""", wq=(6, 12), wk=(6, 12), heads=[0, 0, 3, 4], wv=(6, 12), b=(36,), wo=(12, 3))  # fmt: skip
+
+case("fused_attention_of_a_decoder_with_a_past", "float[N,1,6] x, float[N,6] z, int32[1] n",
+     "float[N,1,3] y, float[N,2] s", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    e = MatMul(z, we)
+    pk = Reshape(e, heads)
+    pv = Relu(pk)
+    a, nk, nv = com.microsoft.DecoderMaskedMultiHeadAttention<num_heads=3, past_present_share_buffer=1>
+        (q, k, v, "", "", pk, pv, n)
+    y = MatMul(a, wo)
+    m = ReduceMean<axes=[2, 3], keepdims=0>(nv)
+    s = MatMul(m, ws)
+""", wq=(6, 12), wk=(6, 12), wv=(6, 12), we=(6, 72), heads=[0, 3, 6, 4], wo=(12, 3), ws=(3, 2))  # fmt: skip
+
+case("rotation_by_several_positions", "float[N,4,6] x, int64[3,N,4] p", "float[N,4,3] y", """
+    q = MatMul(x, wq)
+    r = com.microsoft.MRotaryEmbedding<num_heads=3, mrope_section=[1,1,2]>(q, p, cos, sin)
+    y = MatMul(r, wo)
+""", wq=(6, 24), cos=(16, 4), sin=(16, 4), wo=(24, 3))  # fmt: skip
 
 case("fused_attention_across", "float[N,4,6] x, float[N,5,6] z", "float[N,4,3] y", """
     q = MatMul(x, wq)

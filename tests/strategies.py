@@ -235,6 +235,21 @@ BLOCKS = [
           '$e, $n = com.microsoft.EmbedLayerNormalization($w, "", $words, $places, "", $g, $b); $u = Transpose'
           "<perm=[0,2,1]>($e); $y = Reshape($u, $r)", "o", since=17, s=[0, -1], r=[0, -1, SIZE, SIZE],
           words="c o", places="16 o", g="o", b="o"),
+    rows("$q = MatMul($x, $k); $n = Shape<start=0, end=2>($x); $m = Concat<axis=0>($three, $n); "
+         "$p = Expand($places, $m); "
+         "$y = com.microsoft.MRotaryEmbedding<num_heads=2, mrope_section=[1,1,0]>($q, $p, $cos, $sin)", gives="8",
+         since=17, k="c 8", three=[3], places=[*range(SIZE**2)], cos="16 2", sin="16 2"),
+    block("$g = GlobalAveragePool($x); $f = Flatten($g); $u = Unsqueeze($f, $one); $q = MatMul($u, $kq); "
+          "$r = Reshape($x, $flat); $t = Transpose<perm=[0,2,1]>($r); $k = MatMul($t, $kk); $l = Reshape($k, $heads); "
+          "$m = Transpose<perm=[0,2,1,3]>($l); $v = Relu($m); $a = com.microsoft.DecoderMaskedMultiHeadAttention"
+          "<num_heads=2>($q, $m, $v); $p = Transpose<perm=[0,2,1]>($a); $w = Unsqueeze($p, $last); "
+          "$y = Expand($w, $image)", "2o", since=17, kq="c 2o", kk="c 2o", one=[1], last=[3], flat=[0, "c", SIZE**2],
+          heads=[0, SIZE**2, 2, "o"], image=[1, 1, SIZE, SIZE]),
+    rows("$y = com.microsoft.Trilu($x)", since=17),
+    block("$k = Conv($x, $w); $t = Transpose<perm=[0,2,3,1]>($k); $u = Tanh($t); "
+          "$y = com.microsoft.GridSample($x, $u)", since=17, w="2 c 1 1"),
+    block("$p = Affine<alpha=0.5, beta=1.0>($x); $q = ParametricSoftplus<alpha=0.5, beta=1.0>($p); "
+          "$r = ScaledTanh<alpha=0.5, beta=1.0>($q); $y = Scale<scale=0.5>($r)", until=9),
     block('$y = com.microsoft.FusedConv<activation="Relu">($x, $k, $b)', "o", since=17, k="o c 1 1", b="o"),
     block('$t = Flatten($x); $g = com.microsoft.FusedGemm<activation="Relu", transB=1>($t, $k, $b); '
           "$y = Reshape($g, $s)", "o", since=17, k="16o 16c", b="16o", s=[0, "o", SIZE, SIZE]),

@@ -15,6 +15,7 @@ STANDARDIZED = {s.name for s in onnx.defs.get_all_schemas_with_history() if s.do
 RULED = {name for domain, name in RULES if domain == ""}
 DYNAMIC = {"DynamicQuantizeLinear"}  # quantizes the inputs of integer layers, which are refused
 EXTERNAL = {"SimplifiedLayerNormalization"}  # onnxruntime puts it into the domain of ONNX
+EXTERNAL |= {"Affine", "ParametricSoftplus", "Scale", "ScaledTanh"}  # experiments of the oldest versions that it knows
 
 
 def test_every_operator_of_onnx_is_decided():

@@ -71,6 +71,7 @@ def keeps_sums(v: Visit) -> bool:
 
 @rule(*UNARY, commutes=keeps_sums)
 @rule("Gelu", "QuickGelu", "FastGelu", domain=DOMAIN)
+@rule("Affine", "ParametricSoftplus", "Scale", "ScaledTanh")  # of ONNX before its first version, as converters wrote it
 def unary(v: Visit) -> None:
     """The ids of the input."""
     v.set(v.ids(0, lanes=True))

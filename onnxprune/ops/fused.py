@@ -124,6 +124,22 @@ def _bias(v: Visit, i: int, heads: Ids) -> None:
         v.tie(part.reshape(len(heads), -1), heads[:, None])
 
 
+@rule("DecoderMaskedMultiHeadAttention", domain=DOMAIN, shrink=shrink_attention)
+def decoder_attention(v: Visit) -> None:
+    """One query for each row of the batch, on keys and values apart; those of the past lie side by side."""
+    count = v.attr("num_heads")
+    heads = v.united([_heads(v, i, count) for i in range(3) if v.has(i)])
+    for i in (5, 6):
+        if v.has(i):
+            v.tie(v.channels(i, 1), heads)
+    if v.has(10):
+        _bias(v, 10, heads)
+    mask(v, 4, heads)
+    set_heads(v, heads, 2)
+    for k in (1, 2, 3):
+        set_heads(v, heads, 1, k)
+
+
 @rule("GroupQueryAttention", domain=DOMAIN, shrink=shrink_attention)
 def grouped_attention(v: Visit) -> None:
     """A head of keys and values goes with all heads of queries that share it; the three come apart or packed."""
@@ -165,7 +181,7 @@ def shrink_rotation(cut: Cut) -> None:
 
 
 @rule("RotaryEmbedding", shrink=shrink_rotation)
-@rule("RotaryEmbedding", domain=DOMAIN, shrink=shrink_rotation)
+@rule("RotaryEmbedding", "MRotaryEmbedding", domain=DOMAIN, shrink=shrink_rotation)
 def rotation(v: Visit) -> None:
     """Turns pairs of channels of a head, so that heads stay whole; the angles are the same for all heads."""
     only(v, 0, *((1, 3) if len(v.shape(0)) == 4 else (2,)))

@@ -10,9 +10,10 @@ from onnx import NodeProto
 from onnxprune.contrib import DOMAIN
 from onnxprune.graph import Graph, attributes, key
 from onnxprune.ops.elementwise import combine
+from onnxprune.ops.layers import bias
 from onnxprune.ops.linear import Float
 from onnxprune.ops.reductions import mix
-from onnxprune.ops.registry import Cut, Visit, rule
+from onnxprune.ops.registry import Cut, View, Visit, rule
 
 
 def batchnorm_affine(graph: Graph, node: NodeProto, i: int, axis: int, rank: int) -> tuple[Float, Float] | None:
@@ -73,6 +74,34 @@ def groupnorm(v: Visit) -> None:
         else:
             v.freeze(channels, "reads its parameters from another node")
     v.set_channels(channels)
+
+
+def shrink_groupnorm_of_images(cut: Cut) -> None:
+    """The number of norm groups follows."""
+    y, axis = key(cut.node), _image_axis(cut.view)
+    cut.set_attr("groups", cut.attrs["groups"] * cut.kept(y)[axis] // cut.shape(y)[axis])
+
+
+def _image_axis(v: View) -> int:
+    return 3 if v.attr("channels_last", 1) else 1
+
+
+@rule("GroupNorm", "SkipGroupNorm", domain=DOMAIN, shrink=shrink_groupnorm_of_images)
+def groupnorm_of_images(v: Visit) -> None:
+    """The channels of a norm group go together; a shortcut [N, H, W, C], [N, 1, 1, C] or [N, C] may be added first."""
+    axis, count = _image_axis(v), v.attr("groups")
+    channels = v.channels(0, axis)
+    groups = v.gather(channels.reshape(count, -1), {1}, f"mixes all {len(channels)} channels").ravel()
+    channels = np.repeat(groups, len(channels) // count)
+    for i in (1, 2, 4):
+        if v.has(i):
+            bias(v, i, channels)
+    if v.has(3):
+        v.notes.sums.append((v.ids(0), v.ids(3)))
+        v.tie(v.channels(3, axis if len(v.shape(3)) == 4 else 1), channels)
+    for k in range(len(v.node.output)):
+        if v.node.output[k]:
+            v.set_channels(channels, axis, k)
 
 
 @rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")

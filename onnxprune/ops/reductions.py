@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.contrib import DOMAIN
 from onnxprune.ids import Ids
 from onnxprune.ops.registry import Visit, rule
 
@@ -67,6 +68,7 @@ def accumulate(v: Visit) -> None:
 
 
 @rule("Trilu")
+@rule("Trilu", domain=DOMAIN)
 def triangle(v: Visit) -> None:
     """Zeroes the elements on one side of a diagonal of the last two axes."""
     rank = len(v.shape(0))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxprune.contrib import DOMAIN
 from onnxprune.graph import key
 from onnxprune.ids import Ids
 from onnxprune.ops.choice import pads
@@ -88,6 +89,7 @@ def resize(v: Visit) -> None:
 
 
 @rule("GridSample", "RoiAlign", "MaxRoiPool")
+@rule("GridSample", domain=DOMAIN)
 def sample(v: Visit) -> None:
     """Reads places of space that other inputs name, which stay; channel by channel."""
     v.set_channels(v.channels(0, 1))
