@@ -2986,6 +2986,42 @@ case("einsum_of_split_heads", "float[N,4,6] x", "float[N,4,3] y", """
     y = MatMul(o, wo)
 """, wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 3, 2], turn=(3, 2, 2), join=[0, 4, 6], wo=(6, 3))  # fmt: skip
 
+case("heads_pooled_along_the_batch", "float[N,4,6] x", "float[N,4,3] y", """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    v0 = MatMul(x, wv)
+    q1 = Reshape(q0, heads)
+    k1 = Reshape(k0, heads)
+    v1 = Reshape(v0, heads)
+    q = Transpose<perm=[0,2,1,3]>(q1)
+    k = Transpose<perm=[0,2,1,3]>(k1)
+    v = Transpose<perm=[0,2,1,3]>(v1)
+    t = Transpose<perm=[0,1,3,2]>(k)
+    size = Shape(t)
+    n = Gather(size, at0)
+    h = Gather(size, at1)
+    nh = Mul(n, h)
+    nh1 = Unsqueeze(nh, axis0)
+    n1 = Unsqueeze(n, axis0)
+    h1 = Unsqueeze(h, axis0)
+    map = Concat<axis=0>(nh1, places)
+    m = Reshape(t, map)
+    p = Conv<group=2, pads=[1,1,1,1]>(m, wp, bp)
+    rows = Concat<axis=0>(n1, h1, flat)
+    r = Reshape(p, rows)
+    s = Transpose<perm=[0,1,3,2]>(r)
+    z = LayerNormalization(s, gamma, beta)
+    u = Transpose<perm=[0,1,3,2]>(z)
+    l = MatMul(q, u)
+    a = Softmax<axis=-1>(l)
+    o = MatMul(a, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o)
+    o2 = Reshape(o1, join)
+    y = MatMul(o2, wo)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 3, 2], at0=np.asarray(0), at1=np.asarray(1), axis0=[0],
+    places=[2, 2, 2], wp=(2, 1, 3, 3), bp=(2,), flat=[2, -1], gamma=(2,), beta=(2,), join=[0, 4, 6],
+    wo=(6, 3))  # fmt: skip
+
 case("einsum_of_relative_positions", "float[N,4,6] x, int64[2,2] at", "float[N,4,3] y", """
     q0 = MatMul(x, wq)
     k0 = MatMul(x, wk)

@@ -153,16 +153,18 @@ def passes_scale(graph: Graph, node: NodeProto) -> bool:
 @rule("Clip")
 def clip(v: Visit) -> None:
     """Its bounds are scalars."""
-    v.set(recounted(v, v.ids(0)))
+    number = calculated(v)
+    v.set(v.ids(0) if number is None else number)
 
 
-def recounted(v: Visit, ids: Ids) -> Ids:
-    """Ids of a result; where that is calculated from numbers of channels, it is no such number any more."""
+def calculated(v: Visit) -> Ids | None:
+    """Ids of what is calculated from numbers of channels, and is no such number any more; None of anything else."""
     sizes = [v.ids(i) for i in range(len(v.node.input)) if v.has(i) and v.ids(i).any()]
     if v.node.output[0] not in v.probe.values or not sizes or not all(map(v.ledger.sizes, sizes)):
-        return ids
+        return None
     number = v.ledger.derived(("derived", v.index), np.concatenate([one.ravel() for one in sizes]))
-    return np.where(ids == 0, 0, number)
+    concerned = np.any(np.broadcast_arrays(np.zeros((1,) * len(v.out_shape()), bool), *(ids > 0 for ids in sizes)), 0)
+    return np.where(concerned, number, 0)
 
 
 def add_affine(graph: Graph, node: NodeProto, i: int, axis: int, rank: int) -> Affine:
@@ -252,6 +254,8 @@ def combine(v: Visit) -> Ids:
     length along the axis within them only, keeps heads whole. A constant has ids of its own on the axis along which
     channels vary; where it alone has more than one element, it makes the channels.
     """
+    if (number := calculated(v)) is not None:
+        return number
     shape = v.out_shape()
     operands = [i for i in range(len(v.node.input)) if v.has(i)]
     active = [i for i in operands if not v.static(i)]
@@ -275,7 +279,7 @@ def combine(v: Visit) -> Ids:
         for axis in varies:
             if lengths[i][axis] > 1:
                 result = _tie_constant(v, i, axis, result)
-    return recounted(v, result)
+    return result
 
 
 def crossed(ids: dict[int, Ids]) -> bool:

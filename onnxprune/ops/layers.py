@@ -89,8 +89,12 @@ def weights_fixed(v: Visit, i: int = 1) -> bool:
 
 @rule("Conv", "ConvTranspose", linear=conv_linear, shrink=shrink_conv, commutes=in_one_group)
 def conv(v: Visit) -> None:
-    """Contracts the channels of its input group by group, makes those of its output; depthwise filters pass through."""
-    if not weights_fixed(v) or (pointwise(v) and passes(v, v.ids(0), 1, 1)):
+    """Contracts the channels of its input group by group, makes those of its output; depthwise filters pass through.
+
+    So do heads that lie along the batch.
+    """
+    alike = all(n == 1 for n in v.ids(0).shape[2:]) or pointwise(v)
+    if not weights_fixed(v) or (alike and passes(v, v.ids(0), 1, 1)):
         return
     x = v.channels(0, 1)
     y = filters(v, x, v.node.op_type == "ConvTranspose")
