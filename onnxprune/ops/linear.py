@@ -30,7 +30,7 @@ from onnxprune.ops.window import Window
 Float = NDArray[np.float64]
 Ints = NDArray[np.int64]
 FLOATS = {"float16", "bfloat16", "float32", "float64"}
-WIDEST = 6000  # rows of a Gram matrix up to which layers are refitted: it takes 8 N² bytes
+WIDEST = 8192  # rows of a Gram matrix up to which layers are refitted: it takes 8 N² bytes
 
 
 Tensors = Callable[["Linear"], tuple[Float, Float]]
