@@ -76,6 +76,8 @@ def collect_activity(
     """Activity of the channels of each group, over all its activations: group name -> shares."""
     places = {g.name: [(v, where) for v in activations(coupling, g) if (where := _place(coupling, v))] for g in groups}
     axes = {value: own for found in places.values() for value, (own, _) in found}
+    if not axes:  # nothing to count: a model needs an output
+        return {g.name: _of_group(g, []) for g in groups}
     session = runtime.session(Model(_counting(coupling.graph, axes), coupling.graph.arrays))
     sums: dict[str, Float] = {}
     samples = 0
@@ -131,6 +133,8 @@ def _count(model: ModelProto, graph: Graph, value: str, others: Sequence[int]) -
         return helper.make_node(kind, [f"{value}/{n}" if n else value for n in inputs], [f"{value}/{output}"], **attrs)
 
     def mean(source: str, output: str, over: Sequence[int]) -> NodeProto:
+        if not over:
+            return node("Identity", [source], output)
         if graph.opset < 18:
             return node("ReduceMean", [source], output, axes=list(over), keepdims=0)
         constant(f"{output}/axes", np.asarray(over, np.int64))

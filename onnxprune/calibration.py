@@ -199,7 +199,7 @@ def synthetic(inputs: Sequence[Input], *, count: int, seed: int = 0, shapes: sou
     """
     if count < 1:
         raise UsageError(f"can't make up {count} samples: give at least 1")
-    sized = [sources.filled(item) for item in sources.pinned(inputs, shapes or {})]
+    sized = sources.filled(sources.pinned(inputs, shapes or {}))
     batchable = sources.joins(inputs)
     chunks = [Chunk("synthetic data", partial(_made_up, sized, batchable, seed, n)) for n in range(count)]
     return replace(_survey_alike(chunks, sized, PLAIN), origin="synthetic", batchable=batchable)

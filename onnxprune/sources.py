@@ -4,7 +4,7 @@ Every source becomes chunks. A chunk reads, whenever it is asked, as one array p
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -121,15 +121,20 @@ def pinned(inputs: Sequence[Input], shapes: Shapes) -> tuple[Input, ...]:
     return tuple(item.sized(shape) if shape else item for item, shape in zip(inputs, known, strict=True))
 
 
-def filled(item: Input) -> Input:
-    """The input with a default for every size that is still symbolic."""
-    if item.shape is None:
-        raise DataError(f"{item}: the model declares no shape, choose one with --input-shapes")
-    sizes = [16] * len(item.shape)
-    if picture := item.picture():
-        sizes[-3:] = (picture.channels, 224, 224) if picture.first else (224, 224, picture.channels)
-    sizes = [1 if "batch" in str(d).lower() else size for d, size in zip(item.shape, sizes, strict=True)]
-    return item.sized(tuple(d if isinstance(d, int) else size for d, size in zip(item.shape, sizes, strict=True)))
+def filled(inputs: Iterable[Input]) -> list[Input]:
+    """The inputs with a default for every size that is still symbolic: for all of one name that of the first one."""
+    found, named = list[Input](), dict[str, int]()
+    for item in inputs:
+        if item.shape is None:
+            raise DataError(f"{item}: the model declares no shape, choose one with --input-shapes")
+        sizes = [16] * len(item.shape)
+        if picture := item.picture():
+            sizes[-3:] = (picture.channels, 224, 224) if picture.first else (224, 224, picture.channels)
+        pairs = list(zip(item.shape, sizes, strict=True))
+        named = {d: 1 if "batch" in d.lower() else size for d, size in pairs if isinstance(d, str)} | named
+        known = (named.get(d, size) if isinstance(d, str) else size if d is None else d for d, size in pairs)
+        found.append(item.sized(tuple(known)))
+    return found
 
 
 def _batches(inputs: Sequence[Input]) -> set[int | str | None]:

@@ -215,6 +215,33 @@ case("stack_of_matrices", "float[2,4,6] x", "float[2,4,3] y", """
     y = MatMul(b, w3)
 """, w1=(6, 8), w2=(2, 8, 7), w3=(1, 7, 3))  # fmt: skip
 
+case("stack_of_matrices_for_heads", "float[N,5,6] x", "float[N,2,3] y", """
+    k0 = MatMul(x, wk)
+    v0 = MatMul(x, wv)
+    k1 = Reshape(k0, apart)
+    k = Transpose<perm=[0,2,3,1]>(k1)
+    v1 = Reshape(v0, apart)
+    v = Transpose<perm=[0,2,1,3]>(v1)
+    s = MatMul(queries, k)
+    p = Softmax<axis=-1>(s)
+    a = MatMul(p, v)
+    b = MatMul(a, each)
+    t = Transpose<perm=[0,2,1,3]>(b)
+    r = Reshape(t, together)
+    y = MatMul(r, wo)
+""", wk=(6, 12), wv=(6, 12), apart=[0, 0, 3, 4], queries=(1, 3, 2, 4), each=(3, 4, 4), together=[0, 0, 12],
+    wo=(12, 3))  # fmt: skip
+
+case("vectors", "float[6] x", "float[3] y", """
+    a = MatMul(x, w1)
+    r = Relu(a)
+    b = MatMul(w2, r)
+    s = Relu(b)
+    c = MatMul(s, v)
+    d = Mul(s, c)
+    y = MatMul(d, w3)
+""", w1=(6, 8), w2=(5, 8), v=(5,), w3=(5, 3))  # fmt: skip
+
 # ------------------------------------------------------------------------------------------------ flattening
 
 case("lenet_flatten", X, "float[N,3] y", """
@@ -1532,7 +1559,7 @@ case("fused_matmul", "float[2,3,4,6] x", "float[5,2,7,3] y", """
     y = com.microsoft.TransposeMatMul<transA=1>(i, w7)
 """, w1=(6, 7), w2=(5, 7), w3=(4, 8), w4=(3, 5, 8, 6), w5=(5, 2, 3, 7), w6=(7, 5, 2, 6), w7=(6, 3))  # fmt: skip
 
-case("fused_matmul_over_words", "float[N,4,6] x", "float[N,5,3] y", """
+case("fused_matmul_over_words", "float[N,4,6] x", "float[N,6,3] y", """
     a = com.microsoft.FusedMatMul<transA=1>(x, w1)
     b = Relu(a)
     c = com.microsoft.FusedMatMul(b, w2)

@@ -94,3 +94,19 @@ def test_channels_last_and_streams():
     np.testing.assert_allclose(found.zeros, (value == 0).mean((0, 1)), atol=1e-6)
     block = models.coupled(models.residual("identity"))
     assert activations(block, block.by_name["stem"]) == ["r0", "r", "f"]  # behind the sums
+
+
+def test_nothing_to_count():
+    """Heads have no activation of their own, so there may be none at all."""
+    coupling = models.coupled(models.mlp())
+    feeds = models.feeds(models.mlp(), 8)
+    assert collect_activity(coupling, [], feeds, models.RUNTIME) == {}
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_values_of_one_axis(opset):
+    case = CASES["vectors"]
+    model = Case("vectors", case.inputs, case.outputs, case.body, case.weights, opset=opset).model()
+    coupling, feed = models.coupled(model), case.feed()
+    activity = collect_activity(coupling, coupling.groups, [feed], models.RUNTIME)["a"]
+    np.testing.assert_array_equal(activity.zeros, models.values(model, feed, ["r"])["r"] == 0)

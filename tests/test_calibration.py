@@ -427,6 +427,12 @@ def test_synthetic_batches_off_axis_0():
     assert synthetic(inputs, count=3, shapes={"data": (8, 4)}).feed([1])["state"].shape == (2, 1, 4)
 
 
+def test_one_symbolic_size_has_one_default():
+    """Though one of the inputs would be an image, the other not."""
+    feed = synthetic([floats(("S", "N", 5)), floats((1, "N", 6), "state")], count=2).feed([0])
+    assert feed["data"].shape[1] == feed["state"].shape[1] == 16
+
+
 def test_shapes_choose_symbolic_sizes_wherever_their_names_recur():
     ids, mask = Input("ids", I64, ("N", "seq")), Input("mask", I64, ("N", "seq"))
     feed = synthetic([ids, mask], count=3, shapes={"ids": (8, 5)}).feed(range(3))

@@ -108,6 +108,12 @@ def test_matmul_is_a_product_from_the_left(shape, extra):
     agrees(Case("matmul", f"float[{shape}] x", f"float[{out}] y", "y = MatMul(w, x)", {"w": weight}))
 
 
+@pytest.mark.parametrize("weight", [(5, 6), (6, 5)])
+def test_matmul_of_a_vector_is_a_product(weight):
+    product = "y = MatMul(x, w)" if weight == (5, 6) else "y = MatMul(w, x)"
+    agrees(Case("matmul", "float[5] x", "float[6] y", product, {"w": weight}))
+
+
 @pytest.mark.parametrize("shape", ["N,5", "N,4,5", "N,2,3,5"])
 @pytest.mark.parametrize("extra", [0, 1])
 def test_matmul_is_a_product(shape, extra):

@@ -210,7 +210,7 @@ def gemm(v: Visit) -> None:
 
 def product(v: Visit, read: int, write: int, axis: int, weight: int = 1) -> None:
     """Gemm or MatMul by a constant matrix, input `weight`, that contracts `axis` of the other input."""
-    out = len(v.out_shape()) - 2 + weight
+    out = max(len(v.out_shape()) - 2 + weight, 0)
     if passes(v, v.ids(1 - weight), axis, out):
         return
     v.tie(v.contracted(1 - weight, axis), v.parameter(weight, read, "reader"))
@@ -245,7 +245,7 @@ def matmul_linear(graph: Graph, index: int) -> Linear | None:
     if not v.static(weight):
         return None
     array, rank = graph.array(v.name(weight)), len(graph.shapes.get(v.name(1 - weight), ()))
-    if not floating(array) or not 2 <= array.ndim <= rank or np.prod(array.shape[:-2]) != 1:
+    if not floating(array) or not 2 <= array.ndim <= max(rank, 2) or np.prod(array.shape[:-2]) != 1:
         return None
     square: Float = graph.numbers(v.name(weight)).reshape(array.shape[array.ndim - 2 :])
     matrix, plain = (square, by_rows) if weight else (square.T, by_columns)
@@ -253,9 +253,9 @@ def matmul_linear(graph: Graph, index: int) -> Linear | None:
 
     def tensors(linear: Linear) -> tuple[Float, Float]:
         tensor, offset = plain(linear)
-        return tensor.reshape(shape + tensor.shape), offset if weight else offset[:, None]
+        return tensor.reshape(shape + tensor.shape), offset if weight or rank == 1 else offset[:, None]
 
-    names, axis = (v.name(1 - weight), key(v.node), v.name(weight), ""), weight - 2
+    names, axis = (v.name(1 - weight), key(v.node), v.name(weight), ""), max(weight - 2, -rank)
     return Linear(index, key(v.node), *names, matrix[None], np.zeros(matrix.shape[1]),
                   axis=axis, out_axis=axis, weight_at=weight, bias_at=0, tensors=tensors)  # fmt: skip
 
@@ -264,7 +264,7 @@ def matmul_linear(graph: Graph, index: int) -> Linear | None:
 def matmul(v: Visit) -> None:
     """By a constant matrix on the right: contracts the last axis, makes a new one; on the left: the last but one.
 
-    The product of two activations is that of attention.
+    The product of two activations is that of attention. A vector has one axis, whatever the side.
     """
     if not v.static(0) and not v.static(1):
         v.set(multiply(v, v.ids(0), v.ids(1)))
@@ -273,9 +273,27 @@ def matmul(v: Visit) -> None:
     if not weights_fixed(v, weight):
         return
     shape, ids = v.shape(weight), v.ids(x)
-    if len(shape) < 2 or np.prod(shape[:-2]) != 1 or ids.ndim < 2:
-        v.freeze_all("multiplies by a stack of matrices or a vector")
+    if len(shape) < 2:
+        v.freeze_all("multiplies by a constant vector")
+        return
+    if np.prod(shape[:-2]) != 1:
+        stack(v, weight, x)
         return
     rows, columns = len(shape) - 2, len(shape) - 1
     read, write = (rows, columns) if weight else (columns, rows)
-    product(v, read, write, ids.ndim - 2 + weight, weight)
+    product(v, read, write, max(ids.ndim - 2 + weight, 0), weight)
+
+
+def stack(v: Visit, weight: int, x: int) -> None:
+    """The product with a stack of matrices, as queries that are constants: heads along an axis of it have one each."""
+    shape, rank, ids = v.shape(weight), len(v.out_shape()), v.ids(x)
+    heads = [axis - ids.ndim for axis in range(ids.ndim - 2) if ids.shape[axis] > 1]
+    if not heads:
+        v.freeze_all("multiplies by a stack of matrices")
+        return
+    whole = v.unite(ids, (-2, -1))
+    for axis in heads:
+        if -axis <= len(shape) and shape[axis] > 1:
+            own = v.parameter(weight, len(shape) + axis)
+            v.tie(whole, own.reshape([-1 if a - ids.ndim == axis else 1 for a in range(ids.ndim)]))
+    v.set(whole.reshape((1,) * (rank - ids.ndim) + whole.shape))
