@@ -14,14 +14,14 @@ from onnx import NodeProto, TensorProto
 
 from onnxprune.bodies import subgraphs
 from onnxprune.graph import Graph
-from onnxprune.nodes import RANDOM
+from onnxprune.nodes import RANDOM, attributes
 
 FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE)
 CHOICES = {"ArgMax", "ArgMin", "TopK", "NonZero", "Unique", "Compress", "NonMaxSuppression"}  # which, and how many
 JUMPS = CHOICES | {
     *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"),
-    *("Floor", "Ceil", "Round", "Sign", "Hardmax", "OneHot", "RoiAlign"),
-}
+    *("Floor", "Ceil", "Round", "Sign", "Hardmax", "OneHot", "RoiAlign", "Cast"),
+}  # a Cast to integers
 
 
 class Decisions(NamedTuple):
@@ -56,8 +56,9 @@ def decisions(graph: Graph, jumps: Collection[str] = JUMPS) -> Decisions:
 
 
 def _operators(node: NodeProto) -> set[str]:
-    """The operators of a node and of its bodies."""
-    return {node.op_type}.union(*(_operators(inner) for body in subgraphs(node) for inner in body.node))
+    """The operators of a node and of its bodies; a Cast to floating-point numbers is none."""
+    own = {node.op_type} if node.op_type != "Cast" or attributes(node).get("to") not in FLOATS else set[str]()
+    return own.union(*(_operators(inner) for body in subgraphs(node) for inner in body.node))
 
 
 def _weighs(graph: Graph, name: str) -> bool:

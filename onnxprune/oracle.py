@@ -69,7 +69,7 @@ def check(coupling: Coupling, plan: Plan, pruned: Model | ModelProto, feeds: Ite
     expected = kept(_values(full, points, feeds, decided, taken))
     verdicts = _verdicts(expected, _values(pruned, points, feeds, decided, kept(taken)), points)
     if any(not v.ok for v in verdicts):
-        moved = _values(full, points, [_moved(feed) for feed in feeds], decided, taken)
+        moved = _values(full, points, list(map(_moved, feeds)), decided, list(map(_moved, taken)))
         amplified = _verdicts(expected, kept(moved), points)
         verdicts = [v if v.ok else _excused(v, a.max_abs_diff) for v, a in zip(verdicts, amplified, strict=True)]
         verdicts = [v for v in verdicts if v.rounding < LARGEST] or verdicts
@@ -94,7 +94,7 @@ def _excused(verdict: Verdict, rounding: float) -> Verdict:
 
 
 def _moved(feed: Mapping[str, Array]) -> dict[str, Array]:
-    """The inputs, floating-point numbers moved by a millionth of their size up or down."""
+    """Inputs, or what was taken over: floating-point numbers moved by a millionth of their size up or down."""
     rng = np.random.default_rng(0)
     return {
         name: x * (1 + MOVED * rng.choice([-1, 1], x.shape)).astype(x.dtype) if x.dtype.kind == "f" else x

@@ -115,7 +115,8 @@ class Walk:
         own, made = self._drifting(nodes)
         wanted = [name for name in made if self._alive(name)]
         beside = {name for i in own for name in self.graph.reads(self.graph.nodes[i])} if wanted else set[str]()
-        self.recall(nodes, beside - self.drifted)
+        tails = [tail for i in nodes for linear in self.renewed.get(i, ()) for tail in linear.tail]
+        self.recall([*nodes, *tails], beside - self.drifted)  # what a renewed layer makes is known of both at its turn
         if wanted:
             self._run(part(self, self.graph, own, wanted, self.renewed, self.mask), self.pruned, wanted)
         for batch in (*self.original, *self.pruned):

@@ -496,6 +496,31 @@ def test_a_model_that_finds_nothing_is_pruned_all_the_same(method):
     assert np.isfinite(RUNTIME.session(result.model).run(feed)["y"]).all()
 
 
+@pytest.mark.parametrize("edge", [1e9, 0.0])
+def test_convolutions_behind_a_choice_of_maps(edge):
+    body = """
+        a = Conv(x, w1)
+        f = Relu(a)
+        g = GlobalAveragePool(f)
+        v = Flatten(g)
+        s = MatMul(v, w2)
+        c = Greater(s, edge)
+        n = NonZero(c)
+        t = Transpose(n)
+        i = Gather<axis=1>(t, zero)
+        p = Gather(f, i)
+        b = Conv<pads=[1, 1, 1, 1]>(p, w3)
+        k = Relu(b)
+        y = Conv(k, w4)"""
+    shapes = {"w1": (8, 3, 1, 1), "w2": (8, 1), "w3": (8, 8, 3, 3), "w4": (2, 8, 1, 1)}
+    model = build("float[N,3,5,5] x", "float[K,2,5,5] y", body, {**shapes, "edge": np.float32([edge]), "zero": 0})
+    feed = {"x": np.random.default_rng(1).normal(size=(40, 3, 5, 5)).astype(np.float32)}
+    result = prune(model, target="params=0.3", calibration=feed, measure_latency=False)
+    assert result.report.surgery_check["ok"]
+    assert {g.name for g in result.report.groups if g.kept < g.channels} == {"a", "b"}
+    assert np.isfinite(RUNTIME.session(result.model).run(feed)["y"]).all()
+
+
 def test_data_decide_how_many_rows_there_are():
     case = CASES["rows_that_data_choose"]
     coupling = of(case.model())

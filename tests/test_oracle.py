@@ -81,6 +81,8 @@ def points(body: str, outputs: str, **weights) -> set[str]:
 def test_comparisons_are_in_front_of_jumps():
     assert points("y = Relu(x)", "float[N,3,8,8] y") == {"y"}
     assert points("a = Relu(x)\ny = ArgMax<axis=1>(a)", "int64[N,1,8,8] y") == {"a"}
+    assert points("a = Relu(x)\ni = Cast<to=7>(a)\ny = Cast<to=1>(i)", "float[N,3,8,8] y") == {"a", "y"}
+    assert points("a = Relu(x)\ni = Cast<to=10>(a)\ny = Cast<to=1>(i)", "float[N,3,8,8] y") == {"y"}
     assert points("a = Relu(x)\ny = Softmax(a)", "float[N,3,8,8] y") == {"a"}
     assert points("a = Relu(x)\nb = Floor(a)\ny = Neg(b)", "float[N,3,8,8] y") == {"a", "y"}
     assert points("a = Relu(x)\nb = RandomNormalLike(a)\nc = Neg(a)\ny = Add(c, b)", "float[N,3,8,8] y") == {"a", "y"}

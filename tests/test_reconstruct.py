@@ -545,3 +545,26 @@ def test_nothing_moves_between_convolution_groups():
     flags[0] = False
     found = fitting.taken_over(linear, flags, [(rows[[0]], rows[[11]], np.array([2.0]))], None)
     np.testing.assert_array_equal(found.matrix, fitting.masked(linear, flags).matrix)
+
+
+def test_a_sum_of_branches_of_equal_depth_is_fitted_to():
+    """The first branch ends in a bias behind its layer, which the second one's last layer finds renewed, and drifted."""
+    body = """
+        v = MatMul(x, w1)
+        m = MatMul(v, w2)
+        a = Add(m, b2)
+        h = MatMul(x, w3)
+        r = Relu(h)
+        c = MatMul(r, w4)
+        s = Add(a, c)
+        y = MatMul(s, w5)"""
+    weights = {"w1": (6, 8), "w2": (8, 5), "b2": (5,), "w3": (6, 8), "w4": (8, 5), "w5": (5, 3)}
+    model = models.build("float[N,6] x", "float[N,3] y", body, weights)
+    x = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
+    coupling = models.coupled(model)
+    keep = {name: np.arange(6) for name in ("v", "h")}
+    found = front_to_back(coupling, keep, [[{"x": x}]], 60, models.RUNTIME)
+    assert {"m", "c"} <= found.keys()
+    pruned = rewrite(coupling, Plan(keep, {name: one.weights for name, one in found.items()}))
+    error = [models.values(m, {"x": x})["y"] for m in (model, pruned)]
+    assert np.square(error[0] - error[1]).sum() < 0.3 * np.square(error[0]).sum()

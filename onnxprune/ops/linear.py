@@ -244,7 +244,7 @@ class Linear:
     def gather(self, x: Array, index: Ints) -> Array:
         """The elements of x at flat places `index` [P, taps], on all channels: what the appended nodes compute."""
         if self.window:
-            return x.reshape(*x.shape[:2], -1)[:, :, index.ravel()]
+            return x.reshape(*x.shape[:2], prod(x.shape[2:]))[:, :, index.ravel()]
         return x.transpose(self.order(x.ndim)).reshape(-1, self.channels)[index.ravel()]
 
     def sample(self, x: Array, y: Shape, positions: Ints) -> Array:
@@ -255,7 +255,7 @@ class Linear:
     def outputs(self, y: Array, positions: Ints) -> Array:
         """Rows [samples * P, channels] of a value of the output's shape at the output positions."""
         if self.window:
-            flat = y.reshape(*y.shape[:2], -1)[:, :, positions]
+            flat = y.reshape(*y.shape[:2], prod(y.shape[2:]))[:, :, positions]
             return np.ascontiguousarray(flat.transpose(0, 2, 1)).reshape(-1, y.shape[1])
         return np.moveaxis(y, self.out_axis, -1).reshape(-1, y.shape[self.out_axis])[positions]
 
