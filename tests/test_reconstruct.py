@@ -548,7 +548,7 @@ def test_nothing_moves_between_convolution_groups():
 
 
 def test_a_sum_of_branches_of_equal_depth_is_fitted_to():
-    """The first branch ends in a bias behind its layer, which the second one's last layer finds renewed, and drifted."""
+    """The first one ends in a bias behind its layer, which the last layer of the second finds renewed and drifted."""
     body = """
         v = MatMul(x, w1)
         m = MatMul(v, w2)
