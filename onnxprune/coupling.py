@@ -76,9 +76,8 @@ class Coupling:
         if len(users) > 1 and linear.weight not in self._alike:
             found = [describe(self.graph, i) for i in users]
             self._alike[linear.weight] = all(one is not None and same(one, linear) for one in found)
-        return (
-            linear if self._alike.get(linear.weight, True) else describe(self.graph, linear.index, tail=False) or linear
-        )
+        alike = self._alike.get(linear.weight, True)
+        return linear if alike else describe(self.graph, linear.index, tail=False) or linear
 
     @cached_property
     def tied(self) -> dict[str, tuple[Linear, ...]]:
