@@ -334,7 +334,7 @@ def _left_alone(graph: Graph, notes: Notes, components: Components, groups: Iter
             if prunable.isdisjoint(found):
                 known = (components.frozen[c] for c in found if c in components.frozen)
                 reason = next(known, "no other layer reads its channels")
-                reasons[index] = ONLY if reason == SINGLE and len(found) == 1 else reason
+                reasons[index] = ONLY if len(found) == 1 else reason
         elif index in notes.refused and _has_weights(graph, node):
             reasons[index] = notes.refused[index]
     return reasons

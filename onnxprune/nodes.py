@@ -23,9 +23,9 @@ NOT_FUNCTIONS = RANDOM | {
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:
-    """The attributes of a node as Python values (strings decoded)."""
+    """The attributes of a node as Python values; strings are decoded, also such as hold no text."""
     values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
-    return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
+    return {k: v.decode(errors="surrogateescape") if isinstance(v, bytes) else v for k, v in values.items()}
 
 
 def key(node: NodeProto) -> str:

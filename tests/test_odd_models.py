@@ -381,6 +381,14 @@ def test_custom_operators_are_barriers_with_a_reason():
     assert any("Frobnicate 'u' isn't a known operator" in reason for reason in coupling.left_alone.values())
 
 
+def test_an_attribute_that_holds_no_text():
+    """As the settings that TensorFlow serializes, of an operator that its converter leaves in the file."""
+    model = CASES["unknown_operator"].model()
+    (custom,) = (n for n in model.graph.node if n.op_type == "Frobnicate")
+    custom.attribute.append(helper.make_attribute("config", b"\n\x07\x82\x01\x00"))
+    assert [g.name for g in of(model).groups] == ["a"]
+
+
 @pytest.mark.parametrize(
     "op", ["Scaler<offset=[0.5], scale=[2.0]>", 'Normalizer<norm="L2">', "Imputer<imputed_value_floats=[0.0]>"]
 )

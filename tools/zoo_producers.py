@@ -86,7 +86,7 @@ def small(keras: Any, name: str) -> Any:
     elif name == "attention":
         e = layers.Dense(32)(x)
         a = layers.LayerNormalization()(e + layers.MultiHeadAttention(4, 8)(e, e))
-        f = layers.Dense(32)(layers.Dense(64, activation="gelu")(a))
+        f = layers.Dense(32)(layers.Dense(64, activation=lambda t: 0.5 * t * (1 + keras.ops.erf(0.70710678 * t)))(a))
         h = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(a + f))
     else:
         c = layers.BatchNormalization()(layers.Conv1D(24, 5, strides=2, padding="same")(x))
@@ -97,6 +97,7 @@ def small(keras: Any, name: str) -> Any:
 def with_keras(name: str, path: Path) -> None:
     """Keras's own export."""
     keras_model(name).export(str(path), format="onnx", verbose=False)
+    onnx.checker.check_model(path)  # tf2onnx leaves operators of TensorFlow in the file where it knows no others
 
 
 def with_tf2onnx(name: str, path: Path) -> None:
@@ -106,6 +107,7 @@ def with_tf2onnx(name: str, path: Path) -> None:
     given = tf.TensorSpec([None, *model.inputs[0].shape[1:]], tf.float32, name="x")
     function = tf.function(lambda x: model(x, training=False))
     importlib.import_module("tf2onnx").convert.from_function(function, [given], opset=13, output_path=str(path))
+    onnx.checker.check_model(path)
 
 
 # ---------------------------------------------------------------------------------------------- Paddle

@@ -20,7 +20,7 @@ CAUSES = {
     "GuardOnDataDependentSymNode|data-dependent|Could not guard": "torch.export can't follow control flow on data",
     "output size that are not factor": "the exporter has no adaptive pooling to sizes that don't divide the map",
     "input size not accessible": "the exporter wants a size that is dynamic in this model",
-    "not supported|Unsupported|No decompositions|DispatchError": "an operator that the exporter doesn't know",
+    "not supported|Unsupported|No Op registered|No decomp|DispatchError": "an operator that the exporter doesn't know",
     "Failed to export the model with torch.export": "torch.export fails on the model's code",
 }
 HEAD = """# Zoo
