@@ -1,13 +1,15 @@
-"""The zoo's models from other producers: Keras, PaddlePaddle, scikit-learn, and Caffe2's as onnx carries them.
+"""The zoo's models from other producers: Keras, PaddlePaddle, Flax, scikit-learn, and Caffe2's as onnx carries them.
 
 Each needs an environment of its own, and only what it exports by: `tensorflow-cpu tf2onnx` (exporters `tf2onnx` and
-`keras`, Keras's own `export`), `paddlepaddle paddle2onnx packaging`, `scikit-learn skl2onnx`, or nothing but onnx.
+`keras`, Keras's own `export`), `paddlepaddle paddle2onnx packaging`, `jax2onnx flax`, `scikit-learn skl2onnx`, or
+nothing but onnx.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ PADDLE = """
 lenet resnet18 resnet50 resnext50_32x4d mobilenet_v1 mobilenet_v2 mobilenet_v3_small densenet121 squeezenet1_1
 shufflenet_v2_x0_5 googlenet inception_v3 alexnet
 """
+FLAX = "mlp cnn resnet separable transformer"
 SCIKIT = "MLPClassifier MLPRegressor pipeline"
 
 
@@ -128,6 +131,58 @@ def with_paddle(name: str, path: Path) -> None:
     paddle.onnx.export(model, str(path.with_suffix("")), input_spec=[spec], opset_version=13)
 
 
+# ---------------------------------------------------------------------------------------------- Flax
+
+
+def with_jax(name: str, path: Path) -> None:
+    """A small network of Flax's layers, whose maps have their channels last."""
+    jax, nnx = importlib.import_module("jax"), importlib.import_module("flax.nnx")
+    model, shape = flax_model(nnx, name)
+    rng = np.random.default_rng(0)
+    graph, state = nnx.split(model)
+    model = nnx.merge(graph, jax.tree.map(lambda v: noisy(np.asarray(v), rng) if hasattr(v, "ndim") else v, state))
+    onnx.save(importlib.import_module("jax2onnx").to_onnx(model, [("N", *shape)]), path)
+
+
+def flax_model(nnx: Any, name: str) -> tuple[Any, tuple[int, ...]]:
+    """A network and the shape of one sample."""
+    rngs = nnx.Rngs(0)
+    dense, layer_norm = partial(nnx.Linear, rngs=rngs), partial(nnx.LayerNorm, 32, rngs=rngs)
+    conv = partial(nnx.Conv, kernel_size=(3, 3), rngs=rngs)
+    norm = partial(nnx.BatchNorm, use_running_average=True, rngs=rngs)
+
+    class Residual(nnx.Module):  # type: ignore[misc]
+        def __init__(self, *layers: Any) -> None:
+            self.branch = nnx.Sequential(*layers)
+
+        def __call__(self, x: Any) -> Any:
+            return x + self.branch(x)
+
+    def pooled(x: Any) -> Any:
+        return x.mean((1, 2))
+
+    def block() -> Any:
+        return Residual(conv(16, 24), norm(24), nnx.relu, conv(24, 16), norm(16))
+
+    if name == "mlp":
+        layers = [dense(12, 32), norm(32), nnx.relu, dense(32, 16), nnx.tanh, dense(16, 5)]
+    elif name == "cnn":
+        pool = partial(nnx.max_pool, window_shape=(2, 2), strides=(2, 2))
+        layers = [conv(3, 16, strides=2), nnx.relu, pool, conv(16, 24), norm(24), nnx.relu, pooled, dense(24, 5)]
+    elif name == "resnet":
+        layers = [conv(3, 16), norm(16), nnx.relu, block(), nnx.relu, block(), nnx.relu, pooled, dense(16, 5)]
+    elif name == "separable":
+        depthwise = conv(24, 24, feature_group_count=24)
+        layers = [conv(3, 24), norm(24), nnx.silu, depthwise, norm(24), nnx.silu]
+        layers += [conv(24, 32, kernel_size=(1, 1)), norm(32), nnx.silu, pooled, dense(32, 5)]
+    else:
+        attention = nnx.MultiHeadAttention(num_heads=4, in_features=32, decode=False, rngs=rngs)
+        branches = [Residual(layer_norm(), attention), Residual(layer_norm(), dense(32, 64), nnx.gelu, dense(64, 32))]
+        mean = partial(importlib.import_module("jax.numpy").mean, axis=1)
+        layers = [dense(12, 32), *branches, layer_norm(), mean, dense(32, 5)]
+    return nnx.Sequential(*layers), {"mlp": (12,), "transformer": (20, 12)}.get(name, (32, 32, 3))
+
+
 # ---------------------------------------------------------------------------------------------- scikit-learn
 
 
@@ -199,6 +254,7 @@ PRODUCERS: dict[str, Producer] = {
     "tf2onnx": ("keras", KERAS.split, with_tf2onnx),
     "keras": ("keras", KERAS.split, with_keras),
     "paddle2onnx": ("paddle", PADDLE.split, with_paddle),
+    "jax2onnx": ("flax", FLAX.split, with_jax),
     "skl2onnx": ("sklearn", SCIKIT.split, with_skl2onnx),
     "caffe2": ("onnx", light_names, from_caffe2),
 }
