@@ -6,15 +6,16 @@ as many boxes more. To compare or fit what is behind, one of the two decides for
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from math import prod
 from typing import NamedTuple
 
-from onnx import NodeProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from onnxprune.bodies import subgraphs
+from onnxprune.files import Model
 from onnxprune.graph import Graph
-from onnxprune.nodes import RANDOM, attributes
+from onnxprune.nodes import RANDOM, attributes, needed
 
 FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE)
 CHOICES = {"ArgMax", "ArgMin", "TopK", "NonZero", "Unique", "Compress", "NonMaxSuppression"}  # which, and how many
@@ -53,6 +54,30 @@ def decisions(graph: Graph, jumps: Collection[str] = JUMPS) -> Decisions:
         if node.op_type not in ("Shape", "Size") and rounds:
             inexact.update(outputs)
     return Decisions(nodes, behind)
+
+
+def decided(graph: Graph, jumps: Collection[str] = JUMPS) -> dict[str, int]:
+    """What a network takes over from another one, and its types."""
+    names = [name for i in decisions(graph, jumps).nodes for name in graph.nodes[i].output if name]
+    return {name: graph.types[name] for name in names}
+
+
+def exposed(model: Model | ModelProto, outputs: Mapping[str, int], given: Mapping[str, int]) -> Model:
+    """The model with these values as its outputs, others as further inputs, and no node that isn't needed for that.
+
+    outputs, given: names and types. What the model doesn't make isn't an input.
+    """
+    model = model if isinstance(model, Model) else Model(model)
+    new = ModelProto()
+    new.CopyFrom(model.proto)
+    made = {name for node in model.proto.graph.node for name in node.output}
+    own = [node for node in model.proto.graph.node if given.keys().isdisjoint(node.output)]
+    del new.graph.node[:]
+    new.graph.node.extend(needed(own, outputs))
+    del new.graph.output[:]
+    new.graph.output.extend(helper.make_tensor_value_info(n, t, None) for n, t in outputs.items())
+    new.graph.input.extend(helper.make_tensor_value_info(n, t, None) for n, t in given.items() if n in made)
+    return Model(new, model.arrays)
 
 
 def _operators(node: NodeProto) -> set[str]:

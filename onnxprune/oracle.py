@@ -19,14 +19,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto
 
 from onnxprune.coupling import Coupling
-from onnxprune.decisions import CHOICES, JUMPS, decisions
+from onnxprune.decisions import CHOICES, JUMPS, decided, decisions, exposed
 from onnxprune.errors import InternalError
 from onnxprune.files import Model
 from onnxprune.graph import Array, Graph
-from onnxprune.nodes import needed
 from onnxprune.plan import Plan
 from onnxprune.rewrite import silenced
 from onnxprune.runtime import Runtime
@@ -58,18 +57,18 @@ def check(coupling: Coupling, plan: Plan, pruned: Model | ModelProto, feeds: Ite
     points = {n if n in outputs else coupling.graph.past(n): t for n, t in comparable(coupling.graph).items()}
     if not points:
         return Verdict(0.0, True, "")
-    mask, feeds, decided = coupling.mask(plan.keep), list(feeds), _decided(coupling.graph)
+    mask, feeds, choices = coupling.mask(plan.keep), list(feeds), decided(coupling.graph)
     full = silenced(coupling, plan)
 
     def kept(runs: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
         return [{name: mask.kept(name, x) for name, x in run.items()} for run in runs]
 
-    whole = silenced(coupling, replace(plan, keep={}, weights={})) if decided else full
-    taken = _values(whole, decided, feeds) if decided else [{} for _ in feeds]
-    expected = kept(_values(full, points, feeds, decided, taken))
-    verdicts = _verdicts(expected, _values(pruned, points, feeds, decided, kept(taken)), points)
+    whole = silenced(coupling, replace(plan, keep={}, weights={})) if choices else full
+    taken = _values(whole, choices, feeds) if choices else [{} for _ in feeds]
+    expected = kept(_values(full, points, feeds, choices, taken))
+    verdicts = _verdicts(expected, _values(pruned, points, feeds, choices, kept(taken)), points)
     if any(not v.ok for v in verdicts):
-        moved = _values(full, points, list(map(_moved, feeds)), decided, list(map(_moved, taken)))
+        moved = _values(full, points, list(map(_moved, feeds)), choices, list(map(_moved, taken)))
         amplified = _verdicts(expected, kept(moved), points)
         verdicts = [v if v.ok else _excused(v, a.max_abs_diff) for v, a in zip(verdicts, amplified, strict=True)]
         verdicts = [v for v in verdicts if v.rounding < LARGEST] or verdicts
@@ -106,13 +105,13 @@ def _values(
     model: Model | ModelProto,
     points: Mapping[str, int],
     feeds: Sequence[Mapping[str, Array]],
-    decided: Mapping[str, int] | None = None,
+    given: Mapping[str, int] | None = None,
     taken: Sequence[Mapping[str, Array]] | None = None,
 ) -> list[dict[str, Array]]:
-    """The values at the points, with those that are `decided` as they were `taken`; the model is dropped then."""
-    session = Runtime("cpu").session(_expose(model, points, decided or {}), optimize=False)
-    given = taken or [{} for _ in feeds]
-    return [session.run({**feed, **own}, list(points)) for feed, own in zip(feeds, given, strict=True)]
+    """The values at the points, with those that are `given` as they were `taken`; the model is dropped then."""
+    session = Runtime("cpu").session(exposed(model, points, given or {}), optimize=False)
+    own = taken or [{} for _ in feeds]
+    return [session.run({**feed, **values}, list(points)) for feed, values in zip(feeds, own, strict=True)]
 
 
 def demand(verdict: Verdict) -> None:
@@ -161,24 +160,3 @@ def comparable(graph: Graph, jumps: Collection[str] = JUMPS) -> dict[str, int]:
 def signals(graph: Graph) -> list[str]:
     """Values that tell how much the answer of a network changes that goes on with the rows that another chose."""
     return list(comparable(graph, CHOICES))
-
-
-def _decided(graph: Graph) -> dict[str, int]:
-    """What a model takes over from the original, and its types."""
-    names = [name for i in decisions(graph).nodes for name in graph.nodes[i].output if name]
-    return {name: graph.types[name] for name in names}
-
-
-def _expose(model: Model | ModelProto, points: Mapping[str, int], decided: Mapping[str, int]) -> Model:
-    """The model with these values as its outputs, what is decided as inputs, and no node that isn't needed for that."""
-    model = model if isinstance(model, Model) else Model(model)
-    new = ModelProto()
-    new.CopyFrom(model.proto)
-    made = {name for node in model.proto.graph.node for name in node.output}
-    own = [node for node in model.proto.graph.node if decided.keys().isdisjoint(node.output)]
-    del new.graph.node[:]
-    new.graph.node.extend(needed(own, points))
-    del new.graph.output[:]
-    new.graph.output.extend(helper.make_tensor_value_info(n, t, None) for n, t in points.items())
-    new.graph.input.extend(helper.make_tensor_value_info(n, t, None) for n, t in decided.items() if n in made)
-    return Model(new, model.arrays)
