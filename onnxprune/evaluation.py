@@ -102,15 +102,18 @@ def _joined(values: list[Array]) -> Array:
     return np.concatenate([value.ravel() for value in values])
 
 
-def fidelity(before: Sequence[Array], after: Sequence[Array], count: int, origin: str) -> Fidelity:
-    """Compare the answers of two models to the same samples.
+def fidelity(
+    before: Sequence[Array], after: Sequence[Array], count: int, origin: str, *, guided: bool = False
+) -> Fidelity:
+    """Compare the answers of two models to the same samples; if `guided`, values of which each counts alike.
 
     An output whose size the data decide (boxes that are found), and that has another size now, is wholly changed.
     Labels have errors as if they stood for vectors with a single 1.
     """
     if not before or not count:
         return Fidelity(None, 0.0, count, origin)
-    return replace(_compared(before, after, count, origin), unexplained=unexplained(before, after, origin))
+    found = _alike(before, after, count, origin) if guided else _compared(before, after, count, origin)
+    return replace(found, unexplained=unexplained(before, after, origin))
 
 
 def unexplained(before: Sequence[Array], after: Sequence[Array], origin: str) -> float | None:
@@ -126,6 +129,12 @@ def unexplained(before: Sequence[Array], after: Sequence[Array], origin: str) ->
     change = sum(float(_squares(b, a)[0].sum()) for b, a in zip(before, after, strict=True))
     variance = sum(float(np.square(b - b.mean(0)).sum()) for b in before if len(b))
     return change / variance if variance > 0 else 1.0
+
+
+def _alike(before: Sequence[Array], after: Sequence[Array], count: int, origin: str) -> Fidelity:
+    sums = [[float(part.sum()) for part in _squares(b, a)] for b, a in zip(before, after, strict=True)]
+    shares = [change / power for change, power in sums if power]
+    return Fidelity(None, float(np.sqrt(np.mean(shares))) if shares else 0.0, count, origin)
 
 
 def _compared(before: Sequence[Array], after: Sequence[Array], count: int, origin: str) -> Fidelity:

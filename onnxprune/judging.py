@@ -5,17 +5,20 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import evaluation, files
+from onnxprune import evaluation, files, oracle
 from onnxprune.calibration import Samples
+from onnxprune.coupling import Coupling
 from onnxprune.files import Model
 from onnxprune.graph import Array
+from onnxprune.guide import Guide
+from onnxprune.ids import varying
 from onnxprune.report import Fidelity, Loss
 from onnxprune.run import Run
 
@@ -37,14 +40,16 @@ class Judge:
     """Compares models with the original of a run, whose answers and scores (where there are labels) it knows."""
 
     run: Run
+    guide: Guide | None
     before: list[Array]
     scores: NDArray[np.float64] | None
 
     @staticmethod
     def of(run: Run) -> Judge:
         """One that has asked the original."""
-        original = Model(run.original.model, run.original.arrays)
-        return Judge(run, _answers(run, original), _scores(run, original))
+        guide = Guide.of(run.original, run.options.runtime, partial(_stays, run.coupling))
+        judge, original = Judge(run, guide, [], None), Model(run.original.model, run.original.arrays)
+        return replace(judge, before=judge._answers(original, *_judged(run)), scores=_scores(run, original))
 
     @property
     def allowed(self) -> float | None:
@@ -59,10 +64,9 @@ class Judge:
     def judgement(self, model: Model) -> Judgement:
         """How well a model answers the samples that judge."""
         with self.run.timed("judge"):
-            answers, scores = _answers(self.run, model, changed=True), _scores(self.run, model)
-            answers = answers or [np.empty(0)] * len(self.before)
-            count = len(_judged(self.run)[1])
-            fidelity = evaluation.fidelity(self.before, answers, count, self.run.samples.origin)
+            samples, indices = _judged(self.run)
+            answers, scores = self._answers(model, samples, indices, changed=True), _scores(self.run, model)
+            fidelity = self._fidelity(self.before, answers, len(indices))
             loss = evaluation.loss(fidelity, self.scores, scores)
             accuracy = None if scores is None else float(scores.mean())
             if self.allowed is None:
@@ -74,8 +78,8 @@ class Judge:
         """The relative change of the answers to the samples that choose: not to those that judge."""
         chosen, before = self._chosen
         with self.run.timed("judge"):
-            after = _answers_to(self.run, model, self.run.samples, chosen, changed=True)
-        return evaluation.fidelity(before, after, len(chosen), self.run.samples.origin).relative_error
+            after = self._answers(model, self.run.samples, chosen, changed=True)
+        return self._fidelity(before, after, len(chosen)).relative_error
 
     @cached_property
     def _chosen(self) -> tuple[list[int], list[Array]]:
@@ -84,7 +88,20 @@ class Judge:
         chosen = (division.tune if len(division.tune) else division.fit)[: _room(run)].tolist()
         with run.timed("judge"):
             original = Model(run.original.model, run.original.arrays)
-            return chosen, _answers_to(run, original, run.samples, chosen)
+            return chosen, self._answers(original, run.samples, chosen)
+
+    def _answers(self, model: Model, samples: Samples, indices: Sequence[int], *, changed: bool = False) -> list[Array]:
+        """What is compared of a model; of a `changed` one that fails, empty arrays."""
+        runtime, batch = self.run.options.runtime, self.run.options.at_once
+        if self.guide is not None:
+            found = self.guide.answers(model, samples, indices, batch, changed=changed)
+        else:
+            found = evaluation.answers(model, samples, indices, runtime, batch, changed=changed)
+        return found or ([np.empty(0)] * len(self.before) if changed else [])
+
+    def _fidelity(self, before: Sequence[Array], after: Sequence[Array], count: int) -> Fidelity:
+        origin, guided = self.run.samples.origin, self.guide is not None
+        return evaluation.fidelity(before, after, count, origin, guided=guided)
 
     def reach(self, answers: Sequence[Array], loss: float) -> float:
         """By what factor the change of the answers may grow until it loses what is allowed; at most FARTHEST."""
@@ -93,7 +110,7 @@ class Judge:
         alike = bool(answers) and answers[0].shape == self.before[0].shape
         share = None if labelled else evaluation.unexplained(self.before, answers, self.run.samples.origin)
         farthest = min(FARTHEST, float(np.sqrt(allowed / share))) if share else FARTHEST
-        if unseen or not alike or not evaluation.looks_like_scores(answers[0]):
+        if self.guide or unseen or not alike or not evaluation.looks_like_scores(answers[0]):
             return min(allowed / loss, farthest) if loss > 0 else farthest
         before, change = self.before[0], answers[0] - self.before[0]
         own = before.argmax(1)
@@ -129,19 +146,17 @@ def _judged(run: Run) -> tuple[Samples, list[int]]:
     return run.samples, run.division.judge[:room].tolist()
 
 
-def _answers(run: Run, model: Model, *, changed: bool = False) -> list[Array]:
-    return _answers_to(run, model, *_judged(run), changed=changed)
-
-
-def _answers_to(
-    run: Run, model: Model, samples: Samples, indices: Sequence[int], *, changed: bool = False
-) -> list[Array]:
-    return evaluation.answers(model, samples, indices, run.options.runtime, run.options.at_once, changed=changed)
-
-
 def _room(run: Run) -> int:
     """Samples whose answers memory has room for."""
-    return evaluation.affordable(run.coupling.graph, run.coupling.graph.outputs)
+    graph = run.coupling.graph
+    guided = not graph.uncounted.isdisjoint(graph.outputs)
+    return evaluation.affordable(graph, oracle.signals(graph) if guided else graph.outputs)
+
+
+def _stays(coupling: Coupling, name: str) -> bool:
+    """Whether a value keeps its shape whatever is pruned."""
+    ids = coupling.notes.ids.get(name)
+    return ids is None or not varying(coupling.components.free(ids))
 
 
 def _scores(run: Run, model: Model) -> NDArray[np.float64] | None:

@@ -31,6 +31,7 @@ from onnxprune.depth import Shallowing
 from onnxprune.errors import BudgetError, DataError, UsageError
 from onnxprune.files import Model
 from onnxprune.graph import Graph
+from onnxprune.guide import Guide
 from onnxprune.heads import ATTENTION, attend, restored
 from onnxprune.iteration import iterate
 from onnxprune.merging import planned
@@ -302,7 +303,11 @@ def compare(
     else:
         found = samples_of(graphs[0], path, data, preprocessing, samples, 0, input_shapes)
     count = min(found.count, evaluation.affordable(graphs[0], graphs[0].outputs))
-    answers = [evaluation.answers(p, found, range(count), runtime, batch or BATCH) for p in models]
+    guide = Guide.of(graphs[0], runtime, lambda name: graphs[0].shapes.get(name) == graphs[1].shapes.get(name, ()))
+    if guide is not None:
+        answers = [guide.answers(p, found, range(count), batch or BATCH) for p in models]
+    else:
+        answers = [evaluation.answers(p, found, range(count), runtime, batch or BATCH) for p in models]
     if [a.shape for a in answers[0]] != [a.shape for a in answers[1]]:
         raise DataError("the two models don't have the same outputs, so they can't be compared.")
     size = batch or TIMED_BATCH
@@ -313,7 +318,7 @@ def compare(
         file_bytes = files.on_disk(Path(model)) if isinstance(model, str | Path) else None
         sizes.append(evaluation.size(graph, file_bytes, milliseconds))
     told = _told(time, runtime, batch)
-    fidelity = evaluation.fidelity(answers[0], answers[1], count, found.origin)
+    fidelity = evaluation.fidelity(answers[0], answers[1], count, found.origin, guided=guide is not None)
     if labelled is None:
         return Comparison(sizes[0], sizes[1], fidelity, None, evaluation.loss(fidelity), told)
     scores = [

@@ -23,7 +23,7 @@ ORDER = [
     *("plan", "intervals", "report", "rewrite", "srn", "serialize", "merging"),
     # models at work
     *("runtime", "clock", "notebook", "sources", "calibration", "statistics", "activity", "oracle", "spill", "walk"),
-    *("fitting", "reconstruct", "methods", "evaluation", "data", "diagnosis"),
+    *("fitting", "reconstruct", "methods", "evaluation", "guide", "data", "diagnosis"),
     # from targets to plans
     *("selection", "latency", "factorize", "run", "scope", "judging", "steps", "repair", "segments"),
     *("search", "depth", "shortening", "iteration", "pipeline"),
