@@ -61,25 +61,21 @@ def chosen(node: NodeProto, condition: bool, name: Callable[[str], str]) -> list
     return nodes + _ends([renamed.get(o.name, o.name) for o in body.output], node.output)
 
 
-def unrolled(
-    node: NodeProto, count: int, values: Mapping[str, NDArray[Any]], name: Callable[[str], str], opset: int
-) -> list[NodeProto]:
+def unrolled(node: NodeProto, count: int, name: Callable[[str], str], opset: int) -> list[NodeProto]:
     """The nodes that a Loop of `count` iterations stands for; `name` makes a name that isn't taken.
 
-    `values` are those of constants around it. Raises ValueError for a body that may stop the loop, hands on what
-    Identity doesn't or has a sparse constant, and for one that would become too many nodes.
+    Raises ValueError for a body that hands on what Identity doesn't or has a sparse constant, and for one that would
+    become too many nodes.
     """
-    body = next(a.g for a in node.attribute if a.name == "body")
-    stored = _stored(body)
-    known = {**values, **stored}
-    (step, go, *states), (on, *_) = ([value.name for value in side] for side in (body.input, body.output))
+    body = next(subgraphs(node))
+    step, go, *states = (value.name for value in body.input)
     fits = count <= ITERATIONS and count * _size(body) <= NODES and (count > 0 or len(node.output) == len(states))
     kinds = ("tensor_type", "sequence_type") if opset >= 14 else ("tensor_type",)
     plain = not body.sparse_initializer and all(i.type.WhichOneof("value") in kinds for i in body.input)
-    if not fits or not plain or not _always(body, on, go, known):
+    if not fits or not plain:
         raise ValueError(node.op_type)
     ranks = [len(i.type.tensor_type.shape.dim) for i in body.input[:2]]
-    shared = {old: name(old) for old in [*stored, go]}
+    shared = {old: name(old) for old in [*stored(body), go]}
     changing = sorted(own_names(body) - {*shared, *states})
     fixed, steps = ([n for n in body.node if (n.op_type == "Constant") == same] for same in (True, False))
     nodes = [*_constants(body.initializer, shared), *_copies(fixed, shared, name), _number(shared[go], True, ranks[1])]
@@ -97,15 +93,7 @@ def unrolled(
     return nodes
 
 
-def _always(body: GraphProto, on: str, go: str, values: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether an iteration always ends with the wish to go on, as long as it began with it."""
-    made = {inner.output[0]: inner for inner in body.node}
-    while on in made and made[on].op_type in ("Identity", "Cast"):
-        on = made[on].input[0]
-    return on == go or (on in values and bool(values[on].all()))
-
-
-def _stored(body: GraphProto) -> dict[str, NDArray[Any]]:
+def stored(body: GraphProto) -> dict[str, NDArray[Any]]:
     """The constants of a body."""
     found = {t.name: numpy_helper.to_array(t) for t in body.initializer}
     return found | {node.output[0]: constant(node) for node in body.node if node.op_type == "Constant"}

@@ -8,19 +8,19 @@ is known of the values before them.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import NodeProto
 
 from onnxprune import contrib
-from onnxprune.bodies import chosen, unrolled
+from onnxprune.bodies import ITERATIONS, chosen, stored, subgraphs, unrolled
 from onnxprune.contrib import STANDARD
-from onnxprune.declared import Declared
+from onnxprune.declared import Array, Declared
 from onnxprune.errors import ModelError
-from onnxprune.inference import FAITHFUL, PLACEHOLDERS, Inference, Probe, Sizes
-from onnxprune.nodes import constants, foreseeable, fresh, names, reads
+from onnxprune.inference import FAITHFUL, PLACEHOLDERS, Inference, Probe, Sizes, evaluate
+from onnxprune.nodes import NOT_FUNCTIONS, constants, foreseeable, fresh, names, needed, reads
 from onnxprune.sequences import READING, Sequences
 
 
@@ -89,7 +89,7 @@ class _Walk:
             count = walk.values[node.input[0]].item() if walk.values.get(node.input[1], True) else 0
             around = [x for x in reads(node) if x in self.static]
             values = {x: self.declared.stored(x) if x in self.declared.initializers else walk.values[x] for x in around}
-            return unrolled(node, count, values, name, opset)
+            return unrolled(node, turns(node, count, values, opset), name, opset)
         except (KeyError, ValueError):  # a constant too large to be known here, or a body of another form
             return [node]
 
@@ -122,3 +122,32 @@ def decided(node: NodeProto, fixed: Container[str]) -> bool:
     if node.domain not in STANDARD or node.op_type not in ("If", "Loop"):
         return False
     return node.input[0] in fixed and (node.op_type == "If" or not node.input[1] or node.input[1] in fixed)
+
+
+def turns(node: NodeProto, most: int, values: Mapping[str, Array], opset: int) -> int:
+    """How many iterations a Loop has that may have `most` of them; `values` are those of constants around it.
+
+    Raises KeyError or ValueError where its body asks for more than constants and the number of the iteration, in order
+    to say whether it goes on.
+    """
+    body = next(subgraphs(node))
+    (step, go, *states), (on, *made) = ([value.name for value in side] for side in (body.input, body.output))
+    known, wanted = {**values, **stored(body), go: np.asarray(True)}, {on}
+    while True:
+        nodes = needed(body.node, wanted)
+        asked = wanted.union(*map(reads, nodes))
+        carried = {new: old for new, old in zip(made, states, strict=False) if old in asked}
+        if wanted.issuperset(carried):
+            break
+        wanted.update(carried)
+    if any(one.op_type in NOT_FUNCTIONS for one in nodes):
+        raise ValueError(node.op_type)
+    known |= {old: known[given] for old, given in zip(states, node.input[2:], strict=True) if old in asked}
+    for number in range(min(most, ITERATIONS + 1)):
+        known[step] = np.asarray(number)
+        for one in nodes:
+            known.update(zip(one.output, evaluate(one, [known[x] for x in one.input if x], opset), strict=False))
+        if not known[on].all():
+            return number + 1
+        known |= {old: known[new] for new, old in carried.items()}
+    return most

@@ -248,11 +248,8 @@ def test_iterations_of_a_constant_number_are_looked_through(times):
     onnx.checker.check_model(whole, full_check=True)
 
 
-@pytest.mark.parametrize("opset", [11, 13])
-def test_iterations_compute_what_the_loop_does(opset):
-    body = LOOP.replace("ReduceSum<keepdims = 0>(r, first)", "ReduceMean<axes = [0], keepdims = 0>(r)")
-    weights = {"w1": (6, 8), "k": (8,), "w2": (8, 3), "go": np.asarray(True), "times": np.asarray(4)}
-    model = Case("loop", "float[N,6] x", "float[N,3] y, float[N,8] l", body, weights, opset=opset).model()
+def same_apart(model: ModelProto) -> None:
+    """Check that the nodes that a graph lists compute what the model's own do."""
     apart = ModelProto()
     apart.CopyFrom(model)
     del apart.graph.node[:]
@@ -260,6 +257,14 @@ def test_iterations_compute_what_the_loop_does(opset):
     before, after = (RUNTIME.session(m).run({"x": X}) for m in (model, apart))
     for name, value in before.items():
         np.testing.assert_allclose(after[name], value, atol=1e-6)
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+def test_iterations_compute_what_the_loop_does(opset):
+    body = LOOP.replace("ReduceSum<keepdims = 0>(r, first)", "ReduceMean<axes = [0], keepdims = 0>(r)")
+    weights = {"w1": (6, 8), "k": (8,), "w2": (8, 3), "go": np.asarray(True), "times": np.asarray(4)}
+    model = Case("loop", "float[N,6] x", "float[N,3] y, float[N,8] l", body, weights, opset=opset).model()
+    same_apart(model)
 
 
 @pytest.mark.parametrize("times", [1, 3])
@@ -298,15 +303,31 @@ def test_a_loop_that_never_runs_hands_on_what_it_was_given():
     [
         (65, "", ""),
         (3, "still = Identity(on)", "e = ReduceSum<keepdims = 0>(s)  still = Less(e, limit)"),
-        (3, "still = Identity(on)", "no = Constant<value = bool {0}>()  still = Identity(no)"),
+        (3, "still = Identity(on)", "still = Bernoulli(on)"),
         (0, "", ""),
     ],
-    ids=["too many", "that may stop", "that stops", "without rows"],
+    ids=["too many", "that may stop", "that stops by chance", "without rows"],
 )
 def test_other_loops_stay(times, old, new):
     model = looping(times, LOOP.replace(old, new), limit=np.asarray(9, np.float32))
     assert "Loop" in {n.op_type for n in of(model).graph.nodes}
     assert "Loop 'l' has a body that isn't looked into" in of(model).left_alone[0]
+
+
+@pytest.mark.parametrize(
+    ("still", "times"),
+    [("no = Constant<value = bool {0}>()  still = Identity(no)", 1), ("still = Less(i, limit)", 4),
+     ("still = Less(m, limit)", 3), ("c = Less(n, limit)  still = And(c, on)", 4)],
+    ids=["at once", "by the number of the iteration", "by a counter", "by the counter before it"],
+)  # fmt: skip
+def test_iterations_until_the_body_stops(still, times):
+    """As TensorFlow counts the steps of a GRU."""
+    body = LOOP.replace("l, r = Loop(times, go, a)", "l, last, r = Loop(times, go, a, zero)")
+    body = body.replace("float[N,8] s)", "float[N,8] s, int64 n)").replace("float[N,8] t,", "float[N,8] t, int64 m,")
+    body = body.replace("still = Identity(on)", f"m = Add(n, one)  {still}")
+    model = looping(60, body, limit=np.asarray(3), zero=np.asarray(0), one=np.asarray(1))
+    assert sum(n.op_type == "Relu" for n in of(model).graph.nodes) == times
+    same_apart(model)
 
 
 @pytest.mark.parametrize("op", ["Loop", "Scan"])
