@@ -110,12 +110,16 @@ class Search:
 
     def other(self, **options: Any) -> Search:
         """A search on the same model and data with some other options; the ranking stays where it is the same."""
-        found = copy(self)
-        found.run = replace(self.run, options=replace(self.run.options, **options))
-        found.judge = replace(self.judge, run=found.run)
+        found = self.under(replace(self.run, options=replace(self.run.options, **options)))
         alike = set(options) <= {"targets", "blocks"} and found.run.options.predicts <= self.run.options.predicts
         for stale in ("reachable",) if alike else ("reachable", "ranked", "task"):
             found.__dict__.pop(stale, None)
+        return found
+
+    def under(self, run: Run) -> Search:
+        """The same search for another run on the same model and data."""
+        found = copy(self)
+        found.run, found.judge = run, replace(self.judge, run=run)
         return found
 
     def ready(self) -> None:

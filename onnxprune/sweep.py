@@ -47,7 +47,7 @@ def sweep(model: ModelProto | str | Path, targets: str | Sequence[str], **option
         search.ready()
     for target in wanted:
         one = search.other(targets=(target,))
-        one.run = replace(one.run, seconds=dict(search.run.seconds), warnings=list(search.run.warnings))
+        one = one.under(replace(one.run, seconds=dict(search.run.seconds), warnings=list(search.run.warnings)))
         with threadpool_limits(1, user_api="blas"):
             try:
                 point = Point(target, finished(one, given))
