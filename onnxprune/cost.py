@@ -164,8 +164,9 @@ def _stored(coupling: Coupling, groups: list[Group], each: Callable[[str], int],
             terms.add(each(name) * prod(graph.shapes[name]) / len(inputs) / len(outputs), inputs, outputs)
             tensors.pop(name)
     for name, axes in tensors.items():
-        rest = prod(graph.shapes[name]) / prod(ids.size for ids in axes.values())
-        terms.add(each(name) * rest, *axes.values())
+        if graph.shapes[name] and all(graph.shapes[name]):  # constants of no elements cost nothing
+            rest = prod(graph.shapes[name]) / prod(ids.size for ids in axes.values())
+            terms.add(each(name) * rest, *axes.values())
     everything = np.array([g.channels for g in groups], float)
     terms.constant(0.0)
     terms.constant(total - terms.bilinear().total(everything))

@@ -400,6 +400,14 @@ case("concat_of_a_raw_pool_branch", X, "float[N,3,8,8] y", """
     y = Conv(c, w2)
 """, ws=(6, 3, 3, 3), w1=(4, 6, 1, 1), w2=(3, 13, 1, 1))  # fmt: skip
 
+case("concat_of_nothing", "float[1,6] x", "float[1,3] y", """
+    a = MatMul(x, w1)
+    n = Slice(a, zero, zero, one)
+    c = Concat<axis=1>(nothing, a, n)
+    p, q = Split<axis=1>(c, sizes)
+    y = MatMul(p, w2)
+""", w1=(6, 8), zero=[0], one=[1], nothing=np.zeros((1, 0), np.float32), sizes=[8, 0], w2=(8, 3))  # fmt: skip
+
 case("concat_of_a_constant_beside_the_image", "float[1,3,8,8] x", "float[1,2,8,10] y", """
     a = Conv(x, w1)
     c = Concat<axis=3>(a, k)

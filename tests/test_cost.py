@@ -167,7 +167,7 @@ def test_wider_never_costs_less(name):
     [
         *("conv_transpose_grouped", "grouped_after_concat", "grouped_twice_out_of_step", "einsum_as_a_layer"),
         *("einsum_attention", "einsum_of_split_heads", "mixer_without_normalization", "deformed"),
-        *("attention_of_one_key_expanded",),
+        *("attention_of_one_key_expanded", "concat_of_nothing", "vectors", "stack_of_matrices_for_heads"),
     ],
 )
 def test_layers_of_other_forms_are_counted_as_written(name):
