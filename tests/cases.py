@@ -3057,6 +3057,41 @@ case("heads_pooled_along_the_batch", "float[N,4,6] x", "float[N,4,3] y", """
     places=[2, 2, 2], wp=(2, 1, 3, 3), bp=(2,), flat=[2, -1], gamma=(2,), beta=(2,), join=[0, 4, 6],
     wo=(6, 3))  # fmt: skip
 
+case("heads_in_the_batch_by_a_product_of_sizes", "float[N,4,6] x", "float[N,4,3] y", """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    v0 = MatMul(x, wv)
+    q1 = Reshape(q0, heads)
+    k1 = Reshape(k0, heads)
+    v1 = Reshape(v0, heads)
+    q2 = Transpose<perm=[0,2,1,3]>(q1)
+    k2 = Transpose<perm=[0,2,3,1]>(k1)
+    v2 = Transpose<perm=[0,2,1,3]>(v1)
+    size = Shape(q2)
+    nh = Gather(size, first)
+    n = ReduceProd<keepdims=1>(nh)
+    rows = Concat<axis=0>(n, four, two)
+    columns = Concat<axis=0>(n, two, four)
+    q = Reshape(q2, rows)
+    k = Reshape(k2, columns)
+    v = Reshape(v2, rows)
+    l = MatMul(q, k)
+    a = Softmax<axis=-1>(l)
+    o = MatMul(a, v)
+    back = Concat<axis=0>(nh, four, two)
+    o1 = Reshape(o, back)
+    o2 = Transpose<perm=[0,2,1,3]>(o1)
+    o3 = Reshape(o2, join)
+    m = MatMul(o3, wo)
+    p = Transpose<perm=[0,2,1]>(m)
+    t = Reshape(p, apart)
+    g = GlobalAveragePool(t)
+    d = Sub(t, g)
+    e = Reshape(d, together)
+    y = MatMul(e, wy)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 3, 2], first=[0, 1], four=[4], two=[2], join=[0, 4, 6], wo=(6, 5),
+    apart=[0, 1, -1], together=[0, 4, 5], wy=(5, 3))  # fmt: skip
+
 case("einsum_of_relative_positions", "float[N,4,6] x, int64[2,2] at", "float[N,4,3] y", """
     q0 = MatMul(x, wq)
     k0 = MatMul(x, wk)

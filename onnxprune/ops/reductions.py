@@ -6,19 +6,30 @@ import numpy as np
 
 from onnxprune.contrib import DOMAIN
 from onnxprune.ids import Ids
+from onnxprune.ops.elementwise import calculated
 from onnxprune.ops.registry import Visit, rule
 
 
-@rule("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+@rule("MaxPool", "AveragePool", "LpPool")
 def pool(v: Visit) -> None:
     """Mixes the spatial axes, channel by channel. MaxPool's indices (output 1) count places over all channels."""
     v.set_channels(v.channels(0, 1))
 
 
+@rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+def global_pool(v: Visit) -> None:
+    """As `pool`, over all places."""
+    mix(v, set(range(2, len(v.shape(0)))))
+    pool(v)
+
+
 @rule("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2")
 @rule("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare")
 def reduce(v: Visit) -> None:
-    """Mixes `axes`."""
+    """Mixes `axes`; of sizes it makes a number that is calculated from them."""
+    if (number := calculated(v)) is not None:
+        v.set(number.max().reshape((1,) * len(v.out_shape())))
+        return
     ids = v.ids(0)
     axes = v.value(1) if v.has(1) else v.attr("axes")
     if axes is None and v.has(1):
