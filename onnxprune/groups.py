@@ -139,13 +139,15 @@ def grouped(graph: Graph, ledger: Ledger, notes: Notes, components: Components) 
     located = _locate(notes, components)
     groups, names = [], set[str]()
     streams = _streams(ledger, notes)
+    made = [components.of(ids).ravel() for ids in notes.writers.values()]
+    makers = np.repeat([*notes.writers], [len(own) for own in made]), np.concatenate([np.zeros(0, np.int64), *made])
     for signature, (channels, places) in located.alike.items():
         cells, _ = _cells(ledger, components, channels)
         if np.bincount(cells)[0] == 1:
             components.frozen.update(dict.fromkeys(channels.tolist(), SINGLE))
             continue
         at = [(located.ports[n], places[:, np.equal(signature, n)]) for n in sorted(set(signature))]
-        group = _group(graph, notes, components, channels, at, cells, streams)
+        group = _group(graph, notes, components, channels, at, cells, makers, streams)
         if group is not None:
             groups.append(replace(group, name=fresh(group.name, names)))
     return tuple(sorted(groups, key=lambda g: min(g.writers or g.reads)))
@@ -167,9 +169,13 @@ def _group(
     channels: Ints,
     at: list[tuple[_Port, Ints]],
     cells: Ints,
+    makers: tuple[Ints, Ints],
     streams: list[Ids],
 ) -> Group | None:
-    """The group of these components, or None if no layer reads them, or nothing would be saved."""
+    """The group of these components, or None if no layer reads them, or nothing would be saved.
+
+    makers: node indices of all layers that make channels, once for each, and the components of these.
+    """
     named = [(port.parameter, index) for port, index in at if port.parameter is not None]
     members = tuple(Member(p.tensor, p.axis, p.role, index, p.lanes) for p, index in named)
     reads = {port.reader: index for port, index in at if port.reader is not None}
@@ -178,12 +184,12 @@ def _group(
         return None
     own = np.zeros(len(components.label) + 1, bool)  # the last one is for "no channel", component -1
     own[channels] = True
-    writers = tuple(i for i, y in notes.writers.items() if own[components.of(y)].any())
+    writers = tuple(np.unique(makers[0][own[makers[1]]]).tolist())
     written = {m.tensor for m in members if m.role == "writer"}
     made = [i for i in writers if not written.isdisjoint(graph.nodes[i].input)]
     first = graph.nodes[(made or writers or tuple(reads))[0]]
-    summed = any(own[components.of(ids)].any() for ids in streams)
-    residual = len(made) > 1 and summed and _residual(graph, notes, components, reads, made)
+    summed = len(made) > 1 and any(own[components.of(ids)].any() for ids in streams)
+    residual = summed and _residual(graph, notes, components, reads, made)
     name = ("" if writers else "input of ") + (first.name or key(first))
     return Group(name, channels, members, writers, reads, loops, cells, residual)
 
