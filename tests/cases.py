@@ -1826,6 +1826,15 @@ case("embedding", "int64[N,4] x", "float[N,4,3] y", """
     y = MatMul(r, w2)
 """, table=(9, 6), w1=(6, 8), w2=(8, 3))  # fmt: skip
 
+case("experts_that_data_choose", "float[N,6] x, int64[N] chosen", "float[N,3] y", """
+    w = Gather(experts, chosen)
+    column = Unsqueeze(x, last)
+    a = MatMul(w, column)
+    b = Squeeze(a, last)
+    r = Relu(b)
+    y = MatMul(r, w2)
+""", experts=(3, 8, 6), last=[-1], w2=(8, 3))  # fmt: skip
+
 case("softmax_over_channels", X, "float[N,2,8,8] y", """
     a = Conv(x, w1)
     b = Conv(a, w2)

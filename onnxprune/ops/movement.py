@@ -184,6 +184,7 @@ def look_up(v: Visit) -> None:
     columns = [a for a, n in enumerate(shape) if a != axis and n > 1]
     v.freeze(v.ids(1), "looks its values up in a table")
     if len(columns) != 1 or v.node.input[0] == v.name(1):
+        v.notes.refused[v.index] = f"{v} looks its values up in a table"
         v.set(v.staying("looks its values up in a table"))
         return
     place = columns[0] if columns[0] < axis else columns[0] + len(v.shape(1)) - 1
