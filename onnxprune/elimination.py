@@ -43,10 +43,14 @@ class Problem:
         """To `WIDE` rows of channels, if there are more."""
         return Compression.of(self, WIDE)
 
-    @cached_property
+    @property
     def compressed(self) -> "Problem":
         """The problem with no more rows of channels than that."""
-        return self if self.compression is None else self.compression.problem(self)
+        return self._smaller or self
+
+    @cached_property
+    def _smaller(self) -> "Problem | None":  # what is known of an object must not hold it: it would outlive its use
+        return None if self.compression is None else self.compression.problem(self)
 
 
 @dataclass(frozen=True)

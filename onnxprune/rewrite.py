@@ -269,8 +269,8 @@ def _renew_node(
 ) -> list[NodeProto]:
     """Give the node a layer's weights; the nodes that must come behind it."""
     weight, offset = layer.tensors(layer)
-    weight = weight.astype(graph.array(layer.weight).dtype)
-    offset = offset.astype(helper.tensor_dtype_to_np_dtype(graph.types[layer.input]))
+    weight = weight.astype(graph.array(layer.weight).dtype, copy=False)
+    offset = offset.astype(helper.tensor_dtype_to_np_dtype(graph.types[layer.input]), copy=False)
     node.input[layer.weight_at] = constant(layer.weight, weight, f"{layer.weight}_new")
     if layer.tail:
         node.output[0] = layer.output

@@ -436,7 +436,7 @@ class _FewRows:
         linear, gone = self.linear.fit, slice(width * self.block, None)
         matrix = linear.matrix[0]
         change = self.removal.influence[:, gone] @ self.removal.shares(gone, matrix[self.rows[gone]])
-        new = matrix - change
+        new = (matrix - change).astype(matrix.dtype, copy=False)  # float64, or that of a big model's weights
         new[self.rows[gone]] = 0.0
         return Weights(*self.linear.spread(new[None], linear.offset + self.fit.mean @ (matrix - new)))
 

@@ -141,14 +141,17 @@ class Linear:
         """Flags of the input channels as those of the fit's."""
         return flags if self.shared is None else np.repeat(flags, self.taps)[self.shared[:, 0]]
 
-    @cached_property
+    @property
     def fit(self) -> Linear:
         """The layer that the fit sees: itself, or at channel level one of matrix S [m, m] with S Sᵀ = Σ W_t W_tᵀ.
 
         Its squared error on stacked rows is that of every tap's channels, read by the weights of all taps one by one.
         """
-        if self.shared is None:
-            return self
+        return self if self.shared is None else self._fit
+
+    @cached_property
+    def _fit(self) -> Linear:
+        assert self.shared is not None
         root = np.stack([(vectors * values) @ vectors.T for values, vectors in self._spectra])
         return Linear(self.index, self.key, "", "", "", "", root, np.zeros(len(self.shared)))
 
