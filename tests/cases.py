@@ -150,6 +150,14 @@ case("conv_transpose", X, "float[N,2,17,17] y", """
     y = ConvTranspose<kernel_shape=[2,2]>(v, w4)
 """, w1=(6, 3, 3, 3), w2=(6, 5, 3, 3), b2=(5,), w3=(5, 1, 3, 3), w4=(5, 2, 2, 2))  # fmt: skip
 
+case("conv_transpose_to_a_size", X, "float[N,2,33,31] y", """
+    a = Conv(x, w1)
+    r = Relu(a)
+    u = ConvTranspose<strides=[2,2], auto_pad="SAME_UPPER">(r, w2, b2)
+    q = Relu(u)
+    y = ConvTranspose<strides=[2,2], output_shape=[33,31]>(q, w3)
+""", w1=(6, 3, 1, 1), w2=(6, 5, 3, 3), b2=(5,), w3=(5, 2, 3, 3))  # fmt: skip
+
 case("conv_transpose_grouped", X, "float[N,2,8,8] y", """
     a = Conv(x, w1)
     u = ConvTranspose<group=2>(a, w2)

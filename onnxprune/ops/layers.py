@@ -28,6 +28,7 @@ def window(graph: Graph, node: NodeProto, transposed: bool) -> Window:
         a.get("auto_pad", "NOTSET"),
         transposed,
         tuple(a.get("output_padding", ())),
+        tuple(a.get("output_shape", ()))[-len(kernel) :],
     )
 
 
@@ -37,10 +38,7 @@ def conv_linear(graph: Graph, index: int) -> Linear | None:
     transposed = node.op_type == "ConvTranspose"
     if node.input[1] not in graph.static or not floating(graph.array(node.input[1])):
         return None
-    a = attributes(node)
-    if transposed and (a.get("output_shape") or a.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")):
-        return None
-    weight, groups = graph.numbers(node.input[1]), a.get("group", 1)
+    weight, groups = graph.numbers(node.input[1]), attributes(node).get("group", 1)
     taps = int(np.prod(weight.shape[2:]))
     split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], taps)
     inputs, outputs = (1, 2) if transposed else (2, 1)
