@@ -93,8 +93,9 @@ def pruned(coupling: Coupling, plan: Plan) -> Model:
     for index, node in enumerate(draft.graph.nodes):
         if index in draft.dropped:
             continue
-        node, *behind = _renew(draft, index, _shrink(draft, index, node), cut=True)
-        nodes += [_cut_inputs(draft, index, node, cuts), *behind]
+        *before, node = _shrink(draft, index, node)
+        node, *behind = _renew(draft, index, node, cut=True)
+        nodes += [*before, _cut_inputs(draft, index, node, cuts), *behind]
     model = draft.build(_passing_by(draft.graph, node) for node in nodes)
     return replace(model, proto=annotate(model.proto, {v.name for v in draft.graph.model.graph.value_info}))
 
@@ -171,20 +172,21 @@ def validate(coupling: Coupling, plan: Plan) -> None:
 # ---------------------------------------------------------------------------------------------- nodes
 
 
-def _shrink(draft: _Draft, index: int, node: NodeProto) -> NodeProto:
-    """The node with what it says about sizes brought in line with the channels that are kept."""
+def _shrink(draft: _Draft, index: int, node: NodeProto) -> list[NodeProto]:
+    """The node with what it says about sizes brought in line with the channels that are kept, and what runs first."""
     known = find(node)
     shapes = draft.graph.shapes
     touched = [n for n in (*node.input, *node.output) if n in draft.coupling.notes.ids and n in shapes]
     if known is None or known.shrink is None:
-        return node
+        return [node]
     whole = all(draft.mask(n, a).all() for n in touched for a in range(len(shapes[n])))
     if whole and not any(draft.mask.restated(n) for n in node.input):
-        return node
+        return [node]
     node = copied(node)
     view = View(draft.graph, draft.graph.probes[0], index)
-    known.shrink(Cut(view, node, draft.mask, draft.mask.restated, draft.constant))
-    return node
+    cut = Cut(view, node, draft.mask, draft.mask.restated, draft.constant, draft.fresh)
+    known.shrink(cut)
+    return [*cut.before, node]
 
 
 def _cuts(draft: _Draft) -> Cuts:

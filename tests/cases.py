@@ -1878,6 +1878,21 @@ case("lstm_in_both_directions", "float[N,S,5] x", "float[N,S,3] y", """
 """, at=np.asarray(1), axis0=[0], two=[2], six=[6], w=(2, 24, 5), r=(2, 24, 6), b=(2, 48), join=[0, 0, -1],
     w2=(2, 16, 12), r2=(2, 16, 4), b2=(2, 32), join2=[0, 0, 8], wy=(8, 3))  # fmt: skip
 
+case("first_state_of_repeated_zeros", "float[N,5] x", "float[N,3] y", """
+    size = Shape(x)
+    n = Slice(size, at0, one)
+    state = Concat<axis=0>(n, six)
+    h = Expand(zero, state)
+    a = MatMul(x, w)
+    b = MatMul(h, r)
+    s = Add(a, b)
+    z = Sigmoid(s)
+    k = Mul(z, h)
+    g = Tanh(s)
+    d = Add(k, g)
+    y = MatMul(d, wy)
+""", at0=[0], one=[1], six=[6], zero=scalar(0), w=(5, 6), r=(6, 6), wy=(6, 3))  # fmt: skip
+
 case("lstm_of_repeated_zeros", "float[S,N,5] x", "float[S,N,3] y", """
     size = Shape(x)
     n = Slice(size, one, two)
@@ -2849,7 +2864,7 @@ case("class_token_of_ones", "float[N,3,4,4] x", "float[N,3] y", """
     t = Transpose<perm=[0,2,1]>(f)
     size = Shape(t)
     n = Slice(size, zero, one)
-    many = Concat<axis=0>(n, token_shape)
+    many = Concat<axis=0>(n, ones)
     c = Expand(token, many)
     z = Concat<axis=1>(c, t)
     e = Add(z, position)
@@ -2860,7 +2875,7 @@ case("class_token_of_ones", "float[N,3,4,4] x", "float[N,3] y", """
     h = Slice(s, zero, one, one)
     q = Squeeze(h, one)
     y = Gemm(q, w3)
-""", wp=(6, 3, 2, 2), flat=[0, 6, 4], zero=[0], one=[1], token_shape=[1, 1], token=(1, 1, 6), position=(1, 5, 6),
+""", wp=(6, 3, 2, 2), flat=[0, 6, 4], zero=[0], one=[1], ones=[1, 1], token=(1, 1, 6), position=(1, 5, 6),
     w1=(6, 8), w2=(8, 6), w3=(6, 3))  # fmt: skip
 
 case("class_token", "float[1,3,4,4] x", "float[1,3] y", """
@@ -3108,6 +3123,32 @@ case("heads_in_the_batch_by_a_product_of_sizes", "float[N,4,6] x", "float[N,4,3]
     y = MatMul(e, wy)
 """, wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 3, 2], first=[0, 1], four=[4], two=[2], join=[0, 4, 6], wo=(6, 5),
     apart=[0, 1, -1], together=[0, 4, 5], wy=(5, 3))  # fmt: skip
+
+case("attention_with_a_mask_of_repeated_ones", "float[N,4,6] x", "float[N,4,3] y", """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    v0 = MatMul(x, wv)
+    q1 = Reshape(q0, heads)
+    k1 = Reshape(k0, heads)
+    v1 = Reshape(v0, heads)
+    q = Transpose<perm=[0,2,1,3]>(q1)
+    k = Transpose<perm=[0,2,3,1]>(k1)
+    v = Transpose<perm=[0,2,1,3]>(v1)
+    l = MatMul(q, k)
+    size = Shape(x)
+    n = Slice(size, at0, at1)
+    square = Concat<axis=0>(n, four)
+    m0 = Expand(one, square)
+    m1 = Unsqueeze(m0, middle)
+    m = Neg(m1)
+    z = Add(l, m)
+    a = Softmax<axis=-1>(z)
+    o = MatMul(a, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o)
+    o2 = Reshape(o1, join)
+    y = MatMul(o2, wo)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 3, 2], at0=[0], at1=[1], four=[4], one=scalar(1), middle=[1, 2],
+    join=[0, 4, 6], wo=(6, 3))  # fmt: skip
 
 case("einsum_of_relative_positions", "float[N,4,6] x, int64[2,2] at", "float[N,4,3] y", """
     q0 = MatMul(x, wq)

@@ -16,6 +16,7 @@ from onnxprune.ops.registry import Cut, Visit, always, rule
 
 FLOATS = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE}
 Affine = tuple[Float, Float] | None
+CROSSED = "combines channels along one axis with channels along another"
 
 UNARY = [
     "Abs",
@@ -261,13 +262,16 @@ def combine(v: Visit) -> Ids:
     active = [i for i in operands if not v.static(i)]
     lengths = {i: _aligned(v.shape(i), len(shape)) for i in operands}
     ids = {i: v.ids(i).reshape(_aligned(v.ids(i).shape, len(shape))) for i in active}
+    for i in [i for i in active if crossed(ids) and not v.notes.made(ids[i])]:
+        v.freeze(ids[i], CROSSED)
+        ids[i] = np.zeros((1,) * len(shape), np.int64)
     varies = [a for a, n in enumerate(shape) if n > 1 and _channels_vary(a, n, ids, lengths)]
     inner = _within_heads(v, varies, ids, lengths)
     ids = {i: v.unite(one, inner) for i, one in ids.items()}
     varies = [a for a in varies if a not in inner]
     if crossed(ids):
-        v.freeze_all("combines channels along one axis with channels along another")
-        return v.staying("combines channels along one axis with channels along another")
+        v.freeze_all(CROSSED)
+        return v.staying(CROSSED)
     whole = []
     for i in active:
         if varies and all(lengths[i][a] == 1 for a in varies):

@@ -274,6 +274,8 @@ class Cut:
     mask: Callable[[str, int], Bools]  # (value, axis) -> kept flags, real length
     restated: Callable[[str], bool]  # whether a computed size counts channels of which some go
     constant: Callable[[Array, str], str]  # adds an initializer, gives its name
+    fresh: Callable[[str], str]  # makes a name that isn't taken
+    before: list[NodeProto] = field(default_factory=list)  # nodes that run first
 
     @property
     def graph(self) -> Graph:
@@ -313,6 +315,12 @@ class Cut:
         value = value if old is None else value.astype(old.dtype)
         self.node.input.extend([""] * (i + 1 - len(self.node.input)))
         self.node.input[i] = self.constant(value, f"{self.node.input[i] or key(self.node)}_{hint}")
+
+    def limit_input(self, i: int, most: Array) -> None:
+        """Replace input i by itself where it is less than `most`, else by that; a node that runs first does so."""
+        old, new = self.node.input[i], self.fresh(f"{self.node.input[i]}_limited")
+        self.before.append(helper.make_node("Min", [old, self.constant(most, f"{old}_most")], [new], new))
+        self.node.input[i] = new
 
 
 def never(v: Visit) -> bool:

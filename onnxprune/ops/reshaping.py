@@ -13,6 +13,8 @@ from onnxprune.ids import Ids, reshape
 from onnxprune.ops.registry import Cut, View, Visit, always, rule
 from onnxprune.ops.sizes import stretched
 
+ANY = np.iinfo(np.int64).max  # a limit that is none
+INTEGERS = 12  # the opset since which Min takes sizes
 STAYS = "moves them in a way that can't be written for fewer channels"
 
 
@@ -83,6 +85,10 @@ def shrink_expand(cut: Cut) -> None:
     """Lengths along the channel axis follow."""
     name, stated = key(cut.node), repeats(cut.view)
     if stated is None and not cut.view.fixed(1):
+        if cut.changes(name) and always_stated(cut.view):
+            pairs = zip(cut.shape(name), cut.kept(name), strict=True)
+            most = [ANY if before == after else after for before, after in pairs]
+            cut.limit_input(1, np.asarray(most[-cut.shape(cut.node.input[1])[0] :], np.int64))
         return
     if not (cut.restated(cut.node.input[1]) or cut.changes(name)):
         return
@@ -113,10 +119,14 @@ def expand(v: Visit) -> None:
 def repeat_constant(v: Visit) -> None:
     """A constant vector that is repeated (the class token of every image) makes channels along its axis.
 
-    A single number that is repeated as often as there are channels has a copy for each of these.
+    A single number that is repeated as often as there are channels has a copy for each of these. So has one that is
+    always repeated equally often along one axis, as the first state of a recurrent layer that is written as a loop.
     """
     shape, axes = v.shape(0), [axis for axis, n in enumerate(v.shape(0)) if n > 1]
     if not axes and v.ids(1).any() and stretched(v, 1):
+        return
+    if not v.ids(1).any() and len(same := always_stated(v)) == 1 and not v.fixed(1):
+        v.set_channels(v.ledger.fresh(("repeated", v.index), v.out_shape()[same[0]]), same[0])
         return
     if v.fixed(1) or repeats(v) is not None:
         v.accept(1)
@@ -125,6 +135,15 @@ def repeat_constant(v: Visit) -> None:
         return
     if len(axes) == 1:
         v.set_channels(v.parameter(0, axes[0]), axes[0] - len(shape) + len(v.out_shape()))
+
+
+def always_stated(v: View) -> list[int]:
+    """The axes along which a single number is always repeated equally often, as is stated there."""
+    stated = [probe.values.get(v.name(1)) for probe in v.graph.probes]
+    if any(sizes is None for sizes in stated) or np.prod(v.shape(0)) > 1 or v.graph.opset < INTEGERS:
+        return []
+    same = np.all([sizes == stated[0] for sizes in stated], 0) & (stated[0] > 1)  # type: ignore[operator]
+    return (np.flatnonzero(same) + len(v.out_shape()) - len(same)).tolist()
 
 
 def keeps(v: Visit, shape: Shape) -> bool:
