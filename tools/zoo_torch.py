@@ -37,6 +37,7 @@ twins_pcpvt_small visformer_tiny vit_relpos_small_patch16_224 vit_small_r26_s32_
 xcit_nano_12_p16_224 shvit_s1 maxxvit_rmlp_nano_rw_256 coatnet_nano_rw_224 bat_resnext26ts lambda_resnet26t
 botnet26t_256 halonet26t samvit_base_patch16_224 iformer_t efficientvim_m1 lowformer_b0 csatv2 cpubone_nano cspnext_tiny
 hieradet_small inception_v3 lcnetv2_small legacy_seresnet18 mobilenetv5_base naflexvit_base_patch16_gap qwen3_vit_88m
+deepseek_vit_412m gemma4_vit_167m
 """
 
 BASE = {
