@@ -3024,6 +3024,14 @@ case("einsum_attention", "float[N,4,6] x", "float[N,4,3] y", """
     y = MatMul(r, wy)
 """, wq=(6, 3, 2), bq=(3, 2), wk=(6, 3, 2), wv=(6, 3, 4), wo=(3, 4, 5), wy=(5, 3))  # fmt: skip
 
+case("einsum_of_dims_before_heads", "float[N,4,6] x", "float[N,4,3] y", """
+    q = Einsum<equation="abc,cde->abed">(x, wq)
+    l = Einsum<equation="acde,bcde->acbe">(q, q)
+    o = Einsum<equation="acbe,bcde->acde">(l, q)
+    z = Einsum<equation="abcd,cde->abe">(o, wo)
+    y = MatMul(z, wy)
+""", wq=(6, 3, 2), wo=(2, 3, 5), wy=(5, 3))  # fmt: skip
+
 case("einsum_attention_of_shared_keys", "float[N,4,6] x", "float[N,4,3] y", """
     q0 = MatMul(x, wq)
     k0 = MatMul(x, wk)
