@@ -102,7 +102,7 @@ def show(shape: Sequence[object] | None) -> str:
 
 def joins(inputs: Sequence[Input]) -> bool:
     """Whether the model takes batches of any size, with the batch on axis 0 wherever it appears."""
-    elsewhere = any(_batches(inputs) & set(item.shape or ()) for item in inputs if not item.joinable)
+    elsewhere = any(_batches(inputs) & set((item.shape or ())[item.joinable :]) for item in inputs)
     return any(item.joinable for item in inputs) and not elsewhere
 
 

@@ -427,6 +427,13 @@ def test_synthetic_batches_off_axis_0():
     assert synthetic(inputs, count=3, shapes={"data": (8, 4)}).feed([1])["state"].shape == (2, 1, 4)
 
 
+def test_a_batch_of_one_input_that_is_another_axis_of_the_next():
+    """Samples can't be joined along axis 0 of both."""
+    samples = synthetic([floats(("T", "B", 6)), floats(("B", 4), "state")], count=3)
+    assert not samples.batchable
+    assert samples.feed([0])["data"].shape[1] == len(samples.feed([0])["state"])
+
+
 def test_one_symbolic_size_has_one_default():
     """Though one of the inputs would be an image, the other not."""
     feed = synthetic([floats(("S", "N", 5)), floats((1, "N", 6), "state")], count=2).feed([0])
