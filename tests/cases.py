@@ -2878,6 +2878,20 @@ case("class_token_of_ones", "float[N,3,4,4] x", "float[N,3] y", """
 """, wp=(6, 3, 2, 2), flat=[0, 6, 4], zero=[0], one=[1], ones=[1, 1], token=(1, 1, 6), position=(1, 5, 6),
     w1=(6, 8), w2=(8, 6), w3=(6, 3))  # fmt: skip
 
+case("token_for_every_channel", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    batch = Shape<end=1>(a)
+    channels = Shape<start=1, end=2>(a)
+    size = Concat<axis=0>(batch, channels, ones)
+    e = Expand(token, size)
+    t = ReduceSum<keepdims=0>(e, middle)
+    c = Unsqueeze(t, places)
+    b = Conv(a, w2)
+    d = Mul(b, c)
+    y = Conv(d, w3)
+""", w1=(5, 3, 1, 1), ones=[1], token=(1, 1, 6), middle=[1], places=[2, 3], w2=(6, 5, 1, 1),
+    w3=(2, 6, 1, 1))  # fmt: skip
+
 case("class_token", "float[1,3,4,4] x", "float[1,3] y", """
     p = Conv<strides=[2,2]>(x, wp)
     f = Reshape(p, flat)

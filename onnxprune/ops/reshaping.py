@@ -122,18 +122,17 @@ def repeat_constant(v: Visit) -> None:
     A single number that is repeated as often as there are channels has a copy for each of these. So has one that is
     always repeated equally often along one axis, as the first state of a recurrent layer that is written as a loop.
     """
-    shape, axes = v.shape(0), [axis for axis, n in enumerate(v.shape(0)) if n > 1]
-    if not axes and v.ids(1).any() and stretched(v, 1):
+    shape, sizes = v.shape(0), v.ids(1)
+    axes = [axis for axis, n in enumerate(shape) if n > 1]
+    if not axes and sizes.any() and stretched(v, 1):
         return
-    if not v.ids(1).any() and len(same := always_stated(v)) == 1 and not v.fixed(1):
+    if not (known := v.fixed(1) or repeats(v) is not None):
+        v.freeze(sizes, "repeats a constant as often as they say")
+    if not known and not sizes.any() and len(same := always_stated(v)) == 1:
         v.set_channels(v.ledger.fresh(("repeated", v.index), v.out_shape()[same[0]]), same[0])
-        return
-    if v.fixed(1) or repeats(v) is not None:
-        v.accept(1)
-    elif not keeps(v, shape):
+    elif not known and not keeps(v, shape):
         v.set(v.staying("repeats it to a size that is known only at run time"))
-        return
-    if len(axes) == 1:
+    elif len(axes) == 1:
         v.set_channels(v.parameter(0, axes[0]), axes[0] - len(shape) + len(v.out_shape()))
 
 
