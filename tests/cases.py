@@ -2844,7 +2844,7 @@ case("class_token_of_a_batch", "float[N,3,4,4] x", "float[N,3] y", """
     t = Transpose<perm=[0,2,1]>(f)
     size = Shape(t)
     n = Slice(size, zero, one)
-    many = Concat<axis=0>(n, token_shape)
+    many = Concat<axis=0>(n, token_sizes)
     c = Expand(token, many)
     z = Concat<axis=1>(c, t)
     e = Add(z, position)
@@ -2855,7 +2855,7 @@ case("class_token_of_a_batch", "float[N,3,4,4] x", "float[N,3] y", """
     h = Slice(s, zero, one, one)
     q = Squeeze(h, one)
     y = Gemm(q, w3)
-""", wp=(6, 3, 2, 2), flat=[0, 6, 4], zero=[0], one=[1], token_shape=[1, 6], token=(1, 1, 6), position=(1, 5, 6),
+""", wp=(6, 3, 2, 2), flat=[0, 6, 4], zero=[0], one=[1], token_sizes=[1, 6], token=(1, 1, 6), position=(1, 5, 6),
     w1=(6, 8), w2=(8, 6), w3=(6, 3))  # fmt: skip
 
 case("class_token_of_ones", "float[N,3,4,4] x", "float[N,3] y", """
