@@ -1671,6 +1671,14 @@ case("fused_attention_of_a_decoder", "float[N,1,6] x, float[N,5,6] z", "float[N,
     y = MatMul(a, wo)
 """, wq=(6, 12), wk=(6, 12), heads=[0, 0, 3, 4], wv=(6, 12), b=(36,), wo=(12, 3))  # fmt: skip
 
+case("fused_attention_of_a_decoder_with_a_mask_for_each_head", "float[N,1,6] x", "float[N,1,3] y", """
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    a = com.microsoft.DecoderMaskedMultiHeadAttention<num_heads=3>(q, k, v, "", m)
+    y = MatMul(a, wo)
+""", wq=(6, 12), wk=(6, 12), wv=(6, 12), m=(1, 3, 1, 1), wo=(12, 3), runs=False)  # fmt: skip
+
 case("fused_attention_of_a_decoder_with_a_past", "float[N,1,6] x, float[N,6] z, int32[1] n",
      "float[N,1,3] y, float[N,2] s", """
     q = MatMul(x, wq)
