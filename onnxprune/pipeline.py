@@ -20,6 +20,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 from threadpoolctl import threadpool_limits
 
@@ -30,7 +32,7 @@ from onnxprune.declared import length
 from onnxprune.depth import Shallowing
 from onnxprune.errors import BudgetError, DataError, UsageError
 from onnxprune.files import Model
-from onnxprune.graph import Graph
+from onnxprune.graph import Array, Graph
 from onnxprune.guide import Guide
 from onnxprune.heads import ATTENTION, attend, restored
 from onnxprune.iteration import iterate
@@ -196,8 +198,15 @@ def _timed(search: Search, given: Model, found: Candidate) -> clock.Ratio | None
         return search.timed(found.model, given)
     if run.options.measure_latency:
         with run.timed("latency"), suppress(DataError):  # a detector that finds nothing may fail
-            return clock.paired(*clock.in_turns([given, found.model], run.timed_feed, run.options.runtime, **BRIEFLY).T)
+            return clock.paired(*_times([given, found.model], run.timed_feed, run.options.runtime))
     return None
+
+
+def _times(models: Sequence[Model], feed: Mapping[str, Array], runtime: Runtime) -> list[NDArray[np.float64]]:
+    """Milliseconds per run of each model: in turns, but for big ones, of which memory has room for one at a time."""
+    sets = [[model] for model in models] if any(model.arrays for model in models) else [models]
+    times = [row for one in sets for row in clock.in_turns(one, feed, runtime, **BRIEFLY).T]
+    return [row[: min(map(len, times))] for row in times]
 
 
 def _reached(search: Search, found: Candidate, time: clock.Ratio | None, target: Target) -> bool:
@@ -312,7 +321,7 @@ def compare(
         raise DataError("the two models don't have the same outputs, so they can't be compared.")
     size = batch or TIMED_BATCH
     feed = next(iter(found.batches([i % found.count for i in range(size)], size)))
-    time = clock.paired(*clock.in_turns(models, feed, runtime, **BRIEFLY).T)
+    time = clock.paired(*_times(models, feed, runtime))
     sizes = []
     for graph, model, milliseconds in zip(graphs, (before, after), (time.before_ms, time.after_ms), strict=True):
         file_bytes = files.on_disk(Path(model)) if isinstance(model, str | Path) else None

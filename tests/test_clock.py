@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from models import RUNTIME, feeds, mlp
-from onnxprune import clock
+from onnxprune import clock, pipeline
 from onnxprune.errors import DataError
+from onnxprune.files import Model
 from onnxprune.runtime import Runtime
 
 
@@ -70,3 +71,14 @@ def test_a_fresh_process_that_fails_says_why():
     model = mlp()
     with pytest.raises(DataError, match=r"process of their own: .*nothing"):
         clock.apart([model], feeds(model, 1)[0], Runtime(provider="nothing"))
+
+
+def test_big_models_are_timed_one_after_the_other(monkeypatch):
+    """Memory has room for one at a time. What is timed for longer is cut to as many rounds as the other."""
+    model, made = mlp(), []
+    given = [Model(model, arrays) for arrays in ({"w": np.zeros(1)}, {})]
+    rows = iter((np.full((5, 1), 4.0), np.full((3, 1), 2.0)))
+    monkeypatch.setattr(clock, "in_turns", lambda some, *_, **__: made.append(list(some)) or next(rows))
+    times = pipeline._times(given, feeds(model, 1)[0], RUNTIME)
+    assert made == [[given[0]], [given[1]]]
+    assert [row.tolist() for row in times] == [[4.0] * 3, [2.0] * 3]
