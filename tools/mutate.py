@@ -36,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = [p for p in sorted(ROOT.glob("onnxprune/ops/*.py")) if p.name != "linear.py"]  # which knows no ids
 SOURCES += [ROOT / f"onnxprune/{name}.py" for name in ("coupling", "groups", "ids")]
 TESTS = ["ids", "coupling", "heads", "ops", "attention", "recurrent", "rewrite", "oracle", "graph", "selection"]
-TESTS += ["factorize", "serialize", "odd_models", "properties"]
+TESTS += ["factorize", "serialize", "odd_models", "contrib", "properties"]
 
 REMOVED = {"tie", "freeze", "freeze_all", "measured", "partition", "side_by_side"}
 LISTS = {"ties", "freezes", "dimensions", "parts"}  # what is appended to these is a tie or a freeze, too
