@@ -77,7 +77,7 @@ class Result:
 def prune(
     model: ModelProto | str | Path,
     *,
-    target: str | Sequence[str] = (),
+    target: str | Sequence[str] | None = None,
     calibration: Any = None,
     eval: Any = None,
     preprocessing: Preprocessing = PLAIN,
@@ -98,7 +98,8 @@ def prune(
     of `Options`. Raises OnnxPruneError: UsageError, ModelError, DataError, ProviderError, BudgetError (its `result` is
     the best that was found), InternalError.
     """
-    targets = parse_targets([target] if isinstance(target, str) else list(target))
+    texts: list[Any] = list(target) if isinstance(target, list | tuple) else [] if target is None else [target]
+    targets = parse_targets(texts)
     with threadpool_limits(1, user_api="blas"):
         search, given = begun(
             model, targets, calibration, eval, preprocessing, samples, input_shapes, progress, **options

@@ -84,7 +84,7 @@ def parse_targets(texts: Sequence[str]) -> tuple[Target, ...]:
     """Targets from texts like "macs=0.5"; UsageError says what is wrong with one."""
     found = []
     for text in texts:
-        kind, _, value = text.partition("=")
+        kind, _, value = str(text).partition("=")
         if kind not in KINDS:
             raise UsageError(f"target '{text}' isn't known; give one of {', '.join(k + '=NUMBER' for k in KINDS)}.")
         try:

@@ -79,6 +79,7 @@ def test_targets_are_parsed():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        (0.5, "target '0.5' isn't known"),
         ("speed=2", "isn't known; give one of macs=NUMBER, params=NUMBER, size=NUMBER, latency=NUMBER, drop=NUMBER"),
         ("macs", "needs a number, as in macs=0.5"),
         ("macs=half", "needs a number, as in macs=0.5"),
