@@ -3214,6 +3214,22 @@ case("norm_of_one_group", X, "float[N,2,8,8] y", """
     y = Conv(g, w2)
 """, w1=(6, 3, 1, 1), one=[0, 1, -1], scale=(1,), shift=(1,), w2=(2, 6, 1, 1))  # fmt: skip
 
+case("einsum_of_weighted_places", "float[N,4,6] x, float[N,5] z", "float[N,3] y", """
+    a = MatMul(x, w1)
+    p = MatMul(z, w2)
+    e = Einsum<equation="ntd,nt->nd">(a, p)
+    y = MatMul(e, w3)
+""", w1=(6, 8), w2=(5, 4), w3=(8, 3))  # fmt: skip
+
+case("einsum_of_weighted_parts", "float[N,6] x", "float[N,3] y", """
+    a = MatMul(x, w1)
+    r = Reshape(a, parts)
+    b = MatMul(x, w2)
+    s = Softmax<axis=1>(b)
+    e = Einsum<equation="nab,na->nb">(r, s)
+    y = MatMul(e, w3)
+""", w1=(6, 8), parts=[0, 2, 4], w2=(6, 2), w3=(4, 3))  # fmt: skip
+
 case("einsum_of_one_head", "float[N,4,6] x", "float[N,4,3] y, float[N] s", """
     q = MatMul(x, wq)
     k = MatMul(x, wk)
