@@ -68,6 +68,8 @@ OTHERS = {
 EQUIVALENT: dict[str, str] = {
     "registry.py: ids: self.unite(ids, axes)": "what reads one lane only leaves the other in places of its own, where "
     "the two can't be kept even, so they are tied in the end",
+    "einsum.py: _product: v.unite(ids[i], [a for a, c in enumerate(factors[i]) if c not in through[i]])": "likewise: "
+    "channels along two axes come from a Reshape, which ties what can't be kept even",
 }
 
 
