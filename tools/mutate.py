@@ -70,8 +70,8 @@ EQUIVALENT: dict[str, str] = {
     "the two can't be kept even, so they are tied in the end",
     "einsum.py: _product: v.unite(ids[i], [a for a, c in enumerate(factors[i]) if c not in through[i]])": "likewise: "
     "channels along two axes come from a Reshape, which ties what can't be kept even",
-    'elementwise.py: combine: v.freeze(ids[i], "repeats it over several channels")': "a channel that is alone in a value "
-    "never goes, because who reads that would be left with none",
+    'elementwise.py: combine: v.freeze(ids[i], "repeats it over several channels")': "a channel that is alone in "
+    "a value never goes, because who reads that would be left with none",
 }
 
 
