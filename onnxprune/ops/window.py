@@ -55,7 +55,8 @@ class Window:
         if self.transposed and self.output_shape:
             return self.output_shape
         if self.transposed and self.auto_pad.startswith("SAME"):
-            return tuple(n * s for n, s in zip(extent, self.strides, strict=True))
+            wanted = (n * s for n, s in zip(extent, self.strides, strict=True))
+            return tuple(min(full, size) for full, size in zip(self._full(extent), wanted, strict=True))
         if self.auto_pad.startswith("SAME"):
             return tuple(-(-n // s) for n, s in zip(extent, self.strides, strict=True))
         pads = self.pads if self.auto_pad != "VALID" else (0,) * 2 * len(self.kernel)
