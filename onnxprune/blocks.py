@@ -24,7 +24,8 @@ from onnx import NodeProto, helper
 
 from onnxprune.assembly import graph_of
 from onnxprune.bodies import subgraphs
-from onnxprune.cost import FLOATS, macs
+from onnxprune.cost import macs
+from onnxprune.declared import FLOATS
 from onnxprune.errors import DataError
 from onnxprune.graph import Block, Graph
 from onnxprune.ops.elementwise import UNARY, bounds

@@ -14,13 +14,14 @@ from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import helper
 
 from onnxprune import files
 from onnxprune.allocation import Bilinear
 from onnxprune.bodies import constant
 from onnxprune.contrib import DOMAIN
 from onnxprune.coupling import Coupling, Group
+from onnxprune.declared import FLOATS
 from onnxprune.files import Model
 from onnxprune.graph import Graph, attributes, key
 from onnxprune.ids import Ids
@@ -28,8 +29,6 @@ from onnxprune.ops.einsum import products as einsum_products
 from onnxprune.ops.linear import floating
 from onnxprune.ops.recurrent import GATES, R, W
 from onnxprune.ops.registry import View
-
-FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
 
 def parameters(graph: Graph) -> int:

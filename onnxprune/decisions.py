@@ -10,14 +10,14 @@ from collections.abc import Collection, Mapping
 from math import prod
 from typing import NamedTuple
 
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 from onnxprune.bodies import subgraphs
+from onnxprune.declared import FLOATS
 from onnxprune.files import Model
 from onnxprune.graph import Graph
 from onnxprune.nodes import RANDOM, attributes, needed
 
-FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE)
 CHOICES = {"ArgMax", "ArgMin", "TopK", "NonZero", "Unique", "Compress", "NonMaxSuppression"}  # which, and how many
 JUMPS = CHOICES | {
     *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"),
@@ -40,13 +40,13 @@ def decisions(graph: Graph, jumps: Collection[str] = JUMPS) -> Decisions:
     """
     inexact = {i.name for i in graph.inputs if i.type.tensor_type.elem_type in FLOATS}
     nodes, behind = list[int](), set[str]()
-    needed = set(graph.needed(range(len(graph.nodes)), graph.outputs))
+    wanted = set(graph.needed(range(len(graph.nodes)), graph.outputs))
     for index, node in enumerate(graph.nodes):
         reads, outputs, kinds = graph.reads(node), [name for name in node.output if name], _operators(node)
         places = reads[1:] if node.op_type == "RoiAlign" else reads  # it is smooth in the map that it pools over
         parts = kinds & RANDOM or (not kinds.isdisjoint(jumps) and not inexact.isdisjoint(places))
         if parts and behind.isdisjoint(reads) and all(graph.types.get(name) for name in outputs):
-            nodes += [index] if index in needed else []
+            nodes += [index] if index in wanted else []
             continue
         if parts or not behind.isdisjoint(reads):
             behind.update(outputs)

@@ -17,6 +17,7 @@ from onnxprune.errors import ModelError
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
+FLOATS = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE}
 DEFAULT_DIM = {4: 224, 5: 32}  # a symbolic height or width of an image or a video; other axes get 16
 
 

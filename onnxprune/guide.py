@@ -34,9 +34,11 @@ class Guide:
 
         same: whether a value has the same shape in the network that is compared with it.
         """
+        if graph.uncounted.isdisjoint(graph.outputs):
+            return None
         choices = {name: t for name, t in decided(graph, CHOICES).items() if same(name)}
         points = {name: t for name, t in comparable(graph, CHOICES).items() if same(name)}
-        if graph.uncounted.isdisjoint(graph.outputs) or not choices or not points:
+        if not choices or not points:
             return None
         session = runtime.session(exposed(Model(graph.model, graph.arrays), choices, {}))
         return Guide(session, choices, points, runtime)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.cost import FLOATS, macs, macs_of_widths, parameters_of_widths
+from onnxprune.cost import macs, macs_of_widths, parameters_of_widths
 from onnxprune.coupling import Coupling, Group
+from onnxprune.declared import FLOATS
 from onnxprune.graph import Block, Graph, key
 from onnxprune.plan import Plan
 

@@ -151,7 +151,7 @@ def flax_model(nnx: Any, name: str) -> tuple[Any, tuple[int, ...]]:
     conv = partial(nnx.Conv, kernel_size=(3, 3), rngs=rngs)
     norm = partial(nnx.BatchNorm, use_running_average=True, rngs=rngs)
 
-    class Residual(nnx.Module):  # type: ignore[misc]
+    class Residual(nnx.Module):  # type: ignore[misc]  # the library has no types here, as it is imported late
         def __init__(self, *layers: Any) -> None:
             self.branch = nnx.Sequential(*layers)
 

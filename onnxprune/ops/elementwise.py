@@ -6,15 +6,15 @@ from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
 from onnxprune.contrib import DOMAIN
+from onnxprune.declared import FLOATS
 from onnxprune.graph import Graph, Shape
 from onnxprune.ids import Ids
 from onnxprune.ops.linear import Float, per_channel
 from onnxprune.ops.registry import Cut, Visit, always, rule
 
-FLOATS = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE}
 Affine = tuple[Float, Float] | None
 CROSSED = "combines channels along one axis with channels along another"
 

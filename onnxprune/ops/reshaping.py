@@ -138,10 +138,10 @@ def repeat_constant(v: Visit) -> None:
 
 def always_stated(v: View) -> list[int]:
     """The axes along which a single number is always repeated equally often, as is stated there."""
-    stated = [probe.values.get(v.name(1)) for probe in v.graph.probes]
-    if any(sizes is None for sizes in stated) or np.prod(v.shape(0)) > 1 or v.graph.opset < INTEGERS:
+    stated = [sizes for probe in v.graph.probes if (sizes := probe.values.get(v.name(1))) is not None]
+    if len(stated) < len(v.graph.probes) or np.prod(v.shape(0)) > 1 or v.graph.opset < INTEGERS:
         return []
-    same = np.all([sizes == stated[0] for sizes in stated], 0) & (stated[0] > 1)  # type: ignore[operator]
+    same = np.all([sizes == stated[0] for sizes in stated], 0) & (stated[0] > 1)
     return (np.flatnonzero(same) + len(v.out_shape()) - len(same)).tolist()
 
 
