@@ -70,13 +70,15 @@ def load(path: str | Path) -> Model:
     if not proto.graph.node and not proto.graph.output:
         raise ModelError(f"{path} is not an ONNX model, or an empty one: it has no nodes and no outputs.")
     arrays: dict[str, NDArray[Any]] = {}
-    data: dict[Path, None] = {}
+    data: dict[Path, NDArray[np.uint8] | None] = {}  # what is mapped of the files
     own = sum(t.data_location == TensorProto.EXTERNAL for t in proto.graph.initializer)
     for number, tensor in enumerate([t for t in _tensors(proto) if t.data_location == TensorProto.EXTERNAL]):
         file, offset, count = _place(tensor, path)
-        data[file] = None
+        mapped = data.setdefault(file, None)
         if number < own and count >= LARGE and tensor.data_type not in PACKED:
-            arrays[tensor.name] = _mapped(tensor, file, offset)
+            data[file] = mapped = np.memmap(file, np.uint8, "r") if mapped is None else mapped
+            dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            arrays[tensor.name] = mapped[offset : offset + count].view(dtype).reshape(tuple(tensor.dims))
             _declare(tensor)
         else:
             _embed(tensor, file, offset, count)
@@ -194,22 +196,35 @@ def _beside(location: str, model: Path) -> Path:
     return file
 
 
-def _mapped(tensor: TensorProto, file: Path, offset: int) -> NDArray[Any]:
-    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    return np.memmap(file, dtype, "r", offset, tuple(tensor.dims))
-
-
 def place(array: NDArray[Any]) -> tuple[Path, int] | None:
-    """File and offset of a whole tensor that is mapped; None for any other array."""
-    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.filename is not None:
-        return Path(str(array.filename)), array.offset
-    return None
+    """File and offset of an array that is mapped; None for any other."""
+    whole = _mapping(array)
+    if whole is None or whole.filename is None or not array.flags.c_contiguous:
+        return None
+    return Path(str(whole.filename)), whole.offset + _address(array) - _address(whole)
 
 
 def release(array: NDArray[Any]) -> None:
-    """Give back the memory that a mapped tensor's pages take; they are read from the file again when needed."""
-    if place(array) is not None and hasattr(mmap, "MADV_DONTNEED"):
-        array.base.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
+    """Give back the memory that a mapped array's pages take; they are read from the file again when needed."""
+    whole = _mapping(array)
+    if whole is not None and hasattr(mmap, "MADV_DONTNEED"):
+        before = whole.offset % mmap.ALLOCATIONGRANULARITY + _address(array) - _address(whole)
+        start = before - before % mmap.PAGESIZE
+        whole.base.madvise(mmap.MADV_DONTNEED, start, before + array.nbytes - start)  # type: ignore[union-attr]
+
+
+def _mapping(array: NDArray[Any]) -> np.memmap[Any, Any] | None:
+    """The mapped file that an array is a view of; None if there is none."""
+    whole: Any = array
+    while isinstance(whole, np.ndarray):
+        if isinstance(whole, np.memmap) and isinstance(whole.base, mmap.mmap):
+            return whole
+        whole = whole.base
+    return None
+
+
+def _address(array: NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 def _embed(tensor: TensorProto, file: Path, offset: int, count: int) -> None:
@@ -280,6 +295,11 @@ def size(model: Model) -> int:
     beside = sum(_bytes(t) for t in model.proto.graph.initializer if t.name in model.arrays)
     inside = sum(_bytes(t) for t in model.proto.graph.initializer if t.name not in model.arrays)
     return beside + (inside if inside >= BIG else int(model.proto.ByteSize()))  # a larger one can't be encoded
+
+
+def big(model: Model) -> bool:
+    """Whether a model is handled in parts: it, or all that its arrays belong to, takes BIG bytes."""
+    return max(size(model), sum(array.nbytes for array in model.arrays.values())) >= BIG
 
 
 def moved_size(model: Model, location: str) -> int:

@@ -19,7 +19,7 @@ from onnx import NodeProto
 
 from onnxprune.declared import Array, Declared, Shape
 from onnxprune.errors import ModelError
-from onnxprune.files import Model
+from onnxprune.files import Model, big
 from onnxprune.inference import PLACEHOLDERS, Inference, Probe, Sizes, evaluate
 from onnxprune.listing import Listing, listed
 from onnxprune.nodes import attributes, constants, fresh, key, names, needed, reads
@@ -78,6 +78,11 @@ class Graph(Declared):
         while name in self.removed:
             name = self.removed[name].shortcut
         return name
+
+    @cached_property
+    def big(self) -> bool:
+        """Whether the model is handled in parts, and what is made of it in files."""
+        return big(Model(self.model, self.arrays))
 
     @cached_property
     def _listing(self) -> Listing:

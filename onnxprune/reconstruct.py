@@ -116,7 +116,7 @@ def front_to_back(
     layers = [linear for linear in layers_in_order(coupling) if only is None or linear.key in only]
     with Walk(coupling, feeds(), runtime, max_memory, mask, full=True) as walk:
         for name, known in refits.items():
-            walk.renew(coupling.layers[name], known.weights)
+            refits[name] = replace(known, weights=walk.renew(coupling.layers[name], known.weights))
         for number, linear in enumerate(layers):
             flags, (before, linear) = mask.inputs(linear), turned.get(linear.index, (linear, linear))
             choice = choices.get(linear.index)
@@ -144,8 +144,7 @@ def front_to_back(
                     found = found or Refit(Weights(linear.matrix, linear.offset), 0.0, 0.0)
                     found = replace(found, weights=silent(coupling, mask, linear, found.weights))
                 if found is not None:
-                    refits[linear.key] = found
-                    walk.renew(linear, found.weights)
+                    refits[linear.key] = replace(found, weights=walk.renew(linear, found.weights))
             progress(number + 1, len(layers))
     return refits
 

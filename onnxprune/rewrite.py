@@ -97,6 +97,8 @@ def pruned(coupling: Coupling, plan: Plan) -> Model:
         node, *behind = _renew(draft, index, node, cut=True)
         nodes += [*before, _cut_inputs(draft, index, node, cuts), *behind]
     model = draft.build(_passing_by(draft.graph, node) for node in nodes)
+    for new in plan.weights.values():
+        files.release(new.matrix)
     return replace(model, proto=annotate(model.proto, {v.name for v in draft.graph.model.graph.value_info}))
 
 

@@ -140,21 +140,21 @@ class Chain(Session):
 
 def _message(model: Model, options: Any) -> tuple[bytes, list[Any]]:
     """What a session is made from. Of a big model `options` say where its weights are, and some are held in memory."""
-    if max(files.size(model), sum(array.nbytes for array in model.arrays.values())) < files.BIG:
+    if not files.big(model):
         return files.embedded(model).SerializeToString(), []
     options.add_session_config_entry("session.disable_prepacking", "1")
     proto = ModelProto()
     proto.CopyFrom(model.proto)
     tensors = {t.name: t for t in proto.graph.initializer if t.name in model.arrays}
     places = {name: place for name in tensors if (place := files.place(model.arrays[name]))}
-    folder = next((file.parent for file, _ in places.values()), Path())
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    drive = Path(next((file.anchor for file, _ in places.values()), ""))  # of which each file is one
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(drive))
     others: list[str] = []
     for name, tensor in tensors.items():
         file, offset = places.get(name, (Path(), 0))
-        known = name in places and file.is_relative_to(folder)
+        known = name in places and file.is_relative_to(drive)
         others += [] if known else [name]
-        entries = {"location": file.relative_to(folder) if known else "beside", "offset": offset}
+        entries = {"location": file.relative_to(drive) if known else "beside", "offset": offset}
         for key, value in {**entries, "length": model.arrays[name].nbytes}.items():
             tensor.external_data.add(key=key, value=str(value))
     for name in tensors:

@@ -1,13 +1,15 @@
 """Arrays that are kept in files instead of memory.
 
-Many arrays share a file, because the files that a program may have open are limited (to 1024, often), and an array that
-is mapped keeps its file open. They are written, not copied into the mapping, so that a full disk is an error and no
-crash. A file goes when all its arrays are forgotten.
+Many arrays share a file, because the files that a program may have open are limited (to 1024, often), and a file that
+is mapped stays open. They are written, not copied into the mapping, so that a full disk is an error and no crash. A
+file goes when all its arrays are gone, or the program ends.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
+import weakref
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any, cast
@@ -22,14 +24,12 @@ ALIGNED = 64  # bytes
 
 
 class Spill:
-    """A temporary folder of such files; it goes with `close`."""
+    """Temporary files of arrays, filled one after the other."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
         self._file: BufferedWriter | None = None
         self._mapped: Mapped | None = None
         self._used = 0
-        self._alive: dict[str, int] = {}  # arrays that are needed, by the file
 
     def keep(self, value: Array) -> Mapped:
         """The value, which isn't empty and holds no objects, from now on in a file. OSError if the disk is full."""
@@ -39,41 +39,19 @@ class Spill:
         file.seek(self._used)
         file.write(np.ascontiguousarray(value).data)
         file.flush()
-        self._alive[file.name] += 1
         bytes_ = mapped[self._used : self._used + value.nbytes]
         self._used += -(-value.nbytes // ALIGNED) * ALIGNED
         return cast(Mapped, bytes_.view(value.dtype).reshape(value.shape))
 
-    def has(self, value: Mapped) -> bool:
-        """Whether the value is in one of these files."""
-        return str(value.filename) in self._alive
-
-    def forget(self, value: Mapped) -> None:
-        """The value isn't needed any more."""
-        name = str(value.filename)
-        self._alive[name] -= 1
-        self._tidy(name)
-
-    def close(self) -> None:
-        """Remove everything."""
-        if self._file is not None:
-            self._file.close()
-        self._folder.cleanup()
-
     def _open(self, size: int) -> tuple[BufferedWriter, Mapped]:
         """Go on to the next file."""
-        last, path = self._file, Path(self._folder.name) / f"{len(self._alive)}"
-        self._file = file = path.open("wb")
+        if self._file is not None:
+            self._file.close()
+        handle, name = tempfile.mkstemp(prefix="onnxprune-")
+        self._file = file = os.fdopen(handle, "wb")
+        weakref.finalize(self, file.close)
         file.truncate(size)
-        self._mapped = mapped = np.memmap(path, np.uint8, "r")
+        self._mapped = mapped = np.memmap(name, np.uint8, "r")
+        weakref.finalize(mapped.base, Path(name).unlink, missing_ok=True)  # what is read of all its arrays
         self._used = 0
-        self._alive[file.name] = 0
-        if last is not None:
-            last.close()
-            self._tidy(last.name)
         return file, mapped
-
-    def _tidy(self, name: str) -> None:
-        """Remove a file that nothing is needed of and nothing will be written to."""
-        if not self._alive[name] and self._file is not None and name != self._file.name:
-            Path(name).unlink()

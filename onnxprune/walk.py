@@ -20,6 +20,7 @@ so that a shortcut is known when the last layer of its branch is refitted.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -75,37 +76,38 @@ class Walk:
         self._granted, self._held = max_memory, 0.0
         self._unchanged: dict[tuple[int, tuple[str, ...]], Session] = {}
         self._spill: Spill | None = None
+        self._weights = Spill()
         self.original: list[Batch] = []
         self.pruned: list[Batch] = []
         self.counts: list[int] = []  # samples in each batch
-        try:
-            choice: Session | None = None
-            for feed in feeds:
-                if self.chosen and choice is None:
-                    choice = self._choice(sorted(self.chosen))
-                self.original.append(self._stored({**feed, **(choice.run(feed) if choice else {})}))
-                self.pruned.append({})
-                self.counts.append(len(next(iter(feed.values()))))
-        except BaseException:
-            self.__exit__()
-            raise
+        choice: Session | None = None
+        for feed in feeds:
+            if self.chosen and choice is None:
+                choice = self._choice(sorted(self.chosen))
+            self.original.append(self._stored({**feed, **(choice.run(feed) if choice else {})}))
+            self.pruned.append({})
+            self.counts.append(len(next(iter(feed.values()))))
 
     def __enter__(self) -> Walk:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.original, self.pruned = [], []
-        if self._spill is not None:
-            self._spill.close()
+        self.original, self.pruned, self._spill = [], [], None
 
     def value(self, batch: int, name: str) -> Array:
         """A value as the pruned network has it."""
         return self.pruned[batch].get(name, self.original[batch].get(name))  # type: ignore[return-value]
 
-    def renew(self, linear: Linear, new: Weights) -> None:
-        """Give a layer that hasn't run yet new weights in the pruned network; its tail is part of them."""
+    def renew(self, linear: Linear, new: Weights) -> Weights:
+        """Give a layer that hasn't run yet new weights in the pruned network; its tail is part of them.
+
+        Gives these weights as they are kept from now on: those of a big model in a file.
+        """
+        if self.graph.big:
+            new = replace(new, matrix=self._weights.keep(new.matrix))
         self.renewed.setdefault(linear.index, []).append(with_weights(linear, new))
         self.skipped.update(linear.tail)
+        return new
 
     def advance(self, index: int | None = None) -> None:
         """Run both networks up to a node (not including it), or to the end."""
@@ -205,10 +207,7 @@ class Walk:
         return stored
 
     def _forget(self, value: Array) -> None:
-        if not isinstance(value, np.memmap):
-            self._held -= value.nbytes
-        elif self._spill is not None and self._spill.has(value):
-            self._spill.forget(value)
+        self._held -= 0 if isinstance(value, np.memmap) else value.nbytes
 
     def suffix(
         self, replaced: Mapping[int, Sequence[Linear]], names: Sequence[str], mask: Mask | None = None

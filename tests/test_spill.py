@@ -1,5 +1,6 @@
 """Arrays in files."""
 
+import gc
 import resource
 from pathlib import Path
 
@@ -7,17 +8,16 @@ import numpy as np
 import pytest
 
 import models
-from onnxprune import spill
+from onnxprune import files, spill
 from onnxprune.spill import Spill
 from onnxprune.walk import Walk
 
 
-@pytest.fixture
-def kept(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    found = Spill()
-    yield found
-    found.close()
+    yield tmp_path
+    gc.collect()
     assert not list(tmp_path.iterdir())
 
 
@@ -28,34 +28,56 @@ def arrays(count, seed=0):
 
 
 @pytest.mark.parametrize("size", [1, 500, spill.SIZE])
-def test_arrays_are_what_they_were(kept, tmp_path, monkeypatch, size):
+def test_arrays_are_what_they_were(folder, monkeypatch, size):
     monkeypatch.setattr(spill, "SIZE", size)
-    given = [*arrays(50), np.array(3.5)]
-    for expected, found in zip(given, [kept.keep(one) for one in given], strict=True):
+    kept, given = Spill(), [*arrays(50), np.array(3.5)]
+    several = [kept.keep(one) for one in given]
+    for expected, found in zip(given, several, strict=True):
         assert found.dtype == expected.dtype
         np.testing.assert_array_equal(found, expected)
-        assert kept.has(found)
         assert found.ctypes.data % found.itemsize == 0
-    assert (len(list(tmp_path.glob("*/*"))) == 1) == (size == 2**27)
+    assert (len(list(folder.iterdir())) == 1) == (size == 2**27)
 
 
-def test_a_file_goes_with_the_last_of_its_arrays(kept, tmp_path, monkeypatch):
+def test_a_file_goes_with_the_last_of_its_arrays(folder, monkeypatch):
     monkeypatch.setattr(spill, "SIZE", 2 * spill.ALIGNED)
+    kept = Spill()
     first, second, third = (kept.keep(np.full(8, i)) for i in range(3))
-    assert len(list(tmp_path.glob("*/*"))) == 2
-    kept.forget(second)
-    assert len(list(tmp_path.glob("*/*"))) == 2
-    kept.forget(first)
-    assert len(list(tmp_path.glob("*/*"))) == 1
+    assert len(list(folder.iterdir())) == 2
+    del second
+    assert len(list(folder.iterdir())) == 2
+    part = first[2:5]
+    del first
+    np.testing.assert_array_equal(part, np.zeros(3))
+    assert len(list(folder.iterdir())) == 2
+    del part
+    assert len(list(folder.iterdir())) == 1
     np.testing.assert_array_equal(third, np.full(8, 2))
-    kept.forget(third)
+    del third
     np.testing.assert_array_equal(kept.keep(np.arange(4)), np.arange(4))
 
 
-def test_others_arrays_are_not_its_own(kept, tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "x.npy"
-    np.save(path, np.arange(3))
-    assert not kept.has(np.load(path, mmap_mode="r"))
+def test_where_arrays_lie_is_known_of_parts_of_them_too():
+    kept = Spill()
+    for one in (kept.keep(np.arange(60.0)), kept.keep(np.arange(24, dtype=np.float32))):
+        for view in (one, one[5:9], one.reshape(6, -1)[2:4], np.asarray(one)[3:], one[::2], one.reshape(4, -1).T):
+            found = files.place(view)
+            assert (found is not None) == view.flags.c_contiguous
+            if found is not None:
+                file, offset = found
+                np.testing.assert_array_equal(np.fromfile(file, view.dtype, view.size, offset=offset), view.ravel())
+    assert files.place(np.arange(3)) is None
+
+
+def test_pages_that_are_given_back_are_read_again(folder):
+    kept = Spill()
+    values = np.random.default_rng(0).normal(size=100_000)
+    several = [kept.keep(values + i) for i in range(3)]
+    for _ in range(2):
+        for i, one in enumerate(several):
+            np.testing.assert_array_equal(one[7:90_000], (values + i)[7:90_000])
+            files.release(one[7:90_000])
+    files.release(values)  # nothing to give back
 
 
 def test_few_files_are_open_however_many_batches_there_are():

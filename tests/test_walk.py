@@ -189,6 +189,7 @@ def test_files_hold_what_memory_does_not(name, granted, folder, monkeypatch):
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
     assert len(written) > 5
+    del a, found  # what is given may lie in a file
     assert not list(folder.iterdir())
 
 
@@ -199,7 +200,7 @@ def test_files_go_when_their_values_are_not_needed_any_more(folder, monkeypatch)
     with Walk(coupling, models.feeds(model, 8, batch=4), models.RUNTIME, 0) as walk:
         for linear in layers_in_order(coupling):
             walk.advance(linear.index)
-            assert len(list(folder.glob("*/*"))) <= 3  # one of each batch, and the one that is written
+            assert len(list(folder.iterdir())) <= 3  # one of each batch, and the one that is written
     assert not list(folder.iterdir())
 
 
