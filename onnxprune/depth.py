@@ -63,9 +63,9 @@ class Joined(Search):
         chosen, weights, errors = narrow(self.run, self.ranked, others, wide)
         return self.carried_out(self.plan(chosen, weights), errors)
 
-    def share(self, kind: str, keep: Mapping[str, Ints]) -> float:
+    def share(self, kind: str, keep: Mapping[str, Ints], *, biased: bool = True) -> float:
         """What is left of a cost, counted (or timed) on the model that would be written."""
-        return super().share(kind, {**self.wide, **keep})
+        return super().share(kind, {**self.wide, **keep}, biased=biased)
 
 
 class Shallowing(Search):

@@ -62,11 +62,7 @@ def refit_ahead(
     amid `turned` attention heads). They are fitted on the original's values: what the pruned layer will remember, or
     read elsewhere, depends on these weights.
     """
-    mask = coupling.mask(keep)
-    sets: list[tuple[Linear, ...]] = [(one,) for one in coupling.layers.values() if one.loops]
-    sets += [several for key, several in coupling.tied.items() if key == several[0].key]
-    sets = [several for several in sets if not any(one.index in turned for one in several)]
-    sets = [several for several in sets if not mask.inputs(several[0]).all() and several[0].refittable]
+    mask, sets = coupling.mask(keep), sets_ahead(coupling, keep, turned)
     every = {one.key: several[0].key for several in sets for one in several}
     layers = [one for several in sets for one in several]
     moments = collect(coupling.graph, layers, parts, samples, runtime, seed, tied=every) if sets else {}
@@ -76,6 +72,15 @@ def refit_ahead(
         weights = refit(several[0], mask.inputs(several[0]), fit, tune[0] if tune else None)
         found |= {one.key: weights for one in several}
     return found
+
+
+def sets_ahead(coupling: Coupling, keep: Mapping[str, Ints], turned: Container[int] = ()) -> list[tuple[Linear, ...]]:
+    """The layers that `refit_ahead` fits; those that are one lie together."""
+    mask = coupling.mask(keep)
+    sets: list[tuple[Linear, ...]] = [(one,) for one in coupling.layers.values() if one.loops]
+    sets += [several for key, several in coupling.tied.items() if key == several[0].key]
+    sets = [several for several in sets if not any(one.index in turned for one in several)]
+    return [several for several in sets if not mask.inputs(several[0]).all() and several[0].refittable]
 
 
 def front_to_back(
@@ -89,19 +94,21 @@ def front_to_back(
     turned: Mapping[int, tuple[Linear, Linear]] | None = None,
     choices: Mapping[int, Choice] | None = None,
     only: Container[str] | None = None,
+    stand_in: Callable[[Linear], Refit] | None = None,
     seed: int = 0,
     max_memory: float = 2e9,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Refit]:
     """New weights for every layer that reads removed channels or whose input has drifted: layer key -> refit.
 
-    A layer that loses no inputs, but what it reads or what is added to it has drifted, gets new weights if that helps
-    on samples that weren't fitted.
+    A layer that loses no inputs, but what it reads or what is added to it has drifted, gets the old weights as new ones
+    unless others are better on samples that weren't fitted: so what is written depends on data in nothing but weights.
     `parts` are the samples to fit and the samples to choose dampings by; `ahead` is what `refit_ahead` gave.
     Targets are those of the original (the graph's `reference`), of which the coupling's graph may lack some blocks.
     The `choices` of a layer (node index) name the channels that stay from its turn on, besides those of `keep`.
     Layers amid `turned` attention heads are given twice: as they make turned outputs of the original's inputs, and as
-    they make them of turned ones. With `only`, these layers (keys) are refitted, and no others.
+    they make them of turned ones. With `only`, these layers (keys) are refitted, and no others. A `stand_in` tells the
+    weights that take the place of fits; then nothing is run, and no samples are needed.
     """
     sizes: list[int] = []
 
@@ -134,12 +141,12 @@ def front_to_back(
                 found, idle = None, linear.fixed and flags.all()
                 if linear.refittable and not idle and (needed or drifted):
                     present = flags if choice is None else np.ones_like(flags)  # what may be read
-                    layer = _Layer(walk, before, linear, present, sizes[0], samples, seed)
+                    layer = _Layer(walk, before, linear, present, sizes[0] if sizes else 0, samples, seed)
                     if choice is not None:
                         keep = {**keep, **choice(linear, layer.moments)}
                         mask = coupling.mask(keep)
                         layer.flags = mask.inputs(linear)
-                    found = layer.refit(needed)
+                    found = stand_in(linear) if stand_in else layer.refit(needed)
                 if linear.index in turned:
                     found = found or Refit(Weights(linear.matrix, linear.offset), 0.0, 0.0)
                     found = replace(found, weights=silent(coupling, mask, linear, found.weights))
@@ -178,14 +185,16 @@ class _Layer:
         """Of the samples to fit and, if there are any, of those to choose dampings by."""
         return parted(map(self.rows, range(len(self.walk.original))), self.split)
 
-    def refit(self, needed: bool = True) -> Refit | None:
-        """Least squares, then a few steps behind the activation where there is one; None if unneeded and no better."""
+    def refit(self, needed: bool = True) -> Refit:
+        """Least squares, then a few steps behind the activation where there is one; as it is if no fit is needed,
+        nor better.
+        """
         fit, tune = self.moments[0], self.moments[1] if len(self.moments) > 1 else None
         linear, flags = self.narrow, self.flags[self.present]
         equations = Equations(linear.fit, linear.seen(flags), fit)
         damping, error = equations.choose_damping(tune)
-        if not needed and error_as_it_is(linear.fit, tune or fit) <= error:
-            return None
+        if not needed and (as_it_is := error_as_it_is(linear.fit, tune or fit)) <= error:
+            return Refit(Weights(self.linear.matrix, self.linear.offset), damping, as_it_is)
         parts = self.moments if self.bounds is None else self._behind_activation(equations, damping)
         everything = parts[0] + parts[1] if tune is not None else parts[0]
         found = completed(linear, flags, everything, damping, error)
@@ -300,7 +309,7 @@ def _shortcut(walk: Walk, linear: Linear) -> str:
         return ""
     other = next(name for name in node.input if name != output)
     same = graph.shapes.get(other) == graph.shapes.get(output)
-    return other if other in walk.drifted and same and other in walk.pruned[0] else ""
+    return other if other in walk.drifted and same else ""
 
 
 def _activation(walk: Walk, linear: Linear) -> tuple[float, float] | None:

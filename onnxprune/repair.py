@@ -1,20 +1,24 @@
-"""From widths to channels and new weights: `reconstruct` for channels that are chosen, `narrow` for widths alone."""
+"""From widths to channels and new weights: `reconstruct` for channels that are chosen, `narrow` for widths alone.
+
+`outlined` tells beforehand which layers `reconstruct` gives new weights. Both run the same code but for what makes the
+weights, so that a model can be counted before it is made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import factorize, selection
+from onnxprune import selection
 from onnxprune.coupling import Coupling, Group
-from onnxprune.fitting import error_on, masked, refit, silent, taken_over, with_mean
+from onnxprune.fitting import Refit, error_on, masked, refit, silent, taken_over, with_mean
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
-from onnxprune.reconstruct import Choice, front_to_back, refit_ahead
+from onnxprune.reconstruct import Choice, front_to_back, refit_ahead, sets_ahead
 from onnxprune.refinement import swapped
 from onnxprune.run import Run
 from onnxprune.statistics import Moments
@@ -51,7 +55,34 @@ def reconstruct(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> tuple[dic
     if run.mode == "ls":
         return _front_to_back(run, ranked, keep)
     with run.timed("reconstruct"):
-        return _one_by_one(run, ranked, keep, run.mode, ranked.turned(run.coupling, keep))
+        return _unified(run, ranked, keep) if run.mode == "unify" else _one_by_one(run, ranked, keep)
+
+
+def outlined(run: Run, ranked: Ranked, keep: Mapping[str, Ints], *, biased: bool) -> dict[str, Weights]:
+    """What `reconstruct` gives, of the same layers and shapes, without a look at data; there is nothing in most of it.
+
+    All that depends on data, but for the numbers, is whether a layer without a bias gets one. Here they all do, or none
+    if not `biased`: a model with these weights costs at least what the real one does, or at most.
+    """
+    coupling = run.coupling
+
+    def stand_in(linear: Linear) -> Refit:
+        nothing = np.broadcast_to(np.zeros((), linear.matrix.dtype), linear.matrix.shape)  # takes no memory
+        offset = np.full_like(linear.offset, 1.0 + linear.index) if biased else linear.offset  # of each layer another
+        return Refit(Weights(nothing, offset), 0.0, 0.0)
+
+    if run.mode == "ls":
+        turned = ranked.turned(coupling, keep)
+        sets = sets_ahead(coupling, keep, turned)
+        ahead = {one.key: stand_in(several[0]) for several in sets for one in several}
+        pairs = {i: (one.before, one.after) for i, one in turned.items()}
+        refits = front_to_back(coupling, keep, (), 0, run.options.runtime, ahead=ahead, turned=pairs, stand_in=stand_in)
+        return {name: found.weights for name, found in refits.items()}
+    if run.mode == "unify":
+        mask, readers = coupling.mask(keep), [selection.readers(coupling, r.group) for r in ranked.rankings]
+        cut = [one for several in readers for one in several if not mask.inputs(one).all()]
+        return {linear.key: stand_in(_tied(coupling, linear)[0]).weights for linear in cut}
+    return _one_by_one(run, ranked, keep, stand_in)[0]
 
 
 def narrow(
@@ -92,38 +123,46 @@ def _front_to_back(
 
 
 def _one_by_one(
-    run: Run, ranked: Ranked, keep: Mapping[str, Ints], mode: str, turned: Mapping[int, factorize.Turned]
+    run: Run,
+    ranked: Ranked,
+    keep: Mapping[str, Ints],
+    stand_in: Callable[[Linear], Refit] | None = None,
 ) -> tuple[dict[str, Weights], dict[str, float]]:
-    mask = run.coupling.mask(keep)
+    """Fits to the original's values, or without a look at them what stands in for these."""
+    coupling, mask, turned = run.coupling, run.coupling.mask(keep), ranked.turned(run.coupling, keep)
     weights: dict[str, Weights] = {}
     errors: dict[str, float] = {}
     for one in turned.values():
-        weights[one.after.key] = silent(run.coupling, mask, one.after, masked(one.after, mask.inputs(one.after)))
-    if mode == "none":
-        return weights, errors
-    if mode == "unify":
-        return _unified(run, ranked, keep)
-    for linear in run.coupling.layers.values():
+        weights[one.after.key] = silent(coupling, mask, one.after, masked(one.after, mask.inputs(one.after)))
+    for linear in coupling.layers.values() if run.mode != "none" else ():
         flags = mask.inputs(linear)
         if flags.all() or linear.key not in ranked.moments:
             continue
-        parts = _moments_of_all(run.coupling, linear, ranked.moments)
+        if stand_in is not None:
+            weights[linear.key] = stand_in(_tied(coupling, linear)[0]).weights
+            continue
+        parts = _moments_of_all(coupling, linear, ranked.moments)
         if linear.index in turned:
             linear, parts = turned[linear.index].after, [turned[linear.index].moments(m) for m in parts]
         fit, tune = parts[0], parts[-1]
-        if mode == "mean":
+        if run.mode == "mean":
             weights[linear.key] = with_mean(linear, flags, fit.mean)
         else:
             found = refit(linear, flags, fit, tune if tune is not fit else None)
             weights[linear.key], errors[linear.key] = found.weights, found.error
         if linear.index in turned:
-            weights[linear.key] = silent(run.coupling, mask, linear, weights[linear.key])
+            weights[linear.key] = silent(coupling, mask, linear, weights[linear.key])
     return weights, errors
+
+
+def _tied(coupling: Coupling, linear: Linear) -> tuple[Linear, ...]:
+    """The layer in all places where it stands."""
+    return coupling.tied.get(linear.key, (linear,))
 
 
 def _moments_of_all(coupling: Coupling, linear: Linear, moments: Mapping[str, list[Moments]]) -> list[Moments]:
     """What a layer reads, in all places where it is read if there are several."""
-    tied = [moments[one.key] for one in coupling.tied.get(linear.key, (linear,))]
+    tied = [moments[one.key] for one in _tied(coupling, linear)]
     return [reduce(add, parts) for parts in zip(*tied, strict=True)]
 
 
@@ -151,7 +190,7 @@ def _unified(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> tuple[dict[s
         if not flags.all():
             known = _moments_of_all(run.coupling, linear, ranked.moments) if name in ranked.moments else None
             mean = known[0].mean if known and affine else None
-            one, *_ = run.coupling.tied.get(name, (linear,))  # whose factors are those of all that are one with it
+            one, *_ = _tied(run.coupling, linear)  # whose factors are those of all that are one with it
             weights[name] = taken_over(linear, flags, moves[one.key], mean)
             if known and linear.shared is None:
                 errors[name] = error_on(linear, weights[name], known[-1])

@@ -31,13 +31,12 @@ from onnxprune.graph import Graph
 from onnxprune.judging import Judge
 from onnxprune.merging import passed
 from onnxprune.plan import Plan, Weights
-from onnxprune.repair import reconstruct, refine
+from onnxprune.repair import outlined, reconstruct, refine
 from onnxprune.report import BlockReport, Fidelity, Loss, Target, block_report
 from onnxprune.run import Options, Run, coupled
 from onnxprune.scope import least_width, what_stands_in_the_way
 from onnxprune.serialize import carried_out
 from onnxprune.steps import Ranked, allocate, cost_of, count_of, rank
-from onnxprune.walk import layers_in_order
 
 Ints = NDArray[np.int64]
 KINDS = (*COSTS, "latency", "drop")
@@ -246,15 +245,15 @@ class Search:
             least = self.share(kind, self.kept(best))
             if least > goal + 1e-12:
                 raise out_of_reach(goal, least)
-        return best if least >= (1 - SHORT) * goal else self.widened(kind, goal, best, most)
+        return self.widened(kind, goal, best, most)
 
     def widened(self, kind: str, goal: float, widths: Sequence[int], most: Sequence[int]) -> list[int]:
         """Widths from `widths` to `most` of which none can be larger, but for what is at most SHORT of the goal.
 
         What lowers the predicted error most goes first.
         """
-        widths, left = list(widths), 0.0
-        while left < (1 - SHORT) * goal:
+        widths = list(widths)
+        while self.share(kind, self.kept(widths), biased=False) < (1 - SHORT) * goal:
             found = []
             for i, (ranking, curve) in enumerate(zip(self.ranked.rankings, self.ranked.curves, strict=True)):
                 above = ranking.levels[(ranking.levels > widths[i]) & (ranking.levels <= most[i])]
@@ -263,8 +262,7 @@ class Search:
                     found.append((upper - lower, i, int(above[0])))
             for _, i, width in sorted(found):
                 wider = [*widths[:i], width, *widths[i + 1 :]]
-                left = self.share(kind, self.kept(wider))
-                if left <= goal + 1e-12:
+                if self.share(kind, self.kept(wider)) <= goal + 1e-12:
                     widths = wider
                     break
             else:
@@ -319,23 +317,13 @@ class Search:
         """The sum of the groups' errors at these widths."""
         return sum(float(np.interp(w, c.levels, c.errors)) for w, c in zip(widths, self.ranked.curves, strict=True))
 
-    def share(self, kind: str, keep: Mapping[str, Ints]) -> float:
-        """What is left of a cost, counted (or timed) on the model that would be written."""
-        mask, coupling = self.run.coupling.mask(keep), self.run.coupling
-        weights, drifted, turned = dict[str, Weights](), False, self.ranked.turned(coupling, keep)
-        bridges = [coupling.graph.producer[name] for name in coupling.graph.removed]
-        loops = [linear for linear in coupling.layers.values() if linear.loops]
-        for linear in [*layers_in_order(coupling), *loops] if self.run.mode != "none" else []:
-            flags = mask.inputs(linear)
-            drifted = drifted or not flags.all() or linear.index in turned or any(b < linear.index for b in bridges)
-            waits = not (linear.loops or linear.fixed or linear.key in coupling.tied)  # for its turn, front to back
-            if not flags.all() or (drifted and waits and self.run.mode == "ls"):
-                nothing = np.broadcast_to(np.zeros(()), linear.matrix.shape)  # takes no memory
-                weights[linear.key] = Weights(nothing, np.ones_like(linear.offset))  # with a bias
-        for one in turned.values():
-            weights.setdefault(one.after.key, Weights(one.after.matrix, one.after.offset))
-        model = carried_out(coupling, self.plan(keep, weights))
-        return self.left(kind, model)
+    def share(self, kind: str, keep: Mapping[str, Ints], *, biased: bool = True) -> float:
+        """What is left of a cost, counted (or timed) on the model that would be written, or a few biases more.
+
+        If not `biased`, none are added: what is written costs no less than that.
+        """
+        weights = outlined(self.run, self.ranked, keep, biased=biased)
+        return self.left(kind, carried_out(self.run.coupling, self.plan(keep, weights)))
 
     def left(self, kind: str, model: Model) -> float:
         """What is left of a cost in a model, as it is written: with what is said in it of the run."""

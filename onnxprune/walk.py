@@ -119,7 +119,7 @@ class Walk:
         beside = {name for i in own for name in self.graph.reads(self.graph.nodes[i])} if wanted else set[str]()
         tails = [tail for i in nodes for linear in self.renewed.get(i, ()) for tail in linear.tail]
         self.recall([*nodes, *tails], beside - self.drifted)  # what a renewed layer makes is known of both at its turn
-        if wanted:
+        if wanted and self.original:
             self._run(part(self, self.graph, own, wanted, self.renewed, self.mask), self.pruned, wanted)
         for batch in (*self.original, *self.pruned):
             for name in [n for n in batch if not self._alive(n)]:
@@ -130,7 +130,7 @@ class Walk:
         steps = [step for i in nodes for step in self.steps.pop(i, ())]
         made = [name for step in steps for name in self.reference.nodes[step].output if name]
         needed = [name for name in made if self._alive(name) or name in beside]
-        if needed:
+        if needed and self.original:
             self._run(part(self, self.reference, steps, needed), self.original, needed)
 
     def _chosen(self) -> set[str]:
