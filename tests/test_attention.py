@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import CASES
+from cases import CASES, Case
+from onnx import numpy_helper
 
+from onnxprune import prune
 from onnxprune.coupling import couple
 from onnxprune.graph import Graph
 from onnxprune.plan import Plan
@@ -28,6 +30,24 @@ def test_the_rows_of_a_head_lie_together(name):
             blocks = member.index.reshape(group.channels, -1, group.rows)
             assert (blocks[:, :, 0] % group.rows == 0).all()
             assert (np.diff(blocks, axis=2) == 1).all()
+
+
+@pytest.mark.parametrize("method", ["reap", "nu", "apoz"])
+def test_a_projection_that_reads_heads_and_dims_apart(method):
+    """As Keras writes it; it is pruned and refitted as one that reads them along one axis."""
+    case = CASES["einsum_attention"]
+    body = case.body.replace('z = Einsum<equation="abcd,cde->abe">(o, wo)', "u = Reshape(o, join)\nz = MatMul(u, wm)")
+    wo = next(numpy_helper.to_array(t) for t in case.model().graph.initializer if t.name == "wo")
+    joined = Case(
+        "joined", case.inputs, case.outputs, body, case.weights | {"join": [0, 0, 12], "wm": wo.reshape(12, 5)}
+    )
+    x = np.random.default_rng(0).normal(size=(60, 4, 6)).astype(np.float32)
+    options = {"calibration": {"x": x}, "target": "macs=0.8", "method": method, "attention": "heads", "round_to": 1}
+    apart, together = (prune(c.model(), **options) for c in (case, joined))
+    assert apart.report.after.macs < 0.8 * apart.report.before.macs
+    np.testing.assert_array_equal(apart.plan.keep["q0"], together.plan.keep["q0"])
+    expected = together.report.fidelity.relative_error
+    np.testing.assert_allclose(apart.report.fidelity.relative_error, expected, rtol=1e-3)
 
 
 def test_grouped_queries_go_with_their_keys():

@@ -111,6 +111,15 @@ def test_matmul_is_a_product_from_the_left(shape, extra):
     agrees(Case("matmul", f"float[{shape}] x", f"float[{out}] y", "y = MatMul(w, x)", {"w": weight}))
 
 
+@pytest.mark.parametrize("equation", ["abcd,cde->abe", "acbd,ced->abe", "acbd,edc->abe"])
+def test_einsum_of_heads_is_a_product(equation):
+    sizes = {"b": 4, "c": 3, "d": 2, "e": 5}
+    x, w = equation.split("->")[0].split(",")
+    shape = ",".join("N" if c == "a" else str(sizes[c]) for c in x)
+    body = f'y = Einsum<equation="{equation}">(x, w)'
+    agrees(Case("einsum", f"float[{shape}] x", "float[N,4,5] y", body, {"w": tuple(sizes[c] for c in w)}))
+
+
 @pytest.mark.parametrize("weight", [(5, 6), (6, 5)])
 def test_matmul_of_a_vector_is_a_product(weight):
     product = "y = MatMul(x, w)" if weight == (5, 6) else "y = MatMul(w, x)"

@@ -48,30 +48,40 @@ def products(v: View) -> int:
 
 
 def einsum_linear(graph: Graph, index: int) -> Linear | None:
-    """Einsum with a constant matrix of which one axis is contracted, the other one made."""
+    """Einsum with a constant of which one axis is made, the other one or two contracted (heads, then their dims)."""
     v = View(graph, graph.probes[0], index)
     if len(v.node.input) != 2 or v.static(0) == v.static(1):
         return None
     weight = 1 if v.static(1) else 0
     array, (factors, result) = graph.array(v.name(weight)), letters(v)
     x, w = factors[1 - weight], factors[weight]
-    made, contracted = [c for c in w if c not in x], [c for c in w if c not in result]
-    if not floating(array) or len(w) != 2 or len(made) != 1 or len(contracted) != 1 or made == contracted:
+    made, contracted = [c for c in w if c not in x], _contracted(x, w, result)
+    if not floating(array) or len(made) != 1 or len(w) - 1 != len(contracted) or not 1 <= len(contracted) <= 2:
         return None
     if [c for c in x if c not in contracted] != [c for c in result if c not in made]:
         return None
-    straight = w == contracted + made
-    matrix: Float = (array if straight else array.T).astype(np.float64)
+    if len(contracted) == 2 and result[-1:] != made:
+        return None
+    order = [w.index(c) for c in contracted + made]
+    _, *inner, width = array.transpose(order).shape
+    matrix: Float = array.transpose(order).reshape(-1, width).astype(np.float64)
+    out_axis = result.index(made[0]) - len(result)
 
     def tensors(linear: Linear) -> tuple[Float, Float]:
-        out_axis = result.index(made[0]) - len(result)
-        offset = linear.offset.reshape([-1] + [1] * (-out_axis - 1))
-        return linear.matrix[0] if straight else linear.matrix[0].T, offset
+        """Heads may have gone, but each that is left has all its dims."""
+        whole = linear.matrix[0].reshape(-1, *inner, linear.matrix.shape[2])
+        return whole.transpose(np.argsort(order)), linear.offset.reshape([-1] + [1] * (-out_axis - 1))
 
     names = (v.name(1 - weight), key(v.node), v.name(weight), "")
-    axis, out_axis = x.index(contracted[0]) - len(x), result.index(made[0]) - len(result)
-    return Linear(index, key(v.node), *names, matrix[None], np.zeros(matrix.shape[1]),
-                  axis=axis, out_axis=out_axis, weight_at=weight, bias_at=0, tensors=tensors)  # fmt: skip
+    *lane_axis, axis = (x.index(c) - len(x) for c in contracted)
+    return Linear(index, key(v.node), *names, matrix[None], np.zeros(width), axis=axis, out_axis=out_axis,
+                  weight_at=weight, bias_at=0, tensors=tensors,
+                  lane_axis=lane_axis[0] if lane_axis else None)  # fmt: skip
+
+
+def _contracted(x: Letters, w: Letters, result: Letters) -> Letters:
+    """What a layer sums over, in the order of its input."""
+    return [c for c in x if c in w and c not in result]
 
 
 @rule("Einsum", linear=einsum_linear)
@@ -145,12 +155,16 @@ def _layer(v: Visit, factors: list[Letters], result: Letters, weight: int) -> No
         return
     if outside:
         v.ledger.freeze(ids, v.notes.apart[v.index])
-    contracted = [c for c in w if c in x and c not in result]
+    contracted = _contracted(x, w, result)
     if not made or not contracted:
         v.freeze_all("multiplies by numbers that make no channels")
         return
-    read = next((c for c in contracted if c in varying), contracted[0])
-    v.tie(v.contracted(1 - weight, x.index(read)), v.parameter(weight, w.index(read), "reader"))
+    read, *others = sorted(contracted, key=lambda c: (c not in varying, x.index(c)))
+    if others and read != contracted[0]:
+        v.freeze(ids, "reads them along the inner one of several axes")
+    rows = v.contracted(1 - weight, x.index(read))
+    v.tie(rows, v.parameter(weight, w.index(read), "reader"))
+    v.notes.readers[v.index] = np.repeat(rows, prod(v.shape(1 - weight)[x.index(c)] for c in others))
     y = v.notes.writers[v.index] = v.parameter(weight, w.index(made[0]), "writer")
     v.set_channels(y, result.index(made[0]))
 
