@@ -139,14 +139,17 @@ def front_to_back(
                 needed = not flags.all() or other or choice is not None
                 drifted = linear.input in walk.drifted or (_shortcut(walk, linear) and linear.shared is None)
                 found, idle = None, linear.fixed and flags.all()
-                if linear.refittable and not idle and (needed or drifted):
+                due = linear.refittable and not idle and (needed or drifted)
+                if due and stand_in is not None:
+                    found = stand_in(linear)
+                elif due:
                     present = flags if choice is None else np.ones_like(flags)  # what may be read
-                    layer = _Layer(walk, before, linear, present, sizes[0] if sizes else 0, samples, seed)
+                    layer = _Layer(walk, before, linear, present, sizes[0], samples, seed)
                     if choice is not None:
                         keep = {**keep, **choice(linear, layer.moments)}
                         mask = coupling.mask(keep)
                         layer.flags = mask.inputs(linear)
-                    found = stand_in(linear) if stand_in else layer.refit(needed)
+                    found = layer.refit(needed)
                 if linear.index in turned:
                     found = found or Refit(Weights(linear.matrix, linear.offset), 0.0, 0.0)
                     found = replace(found, weights=silent(coupling, mask, linear, found.weights))
