@@ -103,7 +103,7 @@ class Walk:
 
         Gives these weights as they are kept from now on: those of a big model in a file.
         """
-        if self.graph.big:
+        if self.graph.big and self.original:  # without samples there is nothing in them
             new = replace(new, matrix=self._weights.keep(new.matrix))
         self.renewed.setdefault(linear.index, []).append(with_weights(linear, new))
         self.skipped.update(linear.tail)

@@ -2549,6 +2549,45 @@ case("constants_of_a_size_that_is_calculated", "float[N,3,H,W] x", "float[N,2,H,
 """, w1=(6, 3, 1, 1), w2=(6, 3, 1, 1), one=[1], two=[2], four=[4], six=np.asarray(6), w3=(2, 6, 1, 1),
     w4=(2, 6, 1, 1))  # fmt: skip
 
+case("a_constant_of_twice_the_size_of_channels", "float[N,6] x", "float[N,3] y, float[16] z", """
+    a = Gemm(x, w1)
+    b = Relu(a)
+    s = Shape<start=1, end=2>(b)
+    t = Mul(s, two)
+    f = ConstantOfShape<value=float[1]{0.5}>(t)
+    z = Add(f, k)
+    y = Gemm(b, w2)
+""", w1=(6, 8), two=[2], k=(16,), w2=(8, 3))  # fmt: skip
+
+case("constants_of_the_number_of_heads", "float[N,6] x", "float[N,5] y, float[N,2] z", """
+    a = Gemm(x, w1)
+    h = Reshape(a, apart)
+    i = Gather<axis=2>(h, order)
+    s = Shape<start=1, end=2>(h)
+    t = Shape<start=1, end=2>(i)
+    e = ConstantOfShape<value=float[1]{0.5}>(s)
+    f = ConstantOfShape<value=float[1]{1.5}>(t)
+    c = Concat<axis=0>(e, f)
+    b = Gemm(x, w2)
+    m = Mul(b, c)
+    z = Gemm(m, w3)
+    r = Flatten(h)
+    y = Gemm(r, w4)
+""", w1=(6, 12), apart=[0, 3, 4], order=[2, 3, 0, 1], w2=(6, 6), w3=(6, 2), w4=(12, 5))  # fmt: skip
+
+case("numbers_by_channels", "float[N,6] x", "float[N,3] y, float[N,2] z", """
+    s = ReduceSum(x, one)
+    k = Mul(s, w)
+    r = Relu(k)
+    y = Gemm(r, w1)
+    a = Gemm(x, w2)
+    b = Unsqueeze(a, two)
+    c = Unsqueeze(k, one)
+    m = Mul(b, c)
+    t = ReduceSum<keepdims=0>(m, two)
+    z = Gemm(t, w3)
+""", one=[1], two=[2], w=(5,), w1=(5, 3), w2=(6, 4), w3=(4, 2))  # fmt: skip
+
 case("sampling", "float[N,6] x", "float[N,3] y", """
     m = Gemm(x, w1)
     s = Gemm(x, w2)

@@ -23,6 +23,7 @@ from onnxprune.report import Target
 from onnxprune.run import Options, prepare
 from onnxprune.scope import prunable, why_left_out
 from onnxprune.search import Search, parse_targets, stamp
+from onnxprune.spill import Spill
 from onnxprune.statistics import moments_bytes
 from onnxprune.steps import rank
 
@@ -222,6 +223,16 @@ def test_the_share_is_that_of_the_model_that_is_written(name, mode, helps, monke
     for kind in ("params", "size"):
         least, most = (found.share(kind, keep, biased=biased) for biased in (False, True))
         assert least <= found.left(kind, written) <= most
+
+
+def test_counting_a_big_model_writes_no_weights(monkeypatch):
+    """What stands in for them takes no memory, nor any room on the disk."""
+    found = ready("mlp", count=60)
+    keep = found.kept(found.smallest)
+    expected = found.share("params", keep)
+    monkeypatch.setattr(Graph, "big", True)
+    monkeypatch.setattr(Spill, "keep", None)
+    assert found.share("params", keep) == expected
 
 
 # ---- Losses
