@@ -26,9 +26,10 @@ JUMPS = CHOICES | {
 
 
 class Decisions(NamedTuple):
-    """Nodes whose results one network can take over from another, and values behind those where it can't."""
+    """Nodes whose results one network can take over from another, these with their types, and values behind others."""
 
     nodes: list[int]
+    taken: dict[str, int]
     behind: set[str]
 
 
@@ -39,27 +40,23 @@ def decisions(graph: Graph, jumps: Collection[str] = JUMPS) -> Decisions:
     over alone is exact in both. A result of unknown type (or a sequence) can't be taken over.
     """
     inexact = {i.name for i in graph.inputs if i.type.tensor_type.elem_type in FLOATS}
-    nodes, behind = list[int](), set[str]()
+    nodes, taken, behind = list[int](), dict[str, int](), set[str]()
     wanted = set(graph.needed(range(len(graph.nodes)), graph.outputs))
     for index, node in enumerate(graph.nodes):
         reads, outputs, kinds = graph.reads(node), [name for name in node.output if name], _operators(node)
         places = reads[1:] if node.op_type == "RoiAlign" else reads  # it is smooth in the map that it pools over
         parts = kinds & RANDOM or (not kinds.isdisjoint(jumps) and not inexact.isdisjoint(places))
         if parts and behind.isdisjoint(reads) and all(graph.types.get(name) for name in outputs):
-            nodes += [index] if index in wanted else []
+            if index in wanted:
+                nodes.append(index)
+                taken |= {name: graph.types[name] for name in outputs}
             continue
         if parts or not behind.isdisjoint(reads):
             behind.update(outputs)
         rounds = not inexact.isdisjoint(reads) or any(_weighs(graph, name) for name in reads)
         if node.op_type not in ("Shape", "Size") and rounds:
             inexact.update(outputs)
-    return Decisions(nodes, behind)
-
-
-def decided(graph: Graph, jumps: Collection[str] = JUMPS) -> dict[str, int]:
-    """What a network takes over from another one, and its types."""
-    names = [name for i in decisions(graph, jumps).nodes for name in graph.nodes[i].output if name]
-    return {name: graph.types[name] for name in names}
+    return Decisions(nodes, taken, behind)
 
 
 def exposed(model: Model | ModelProto, outputs: Mapping[str, int], given: Mapping[str, int]) -> Model:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxprune.calibration import Samples
-from onnxprune.decisions import CHOICES, decided, exposed
+from onnxprune.decisions import CHOICES, exposed
 from onnxprune.evaluation import collected
 from onnxprune.files import Model
 from onnxprune.graph import Array, Graph
-from onnxprune.oracle import comparable
+from onnxprune.oracle import compared
 from onnxprune.runtime import Runtime, Session
 
 
@@ -36,8 +36,7 @@ class Guide:
         """
         if graph.uncounted.isdisjoint(graph.outputs):
             return None
-        choices = {name: t for name, t in decided(graph, CHOICES).items() if same(name)}
-        points = {name: t for name, t in comparable(graph, CHOICES).items() if same(name)}
+        points, choices = ({n: t for n, t in one.items() if same(n)} for one in compared(graph, CHOICES))
         if not choices or not points:
             return None
         session = runtime.session(exposed(Model(graph.model, graph.arrays), choices, {}))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import evaluation, files, oracle
+from onnxprune import evaluation, files
 from onnxprune.calibration import Samples
 from onnxprune.coupling import Coupling
 from onnxprune.files import Model
@@ -49,7 +49,7 @@ class Judge:
         """One that has asked the original."""
         guide = Guide.of(run.original, run.options.runtime, partial(_stays, run.coupling))
         judge, original = Judge(run, guide, [], None), Model(run.original.model, run.original.arrays)
-        return replace(judge, before=judge._answers(original, *_judged(run)), scores=_scores(run, original))
+        return replace(judge, before=judge._answers(original, *judge.judged), scores=_scores(run, original))
 
     @property
     def allowed(self) -> float | None:
@@ -61,10 +61,24 @@ class Judge:
         """Of the model that is pruned, where there are labels."""
         return None if self.scores is None else float(self.scores.mean())
 
+    @property
+    def judged(self) -> tuple[Samples, list[int]]:
+        """The samples that judge: labelled ones if there are any, as many as memory has room for answers."""
+        labelled = self.run.labelled
+        if labelled is not None and labelled.samples is not None:
+            return labelled.samples, list(range(min(labelled.samples.count, self._room)))
+        return self.run.samples, self.run.division.judge[: self._room].tolist()
+
+    @property
+    def _room(self) -> int:
+        """Samples whose answers memory has room for."""
+        graph = self.run.original
+        return evaluation.affordable(graph, self.guide.points if self.guide else graph.outputs)
+
     def judgement(self, model: Model) -> Judgement:
         """How well a model answers the samples that judge."""
         with self.run.timed("judge"):
-            samples, indices = _judged(self.run)
+            samples, indices = self.judged
             answers, scores = self._answers(model, samples, indices, changed=True), _scores(self.run, model)
             fidelity = self._fidelity(self.before, answers, len(indices))
             loss = evaluation.loss(fidelity, self.scores, scores)
@@ -85,7 +99,7 @@ class Judge:
     def _chosen(self) -> tuple[list[int], list[Array]]:
         """The samples that choose, as many as memory has room for answers, and what the original answers to them."""
         run, division = self.run, self.run.division
-        chosen = (division.tune if len(division.tune) else division.fit)[: _room(run)].tolist()
+        chosen = (division.tune if len(division.tune) else division.fit)[: self._room].tolist()
         with run.timed("judge"):
             original = Model(run.original.model, run.original.arrays)
             return chosen, self._answers(original, run.samples, chosen)
@@ -136,21 +150,6 @@ class Judge:
             return np.asarray(answer + rng.normal(size=answer.shape) * np.sqrt(np.square(answer).mean()))
 
         return [noisy(answer) for answer in self.before]
-
-
-def _judged(run: Run) -> tuple[Samples, list[int]]:
-    """The samples that judge: labelled ones if there are any, as many as memory has room for answers."""
-    room, labelled = _room(run), run.labelled
-    if labelled is not None and labelled.samples is not None:
-        return labelled.samples, list(range(min(labelled.samples.count, room)))
-    return run.samples, run.division.judge[:room].tolist()
-
-
-def _room(run: Run) -> int:
-    """Samples whose answers memory has room for."""
-    graph = run.coupling.graph
-    guided = not graph.uncounted.isdisjoint(graph.outputs)
-    return evaluation.affordable(graph, oracle.signals(graph) if guided else graph.outputs)
 
 
 def _stays(coupling: Coupling, name: str) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from onnxprune.coupling import Coupling
-from onnxprune.decisions import CHOICES, JUMPS, decided, decisions, exposed
+from onnxprune.decisions import CHOICES, JUMPS, decisions, exposed
 from onnxprune.errors import InternalError
 from onnxprune.files import Model
 from onnxprune.graph import Array, Graph
@@ -53,11 +53,11 @@ class Verdict:
 
 def check(coupling: Coupling, plan: Plan, pruned: Model | ModelProto, feeds: Iterable[Mapping[str, Array]]) -> Verdict:
     """Compare a pruned model with the twin of the original on some inputs."""
-    outputs = coupling.graph.outputs
-    points = {n if n in outputs else coupling.graph.past(n): t for n, t in comparable(coupling.graph).items()}
+    outputs, (points, choices) = coupling.graph.outputs, compared(coupling.graph)
+    points = {n if n in outputs else coupling.graph.past(n): t for n, t in points.items()}
     if not points:
         return Verdict(0.0, True, "")
-    mask, feeds, choices = coupling.mask(plan.keep), list(feeds), decided(coupling.graph)
+    mask, feeds = coupling.mask(plan.keep), list(feeds)
     full = silenced(coupling, plan)
 
     def kept(runs: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
@@ -136,10 +136,15 @@ def _compare(expected: Array, found: Array, name: str, tolerance: float) -> Verd
     return Verdict(difference, difference <= tolerance, name)
 
 
-def comparable(graph: Graph, jumps: Collection[str] = JUMPS) -> dict[str, int]:
+def comparable(graph: Graph) -> dict[str, int]:
     """Values to compare: floating-point outputs, and the nearest floats in front of operators that jump."""
-    nodes, behind = decisions(graph, jumps)
-    apart = behind.union(*(graph.nodes[i].output for i in nodes))
+    return compared(graph)[0]
+
+
+def compared(graph: Graph, jumps: Collection[str] = JUMPS) -> tuple[dict[str, int], dict[str, int]]:
+    """Values to compare, in front of operators that jump, and what the other network takes over; names and types."""
+    nodes, taken, behind = decisions(graph, jumps)
+    apart = behind | taken.keys()
     points: dict[str, int] = {}
     stack, seen = [*graph.outputs, *(name for i in nodes for name in graph.reads(graph.nodes[i]))], set[str]()
     while stack:
@@ -154,9 +159,9 @@ def comparable(graph: Graph, jumps: Collection[str] = JUMPS) -> dict[str, int]:
             points[name] = graph.types[name]
         else:
             stack.extend(graph.reads(graph.nodes[graph.producer[name]]))
-    return points
+    return points, taken
 
 
 def signals(graph: Graph) -> list[str]:
     """Values that tell how much the answer of a network changes that goes on with the rows that another chose."""
-    return list(comparable(graph, CHOICES))
+    return list(compared(graph, CHOICES)[0])

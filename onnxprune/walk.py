@@ -135,8 +135,7 @@ class Walk:
 
     def _chosen(self) -> set[str]:
         """Values that the original's nodes give where they choose."""
-        graph = self.reference
-        return {name for i in decisions(graph, CHOICES).nodes for name in graph.nodes[i].output if name}
+        return set(decisions(self.reference, CHOICES).taken)
 
     def _choice(self, names: Sequence[str]) -> Session:
         """The part of the original that makes these values of its inputs."""

@@ -17,7 +17,6 @@ from onnxprune.data import inputs_of
 from onnxprune.errors import BudgetError, UsageError
 from onnxprune.evaluation import Labelled
 from onnxprune.graph import Graph
-from onnxprune.judging import _judged
 from onnxprune.reconstruct import MODES
 from onnxprune.report import Target
 from onnxprune.run import Options, prepare
@@ -245,7 +244,7 @@ def test_a_loss_is_not_exceeded_on_the_samples_that_judge(name, allowed):
     best, failure = found.best()
     assert failure is None
     assert best.loss.value <= allowed
-    samples, indices = _judged(found.run)
+    samples, indices = found.judge.judged
     before, after = (
         evaluation.answers(m, samples, indices, models.RUNTIME, 64)
         for m in (found.run.coupling.graph.model, best.model.proto)
