@@ -8,7 +8,7 @@ scores, in front of the choice) and by what they make of the same choices. Each 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from onnxprune.calibration import Samples
 from onnxprune.decisions import CHOICES, exposed
@@ -21,12 +21,16 @@ from onnxprune.runtime import Runtime, Session
 
 @dataclass(frozen=True)
 class Guide:
-    """A network's choices, which others are given, and the values by which they are compared; names and types."""
+    """A network's choices, which others are given, and the values by which they are compared; names and types.
+
+    What it chooses for some samples is known from then on.
+    """
 
     session: Session  # makes the choices
     choices: Mapping[str, int]
     points: Mapping[str, int]
     runtime: Runtime
+    chosen: dict[tuple[int, ...], list[Mapping[str, Array]]] = field(default_factory=dict)  # by samples and places
 
     @staticmethod
     def of(graph: Graph, runtime: Runtime, same: Callable[[str], bool]) -> Guide | None:
@@ -53,5 +57,8 @@ class Guide:
         return list(collected(session, self._given(samples, indices, batch), list(self.points), changed).values())
 
     def _given(self, samples: Samples, indices: Sequence[int], batch: int) -> Iterator[Mapping[str, Array]]:
-        for feed in samples.batches(indices, batch):
-            yield {**feed, **self.session.run(feed)}
+        known = self.chosen.setdefault((id(samples), batch, *indices), [])
+        for number, feed in enumerate(samples.batches(indices, batch)):
+            if number == len(known):
+                known.append(self.session.run(feed))
+            yield {**feed, **known[number]}

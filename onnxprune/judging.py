@@ -72,8 +72,8 @@ class Judge:
     @property
     def _room(self) -> int:
         """Samples whose answers memory has room for."""
-        graph = self.run.original
-        return evaluation.affordable(graph, self.guide.points if self.guide else graph.outputs)
+        graph, guide = self.run.original, self.guide
+        return evaluation.affordable(graph, [*guide.points, *guide.choices] if guide else graph.outputs)
 
     def judgement(self, model: Model) -> Judgement:
         """How well a model answers the samples that judge."""

@@ -20,9 +20,11 @@ from onnxprune.cli import main
 from onnxprune.coupling import Coupling, couple
 from onnxprune.errors import BudgetError, DataError
 from onnxprune.graph import Graph
+from onnxprune.pipeline import begun
 from onnxprune.plan import Plan, Weights
 from onnxprune.rewrite import rewrite
 from onnxprune.runtime import Runtime
+from onnxprune.search import parse_targets
 from onnxprune.walk import Walk
 
 RUNTIME = Runtime(threads=1)
@@ -365,8 +367,8 @@ def test_what_the_body_of_a_loop_reads_stays(op):
 # ---------------------------------------------------------------------------------------------- sizes that data decide
 
 
-def test_a_pruned_model_that_finds_nothing_is_judged_all_the_same():
-    """A detector may fail when it finds nothing: the pruned one is asked what it makes of what the original finds."""
+def finder():
+    """A detector, which fails when it finds nothing, and samples in which it finds something."""
     text = """
         a = MatMul(x, w1)
         r = Relu(a)
@@ -386,11 +388,26 @@ def test_a_pruned_model_that_finds_nothing_is_judged_all_the_same():
         feed = {"x": rng.normal(size=(1, 6)).astype(np.float32)}
         with contextlib.suppress(DataError):
             feeds += [feed] if session.run(feed) else []
+    return model, feeds
+
+
+def test_a_pruned_model_that_finds_nothing_is_judged_all_the_same():
+    """It is asked what it makes of what the original finds."""
+    model, feeds = finder()
     report = prune(model, target="params=0.2", calibration=feeds, reconstruct="none", method="l1").report
     assert report.surgery_check["ok"]
     assert 0 < report.fidelity.relative_error < 1
     report = prune(model, target="drop=0.4", calibration=feeds, reconstruct="none", method="l1").report
     assert 0 < report.fidelity.relative_error <= 0.4
+
+
+def test_the_original_chooses_once_for_all_models_that_are_judged(monkeypatch):
+    model, feeds = finder()
+    search, _ = begun(model, parse_targets(["macs=0.5"]), feeds, runtime=RUNTIME)
+    judge, original = search.judge, files.read(model)
+    monkeypatch.setattr(judge.guide.session, "run", None)  # it has been asked when the judge was made
+    for _ in range(2):
+        assert judge.judgement(original).fidelity.relative_error == 0
 
 
 # ---------------------------------------------------------------------------------------------- other operators
