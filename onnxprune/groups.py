@@ -63,7 +63,7 @@ class Group:
     `cells` labels the channels whose counts must stay equal between labels (the groups of a grouped convolution, the
     directions of a recurrent layer); `stream` marks those of a residual stream: sums of several layers' outputs, of
     which one has a longer way. Where the channels are dims of attention heads, `heads` says of each what belongs
-    together when its dims are turned (see `heads`).
+    together when its dims are turned (see `heads`); or they are `unturned` and go as they are.
     """
 
     name: str
@@ -75,11 +75,17 @@ class Group:
     cells: Ints
     stream: bool
     heads: tuple[tuple[Part, ...], ...] = ()
+    unturned: bool = False
 
     @property
     def channels(self) -> int:
         """Number of channels."""
         return len(self.components)
+
+    @property
+    def dims(self) -> bool:
+        """Whether the channels are dims of attention heads."""
+        return bool(self.heads) or self.unturned
 
     @property
     def rows(self) -> int:

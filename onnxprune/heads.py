@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -27,23 +28,50 @@ from onnxprune.ops.registry import Product
 
 Dims = tuple[int, ...]  # the ids of a head's dims, in the order of the group's channels
 ATTENTION = ("auto", "heads", "rank")
+NEARLY = 0.75  # of what goes with whole heads; without queries and keys it is about half
 
 
 class _Stays(Exception):
     """Why the dims of a group can't be turned."""
 
 
-def attend(graph: Graph, attention: str = "heads", granularity: str = "auto") -> Coupling:
-    """Couple a graph with whole heads as channels ("heads"), or with dims of heads wherever they can be turned."""
+def attend(graph: Graph, attention: str = "heads", granularity: str = "auto", *, turn: bool = True) -> Coupling:
+    """Couple a graph with whole heads as channels ("heads"), or with dims of heads.
+
+    "rank": wherever some dims of an attention block can be turned; "auto": only where nearly as much can go as with
+    whole heads. Dims of blocks in which none can be turned are channels where more goes with them, as where there is
+    only one head. Without `turn` this holds for all.
+    """
     by_heads = _coupled(graph, (), granularity)
     if attention == "heads" or not by_heads.notes.heads:
         return by_heads
-    everywhere = _coupled(graph, by_heads.notes.heads, granularity)
-    turned = {p.index for group in _offered(everywhere).groups if group.heads for p in _products(everywhere, group)}
-    chosen = {i for block in _blocks(by_heads) if not turned.isdisjoint(block) for i in block}
-    if not chosen:
-        return by_heads
-    return _offered(everywhere if chosen == by_heads.notes.heads else _coupled(graph, chosen, granularity))
+    everywhere = _offered(_coupled(graph, by_heads.notes.heads, granularity), turn)
+    turned, unturned = set[int](), set[int]()
+    for block, own in _blocks(by_heads):
+        whole = [group for group in by_heads.groups if not own.isdisjoint(group.components.tolist())]
+        dims = [g for g in everywhere.groups if g.dims and any(p.index in block for p in _products(everywhere, g))]
+        most, found = _size(by_heads, whole), _size(everywhere, dims)
+        if any(g.heads for g in dims) and (attention == "rank" or found >= NEARLY * most):
+            turned |= block
+        elif found > most:
+            unturned |= block
+
+    def by_dims(chosen: set[int]) -> Coupling:
+        if not chosen:
+            return by_heads
+        return everywhere if chosen == by_heads.notes.heads else _offered(_coupled(graph, chosen, granularity), turn)
+
+    least = by_dims(turned)
+    if not unturned:
+        return least
+    more = by_dims(turned | unturned)
+    return more if _size(more, more.groups) > _size(least, least.groups) else least
+
+
+def _size(coupling: Coupling, groups: Sequence[Group]) -> float:
+    """The elements of all slices of tensors that go with the channels of groups, but for streams."""
+    slices = [(coupling.graph.shapes[m.tensor], m) for group in groups if not group.stream for m in group.members]
+    return sum(m.index.size * prod(shape) / shape[m.axis] / (shape[0] if m.lanes else 1) for shape, m in slices)
 
 
 def _coupled(graph: Graph, by_rank: Collection[int], granularity: str) -> Coupling:
@@ -66,8 +94,8 @@ def names(coupling: Coupling) -> tuple[str, ...]:
     return tuple(key(coupling.graph.nodes[i]) for i in sorted(coupling.by_rank))
 
 
-def _blocks(coupling: Coupling) -> list[set[int]]:
-    """Products that have heads in common."""
+def _blocks(coupling: Coupling) -> list[tuple[set[int], set[int]]]:
+    """Products that have heads in common, and the components of all that they read and make."""
     blocks: list[tuple[set[int], set[int]]] = []
     for index in sorted(coupling.notes.heads):
         node, own = coupling.graph.nodes[index], set[int]()
@@ -77,21 +105,33 @@ def _blocks(coupling: Coupling) -> list[set[int]]:
         joined = [block for block in blocks if not own.isdisjoint(block[1])]
         blocks = [block for block in blocks if block not in joined]
         blocks.append(({index}.union(*(b[0] for b in joined)), own.union(*(b[1] for b in joined))))
-    return [block for block, _ in blocks]
+    return blocks
 
 
-def _offered(coupling: Coupling) -> Coupling:
-    """The coupling with the heads of every group of dims; groups that can't be turned are left alone."""
+def _offered(coupling: Coupling, turn: bool = True) -> Coupling:
+    """The coupling with the heads of every group of dims, if they can be turned; else they go as they are, or stay."""
     groups, left_alone = list[Group](), dict(coupling.left_alone)
     for group in coupling.groups:
         if not _products(coupling, group):
             groups.append(group)
             continue
         try:
-            groups.append(replace(group, heads=_Finder(coupling, group).heads()))
+            found = replace(group, heads=_Finder(coupling, group).heads())
         except _Stays as reason:
-            left_alone |= dict.fromkeys(group.writers, f"the dims of its heads can't be factorized: {reason}")
+            if not _go_as_they_are(coupling, group):
+                left_alone |= dict.fromkeys(group.writers, f"the dims of its heads can't be factorized: {reason}")
+                continue
+            found = replace(group, unturned=True)
+        groups.append(found if turn else replace(group, unturned=True))
     return replace(coupling, groups=tuple(groups), left_alone=dict(sorted(left_alone.items())))
+
+
+def _go_as_they_are(coupling: Coupling, group: Group) -> bool:
+    """Whether dims that can't be turned can be told apart: linear layers make them, and they are compared or read."""
+    compared = {p.index for p in coupling.notes.products if p.right is not None}
+    made = [coupling.linear(i) for i in group.writers]
+    apart = group.reads.keys() <= compared or compared.isdisjoint(group.reads)
+    return apart and all(linear is not None and linear.output for linear in made)
 
 
 def _products(coupling: Coupling, group: Group) -> list[Product]:

@@ -180,7 +180,7 @@ def classes(coupling: Coupling, groups: Sequence[Group]) -> dict[tuple[object, .
     found: dict[tuple[object, ...], list[int]] = {}
     for place, group in enumerate(groups):
         layers = [_kind(coupling.graph, index) for index in (*group.writers, *group.reads, *group.loops)]
-        found.setdefault((group.channels, bool(group.heads), *sorted(layers, key=str)), []).append(place)
+        found.setdefault((group.channels, group.dims, *sorted(layers, key=str)), []).append(place)
     return found
 
 

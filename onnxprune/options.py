@@ -166,7 +166,8 @@ HEADS = click.option(
     type=click.Choice(ATTENTION),
     default="auto",
     help="What goes from attention: heads: whole heads; rank: dims of all heads, turned first so that the last ones "
-    "matter least, where nothing stands in the way, else heads; auto: rank if layers are repaired, else heads.",
+    "matter least, where nothing stands in the way, else heads; auto: rank if layers are repaired and "
+    "nearly as much can go, else heads; where there is only one, its dims.",
 )
 DATA = _options(
     click.option(

@@ -32,7 +32,7 @@ Ints = NDArray[np.int64]
 def refine(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> dict[str, Ints]:
     """The same numbers of channels after swaps that lower the least-squares error at the groups' readers."""
     cut = [r.group for r in ranked.rankings if len(keep[r.group.name]) < r.group.channels]
-    groups = [group for group in cut if not group.heads]  # whose dims are ordered as they were turned
+    groups = [g for g in cut if not g.heads and selection.readers(run.coupling, g)]  # turned dims are in order
     if not groups:
         return dict(keep)
     held = all(linear.key in ranked.moments for g in groups for linear in selection.readers(run.coupling, g))

@@ -200,7 +200,7 @@ def group_reports(coupling: Coupling, plan: Plan, errors: Mapping[str, float]) -
         error = max(own) if own and kept < group.channels else None
         reports.append(
             GroupReport(
-                group.name, group.channels, kept, layers, readers, group.stream, error, macs, params, bool(group.heads)
+                group.name, group.channels, kept, layers, readers, group.stream, error, macs, params, group.dims
             )
         )
     return reports

@@ -132,6 +132,11 @@ class Options:
         return methods.find(self.method).reconstruct if self.reconstruct == "auto" else self.reconstruct
 
     @property
+    def looks_at_weights_alone(self) -> bool:
+        """Whether neither the criterion nor a repair asks what the layers that read a group do with it."""
+        return self.mode == "none" and methods.find(self.method).needs == "weights"
+
+    @property
     def at_once(self) -> int:
         """Samples that are run at once."""
         return self.batch or BATCH
@@ -208,7 +213,8 @@ class Run:
         if self.options.by_blocks:
             return False
         own = self.method.takeover is not methods.emulated
-        repaired = (self.mode == "none" or (self.mode == "unify" and own)) and not self.coupling.by_rank
+        turned = any(group.heads for group in self.coupling.groups)
+        repaired = (self.mode == "none" or (self.mode == "unify" and own)) and not turned
         alone = self.method.needs == "weights" and repaired and not self.options.refine
         return self.samples.origin == "synthetic" and alone
 
@@ -288,9 +294,12 @@ def _unmatched(coupling: Coupling, options: Options) -> Iterator[tuple[str, str]
 
 
 def coupled(graph: Graph, options: Options) -> Coupling:
-    """Coupled as the plan says; else by the option, of which auto turns heads where layers are refitted anyway."""
+    """Coupled as the plan says; else by the option, of which auto turns heads where layers are refitted anyway.
+
+    With stand-ins, or where blocks go, it takes whole heads.
+    """
     if options.plan is not None:
         return restored(planned(graph, options.plan), options.plan.by_rank, options.granularity)
-    fits = options.mode in ("local", "ls") and not options.by_blocks
-    attention = "heads" if options.attention == "auto" and not fits else options.attention
-    return attend(graph, attention, options.granularity)
+    auto = options.attention == "auto"
+    attention = "heads" if auto and (options.mode == "unify" or options.by_blocks) else options.attention
+    return attend(graph, attention, options.granularity, turn=not auto or options.mode in ("local", "ls"))

@@ -45,7 +45,9 @@ def why_left_out(coupling: Coupling, group: Group, options: Options | None = Non
         return "left out by --include"
     if options and len(selection.widths(group, options.step, least_width(coupling, group, options))) == 1:
         return f"its {group.channels} channels are as few as it may have: {_spelt(options)}"
-    return "" if factorize.measured(coupling, group) else _unfit(coupling, group)
+    if factorize.measured(coupling, group) or (options and options.looks_at_weights_alone):
+        return ""
+    return f"{_unfit(coupling, group)}: it goes without repair alone, by weights (as with --method l1)"
 
 
 def may_go(run: Run, block: Block) -> bool:

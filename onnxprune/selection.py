@@ -21,7 +21,7 @@ from onnxprune.correlation import Nested, Removal, square
 from onnxprune.coupling import Coupling, Group
 from onnxprune.elimination import Problem, compressed, eliminate, ranked_rows
 from onnxprune.evaluation import collected
-from onnxprune.fitting import DEFAULT_DAMPING, choose_damping, fitted, thinned
+from onnxprune.fitting import DEFAULT_DAMPING, choose_damping, fitted, silent, thinned
 from onnxprune.graph import Array
 from onnxprune.methods import Evidence, Method
 from onnxprune.ops import elementwise
@@ -75,7 +75,7 @@ class Ranking:
 
 def readers(coupling: Coupling, group: Group) -> list[Linear]:
     """The layers that read a group, loops included, if all are linear layers that can be refitted; else none."""
-    reads = [i for i in group.reads if not (group.heads and i in coupling.by_rank)]  # which compare dims of heads
+    reads = [i for i in group.reads if not (group.dims and i in coupling.by_rank)]  # which compare dims of heads
     found = [*(coupling.linear(i) for i in reads), *(coupling.loop(i) for i in group.loops)]
     fit = [linear for linear in found if linear is not None and linear.refittable]
     return fit if len(fit) == len(found) else []
@@ -140,9 +140,9 @@ def producer_weights(coupling: Coupling, group: Group) -> Float:
     """
     parts = [np.zeros((group.channels, 0))]
     for member in group.members:
-        makers = [i for i in group.writers if member.tensor in coupling.graph.nodes[i].input]
-        linears = [linear for i in makers if (linear := coupling.linear(i)) is not None and linear.output]
-        if member.role == "writer" and linears and len(linears) == len(makers):
+        made_by = [i for i in group.writers if member.tensor in coupling.graph.nodes[i].input]
+        linears = [linear for i in made_by if (linear := coupling.linear(i)) is not None and linear.output]
+        if member.role == "writer" and linears and len(linears) == len(made_by):
             parts += [_made(coupling, group, linear) for linear in linears]
         elif member.role == "writer":
             tensor = member.slices(coupling.graph.array(member.tensor)).astype(np.float64)
@@ -184,7 +184,7 @@ def widths(group: Group, step: int, smallest: int) -> Ints:
     whole steps: each head is a matrix product of its own.
     """
     cells = int(group.cells.max()) + 1
-    step //= 1 if group.heads else gcd(step, group.rows)
+    step //= 1 if group.dims else gcd(step, group.rows)
     step = step * cells // gcd(step, cells)
     found = np.arange(step, group.channels, step)
     return np.append(found[found >= smallest], group.channels)
@@ -210,7 +210,7 @@ def gathered(
         problems.append(problem_of(linear, group, [everything]))
         means.append(everything.mean)
     dampings = dampings_of(readers(coupling, group), group, problems, moments) if moments is not None else []
-    makers = [coupling.linear(i) for i in group.writers]
+    made_by = [coupling.linear(i) for i in group.writers]
     evidence = Evidence(
         problems,
         means,
@@ -218,7 +218,7 @@ def gathered(
         group.cells,
         float(np.median(dampings or [DEFAULT_DAMPING])),
         rng,
-        any(maker is not None and maker.window is not None for maker in makers),
+        any(maker is not None and maker.window is not None for maker in made_by),
         passes_scale(coupling, group),
         activity.zeros if activity is not None else None,
         activity.faint if activity is not None else None,
@@ -247,6 +247,8 @@ def rank(
     order = method.order(evidence)
     if moments is None or not predict:
         return Ranking(group, order, allowed, errors_of_white(linears, group, order)[allowed], {})
+    if not linears:
+        return unrepaired(coupling, group, order, allowed, lost(np.square(evidence.weights).sum(1), order))
     return judged(group, linears, evidence.problems, dampings, moments, order, allowed)
 
 
@@ -328,10 +330,35 @@ def errors_of_white(linears: Sequence[Linear], group: Group, order: Ints) -> Flo
     for linear in linears:
         weight = dense(linear)
         power = np.square(weight[rows_of(linear, group)]).sum((1, 2))
-        stayed = np.setdiff1d(np.arange(group.channels), order)
-        lost = np.cumsum(power[np.concatenate([order, stayed])])[::-1]
-        errors[:-1] += lost / (np.square(weight).sum() or 1.0)
+        errors += lost(power, order, float(np.square(weight).sum()))
     return errors
+
+
+def lost(power: Float, order: Ints, total: float | None = None) -> Float:
+    """What channels of this power [n] that go in an order have lost at every width from 0, as a share of the total."""
+    stayed = np.setdiff1d(np.arange(len(power)), order)
+    gone = np.cumsum(power[np.concatenate([order, stayed])])[::-1]
+    return np.append(gone, 0.0) / ((gone[0] if total is None else total) or 1.0)
+
+
+def unrepaired(coupling: Coupling, group: Group, order: Ints, allowed: Ints, errors: Float) -> Ranking:
+    """The ranking of a group for which no layer that reads it makes up, given the errors at all widths from 0.
+
+    What the trial changes are the layers that make the channels.
+    """
+    ranking = Ranking(group, order, allowed, errors[allowed], {})
+    mask = coupling.mask({group.name: ranking.kept(int(allowed[ranking.middle]))})
+    trial = {}
+    for linear in makers(coupling, group):
+        new = silent(coupling, mask, linear, Weights(linear.matrix, linear.offset))
+        trial[linear.index] = [with_weights(linear, new)]
+    return replace(ranking, trial=trial)
+
+
+def makers(coupling: Coupling, group: Group) -> list[Linear]:
+    """The linear layers that make the channels of a group (of others, by themselves: filters work on one each)."""
+    found = (coupling.linear(i) for i in group.writers if i in coupling.notes.readers)
+    return [linear for linear in found if linear is not None and linear.output]
 
 
 def _cut(linear: Linear, group: Group, removed: Ints, moments: Moments, damping: float) -> Weights:
@@ -456,7 +483,7 @@ def probe(
     """Error curves of all groups in the unit of the final output: its relative squared change."""
     curves: dict[str, Curve] = {}
     with Walk(coupling, feeds, runtime, max_memory) as walk:
-        firsts = {r.group.name: min((walk.place[i], i) for i in _touched(r.group)) for r in rankings}
+        firsts = {r.group.name: min((walk.place[i], i) for i in _touched(r)) for r in rankings}
         walk.keep(signals)
         answers = collected(walk.suffix({}, signals), walk.original)
         for done, ranking in enumerate(sorted(rankings, key=lambda r: firsts[r.group.name])):
@@ -465,16 +492,16 @@ def probe(
             if local > NEGLIGIBLE:
                 mask = coupling.mask({ranking.group.name: ranking.kept(int(ranking.levels[ranking.middle]))})
                 session = walk.suffix(ranking.trial, signals, mask)
-                if session.outputs:  # else what it changes can't be compared
+                if session.outputs and ranking.trial:  # else what it changes can't be compared
                     factor = change(collected(session, walk.original), answers) / local
             curves[ranking.group.name] = Curve(ranking.levels, ranking.errors * factor)
             progress(done + 1, len(rankings))
     return [curves[r.group.name] for r in rankings]
 
 
-def _touched(group: Group) -> list[int]:
+def _touched(ranking: Ranking) -> list[int]:
     """The nodes that read a group, and those that make it where they change: recurrent ones, and amid attention."""
-    return [*group.reads, *group.loops, *(group.writers if group.heads else ())]
+    return [*ranking.group.reads, *ranking.group.loops, *ranking.trial]
 
 
 def change(now: Mapping[str, Array], before: Mapping[str, Array]) -> float:

@@ -72,7 +72,8 @@ def rank(run: Run) -> Ranked:
             activity: dict[str, Activity] = activity,
         ) -> selection.Ranking:
             allowed = levels[place[group.name]]
-            if group.heads and found is not None:
+            compared = group.unturned and not selection.readers(run.coupling, group)
+            if found is not None and (group.heads or (compared and not run.options.looks_at_weights_alone)):
                 one, turns[group.name] = factorize.rank(run.coupling, group, found, allowed, predict=predict)
                 return one
             rng, active = np.random.default_rng((run.options.seed, place[group.name])), activity.get(group.name)
@@ -134,7 +135,7 @@ def in_portions(run: Run, groups: Sequence[Group]) -> Iterator[list[Group]]:
     portion, held, widest = list[Group](), dict[str, int](), 0
     for group in groups:
         own = {one.key: moments_bytes(graph, one, sizes) for one in factorize.measured(run.coupling, group)}
-        widest = max(widest, *(one.size for one in factorize.measured(run.coupling, group)))
+        widest = max(widest, *(one.size for one in factorize.measured(run.coupling, group)), 0)
         if portion and sum((held | own).values()) + 3 * 8 * widest**2 > run.options.max_memory:
             yield portion
             portion, held = [], {}
@@ -152,7 +153,7 @@ def _probe_samples(run: Run, groups: Sequence[Group]) -> int:
 
 def _workers(run: Run, groups: Sequence[Group]) -> int:
     """Groups ranked at the same time: as many as there are processors, or as memory is granted for."""
-    widest = max(linear.size for g in groups for linear in factorize.measured(run.coupling, g))
+    widest = max((one.size for g in groups for one in factorize.measured(run.coupling, g)), default=1)
     return max(
         1, min(run.options.runtime.threads or os.cpu_count() or 1, int(run.options.max_memory / (8 * 8 * widest**2)))
     )
@@ -177,7 +178,8 @@ def _activity(run: Run, groups: Sequence[Group]) -> dict[str, Activity]:
     """How often the channels of these groups are off, on all samples that aren't held back to judge."""
     with run.timed("calibrate"):
         samples = run.feeds(np.concatenate([run.division.fit, run.division.tune]))
-        return collect_activity(run.coupling, [g for g in groups if not g.heads], samples, run.options.runtime)
+        looked_at = [g for g in groups if not g.heads and selection.readers(run.coupling, g)]
+        return collect_activity(run.coupling, looked_at, samples, run.options.runtime)
 
 
 def _warn_of_few(run: Run, groups: Sequence[Group]) -> None:

@@ -1141,6 +1141,25 @@ case("attention_of_one_head", "float[N,4,6] x", "float[N,4,3] y", """
     y = MatMul(o, wo)
 """, wq=(6, 5), wk=(6, 5), wv=(6, 8), wo=(8, 3))  # fmt: skip
 
+case("attention_of_one_head_with_filters", X, "float[N,3,8,8] y", """
+    q0 = Conv(x, wq)
+    q1 = Conv<group=5, pads=[1,1,1,1]>(q0, wd, bd)
+    k0 = Conv(x, wk)
+    v0 = Conv(x, wv)
+    q2 = Reshape(q1, flat)
+    q = Transpose<perm=[0,2,1]>(q2)
+    k = Reshape(k0, flat)
+    v = Reshape(v0, flat)
+    l = MatMul(q, k)
+    p = Softmax<axis=-1>(l)
+    pt = Transpose<perm=[0,2,1]>(p)
+    o0 = MatMul(v, pt)
+    o1 = Reshape(o0, map)
+    o = HardSwish(o1)
+    y = Conv(o, wo)
+""", wq=(5, 3, 1, 1), wd=(5, 1, 3, 3), bd=(5,), wk=(5, 3, 1, 1), wv=(8, 3, 1, 1), flat=[0, -1, 64], map=[0, -1, 8, 8],
+    wo=(3, 8, 1, 1))  # fmt: skip
+
 case("attention_over_space", X, "float[N,3,8,8] y", """
     q0 = Conv(x, wq)
     k0 = Conv(x, wk)
@@ -3217,6 +3236,32 @@ case("attention_with_a_mask_of_repeated_ones", "float[N,4,6] x", "float[N,4,3] y
     o2 = Reshape(o1, join)
     y = MatMul(o2, wo)
 """, wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 3, 2], at0=[0], at1=[1], four=[4], one=scalar(1), middle=[1, 2],
+    join=[0, 4, 6], wo=(6, 3))  # fmt: skip
+
+case("attention_with_a_mask_of_rows", "float[N,4,6] x", "float[N,4,3] y", """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    v0 = MatMul(x, wv)
+    q1 = Reshape(q0, heads)
+    k1 = Reshape(k0, heads)
+    v1 = Reshape(v0, heads)
+    q = Transpose<perm=[0,2,1,3]>(q1)
+    k = Transpose<perm=[0,2,3,1]>(k1)
+    v = Transpose<perm=[0,2,1,3]>(v1)
+    l = MatMul(q, k)
+    size = Shape(x)
+    n = Slice(size, at0, at1)
+    square = Concat<axis=0>(n, four)
+    m0 = Expand(one, square)
+    m1 = Unsqueeze(m0, outer)
+    m = Neg(m1)
+    z = Add(l, m)
+    a = Softmax<axis=-1>(z)
+    o = MatMul(a, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o)
+    o2 = Reshape(o1, join)
+    y = MatMul(o2, wo)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 3, 2], at0=[0], at1=[1], four=[4], one=scalar(1), outer=[1, 3],
     join=[0, 4, 6], wo=(6, 3))  # fmt: skip
 
 case("einsum_of_relative_positions", "float[N,4,6] x, int64[2,2] at", "float[N,4,3] y", """

@@ -19,6 +19,7 @@ def listing(coupling: Coupling) -> str:
         kinds = [f"{len(cells)} cells of {cells[0]}"] if len(cells) > 1 else []
         kinds += ["stream"] if group.stream else []
         kinds += [f"dims of heads: {len(group.heads)}"] if group.heads else []
+        kinds += ["dims of heads, unturned"] if group.unturned else []
         lines.append(", ".join([f"{group.name}: {group.channels} channels", *kinds]))
         lines += sorted(f"    {_member(group, i)}" for i in range(len(group.members)))
         lines += [f"    read by {coupling.layer(i)}{_rows(index)}" for i, index in group.reads.items()]

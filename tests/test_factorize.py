@@ -112,6 +112,30 @@ def test_values_are_the_truncated_product_with_the_projection():
             )
 
 
+@pytest.mark.parametrize("name", ["attention", "attention_of_one_head", "attention_in_one_node"])
+def test_unturned_dims_go_by_what_their_products_change(name):
+    """All queries against all keys: the squares of what the products of the dims that are gone add up to."""
+    rng, coupling = np.random.default_rng(4), attend(Graph(CASES[name].model()), "rank")
+    group = next(g for g in coupling.groups if g.heads and all(part.written for head in g.heads for part in head))
+    group, dims = replace(group, heads=(), unturned=True), group.channels
+    (pair,) = factorize.comparisons(coupling, group)
+    rows = [rng.normal(1, 1, (30, side.seen.channels)).astype(np.float32) for side in pair]
+    moments = {side.seen.key: [sums(x)] for side, x in zip(pair, rows, strict=True)}
+    ranking, still = factorize.rank(coupling, group, moments, np.arange(1, dims + 1))
+    assert ranking.trial.keys() == still.columns.keys() == set(group.writers)
+    products = []
+    for left, right in zip(pair[0].places, pair[1].places, strict=True):
+        q, k = np.zeros((2, 30, dims))
+        q[:, pair[0].dims], k[:, pair[1].dims] = rows[0][:, left], rows[1][:, right]
+        products.append(q[:, None] * k)
+    before = sum(np.square(one.sum(-1)).mean() for one in products)
+    for width, error in zip(ranking.levels, ranking.errors, strict=True):
+        gone = ranking.removed(int(width))
+        assert error == pytest.approx(sum(np.square(one[..., gone].sum(-1)).mean() for one in products) / before)
+    least = min(range(dims), key=lambda i: sum(np.square(one[..., i]).mean() for one in products))
+    assert ranking.order[0] == least
+
+
 def test_moments_of_turned_inputs():
     rng = np.random.default_rng(2)
     rows = rng.normal(3, 1, (40, 12)).astype(np.float32)
@@ -150,6 +174,33 @@ def test_a_whole_run(name, reconstruct):
         errors.append(result.report.fidelity.relative_error)
         assert onnxprune.apply(case.model(), result.plan).graph == result.model.graph
     assert errors[0] <= errors[1]
+
+
+@pytest.mark.parametrize("allocate", ["dp", "uniform"])
+@pytest.mark.parametrize("method", ["reap", "l1", "wanda", "merge", "apoz"])
+def test_a_whole_run_with_one_head(method, allocate):
+    """Dims of one head go with every method but those that need stand-ins."""
+    case = CASES["attention_of_one_head_with_filters"]
+    x = np.random.default_rng(3).normal(size=(60, 3, 8, 8)).astype(np.float32)
+    result = onnxprune.prune(
+        case.model(), target="params=0.75", calibration={"x": x}, method=method, allocate=allocate, round_to=1,
+        measure_latency=False,
+    )  # fmt: skip
+    assert result.report.surgery_check["ok"]
+    assert any(g.dims and g.kept < g.channels for g in result.report.groups) is (method != "merge")
+    assert onnxprune.apply(case.model(), result.plan).graph == result.model.graph
+
+
+def test_methods_that_need_no_data_take_dims_by_their_weights():
+    """Without calibration l1 takes the dims that the smallest weights make."""
+    case = CASES["attention_of_one_head"]
+    result = onnxprune.prune(case.model(), method="l1", allocate="uniform", target="params=0.6", round_to=1)
+    weights = [Graph(case.model()).array(name) for name in ("wq", "wk")]
+    norms = sum(np.abs(w).sum(0) for w in weights)
+    kept = result.plan.keep["q"]
+    assert 0 < len(kept) < len(norms)
+    assert set(kept.tolist()) == set(np.argsort(norms)[-len(kept) :].tolist())
+    assert any("none was needed" in warning for warning in result.report.warnings)
 
 
 def test_dims_that_the_data_doesnt_need_cost_nothing():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cases import CASES
 from onnx import numpy_helper
 
 import models
@@ -9,10 +10,13 @@ import onnxprune
 from onnxprune import repair, statistics, steps
 from onnxprune.calibration import PLAIN
 from onnxprune.data import samples_of
+from onnxprune.errors import BudgetError
 from onnxprune.graph import Graph
 from onnxprune.methods import METHODS
+from onnxprune.plan import Plan
 from onnxprune.reconstruct import MODES
 from onnxprune.refinement import _Reader
+from onnxprune.rewrite import rewrite
 from onnxprune.run import Options, prepare
 from onnxprune.search import Search, parse_targets
 
@@ -194,6 +198,47 @@ def test_apoz_removes_what_is_off_most_often():
     off = (value == 0).mean(0)
     order = found.ranked.rankings[0].order
     assert (np.diff(off[order]) <= 0).all()
+
+
+# ---- Readers that can't be refitted
+
+
+IMAGES = {"x": np.random.default_rng(0).normal(size=(60, 3, 8, 8)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("data", [IMAGES, None])
+@pytest.mark.parametrize("allocate", ["dp", "uniform"])
+def test_what_cant_be_refitted_goes_where_nothing_is(data, allocate):
+    """Deformable convolutions read two of the groups: by weights alone their channels go, the smallest first."""
+    model = CASES["deformed"].model()
+    result = prune(model, "l1", target="params=0.8", allocate=allocate, data=data, batch=1)
+    assert result.report.surgery_check["ok"]
+    assert result.report.targets[0].reached
+    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    sums = np.abs(weights["w1"]).sum((1, 2, 3))
+    kept = result.plan.keep["a"]
+    assert len(kept) < 6
+    assert set(kept.tolist()) == set(np.argsort(sums)[-len(kept) :].tolist())
+    with pytest.raises(BudgetError, match="can't be refitted"):
+        prune(model, "l1", target="params=0.8", reconstruct="ls", data=IMAGES, batch=1)
+
+
+def test_the_error_of_what_cant_be_refitted_is_that_of_the_answers():
+    """The trial, in which what makes the channels makes none of those that go, answers as the pruned model does."""
+    model = CASES["deformed"].model()
+    found = Search(prepare(Graph(model), samples_of(Graph(model), None, IMAGES, PLAIN, None, 0, None),
+                           Options(method="l1", round_to=1, runtime=models.RUNTIME, batch=1,
+                                   targets=parse_targets(["params=0.8"]))))  # fmt: skip
+    run = found.run
+    place = next(i for i, r in enumerate(found.ranked.rankings) if r.group.name == "a")
+    ranking, curve = found.ranked.rankings[place], found.ranked.curves[place]
+    kept = ranking.kept(int(ranking.levels[ranking.middle]))
+    pruned = rewrite(run.coupling, Plan({"a": kept}))
+    total, power = 0.0, 0.0
+    for one in run.feeds(run.division.tune):
+        before, after = (models.values(m, one)["y"] for m in (model, pruned))
+        total, power = total + np.square(before - after).sum(), power + np.square(before).sum()
+    assert curve.errors[ranking.middle] == pytest.approx(total / power, rel=1e-3)
 
 
 # ---- Swaps

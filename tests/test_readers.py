@@ -139,7 +139,9 @@ def test_the_taps_of_a_wide_layer_share_a_coefficient(monkeypatch):
     assert [why_left_out(coupling, g) for g in coupling.groups] == [""]
     monkeypatch.setattr("onnxprune.ops.linear.WIDEST", 10)
     coupling = couple(Graph(model))
-    assert [why_left_out(coupling, g) for g in coupling.groups] == ["y reads 16 values, too many to refit"]
+    assert [why_left_out(coupling, g) for g in coupling.groups] == [
+        "y reads 16 values, too many to refit: it goes without repair alone, by weights (as with --method l1)"
+    ]
 
 
 def test_channels_of_unequal_size_share_nothing():

@@ -540,6 +540,9 @@ def test_limits_that_make_no_sense(share):
         Options(keep={"fc0": share})
 
 
+ALONE = ": it goes without repair alone, by weights (as with --method l1)"
+
+
 def test_what_is_left_out_says_why(monkeypatch):
     one = run("mlp", include=("fc0",), exclude=("fc0",))
     first, second = one.coupling.groups
@@ -548,10 +551,13 @@ def test_what_is_left_out_says_why(monkeypatch):
     one = run("mlp", include=("fc0",))
     assert why_left_out(one.coupling, one.coupling.groups[1], one.options) == "left out by --include"
     monkeypatch.setattr("onnxprune.ops.linear.WIDEST", 12)
-    assert why_left_out(one.coupling, first) == "fc1 reads 16 values, too many to refit"
+    assert why_left_out(one.coupling, first) == "fc1 reads 16 values, too many to refit" + ALONE
     assert scope._unfit(one.coupling, second) == ""
     one.coupling._linears[first.writers[0] + 2] = None
-    assert why_left_out(one.coupling, first) == "fc1 reads its channels in a way that can't be refitted"
+    assert why_left_out(one.coupling, first) == "fc1 reads its channels in a way that can't be refitted" + ALONE
+    assert why_left_out(one.coupling, first, Options(method="l1")) == ""
+    assert why_left_out(one.coupling, first, Options(method="wanda")) != ""
+    assert why_left_out(one.coupling, first, Options(method="l1", reconstruct="ls")) != ""
 
 
 @pytest.mark.parametrize(("step", "smallest"), [(4, 1), (3, 5), (None, 1), (16, 1)])
