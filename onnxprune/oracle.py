@@ -7,7 +7,8 @@ outputs tell little, the floats in front of it are compared. The difference is r
 twin's value.
 
 Where it is too large, the twin itself is asked how much it amplifies rounding: a network that turns a relative change
-of a millionth in its inputs into one of a thousandth can't be reproduced better than that, however exact the surgery.
+of a millionth in its inputs and weights into one of a thousandth can't be reproduced better than that, however exact
+the surgery. (Weights, because large ones that cancel each other out amplify rounding, but no change of the inputs.)
 A mistake of surgery is far more than a few roundings at the place where it is made, so it is noticed all the same.
 Values of which the twin makes something else altogether (widths of boxes that are exponentials) tell nothing, and don't
 count where others do.
@@ -26,9 +27,10 @@ from onnxprune.decisions import CHOICES, JUMPS, decisions, exposed
 from onnxprune.errors import InternalError
 from onnxprune.files import Model
 from onnxprune.graph import Array, Graph
-from onnxprune.plan import Plan
+from onnxprune.plan import Plan, Weights
 from onnxprune.rewrite import silenced
 from onnxprune.runtime import Runtime
+from onnxprune.spill import Spill
 
 TOLERANCE: dict[int, float] = {
     TensorProto.FLOAT16: 1e-2,
@@ -37,7 +39,7 @@ TOLERANCE: dict[int, float] = {
     TensorProto.DOUBLE: 1e-4,
 }
 SATURATES = {"Sigmoid", "Softmax", "LogSoftmax", "Tanh", "HardSigmoid", "Exp"}
-MOVED, ROUNDINGS = 1e-6, 10.0  # relative change of the inputs; its effects that a difference may be
+MOVED, ROUNDINGS = 1e-6, 10.0  # relative change of inputs and weights; its effects that a difference may be
 LARGEST = 0.1  # a difference that no rounding excuses
 
 
@@ -68,7 +70,8 @@ def check(coupling: Coupling, plan: Plan, pruned: Model | ModelProto, feeds: Ite
     expected = kept(_values(full, points, feeds, choices, taken))
     verdicts = _verdicts(expected, _values(pruned, points, feeds, choices, kept(taken)), points)
     if any(not v.ok for v in verdicts):
-        moved = _values(full, points, list(map(_moved, feeds)), choices, list(map(_moved, taken)))
+        shaken = silenced(coupling, replace(plan, weights=_moved_weights(coupling, plan)))
+        moved = _values(shaken, points, list(map(_moved, feeds)), choices, list(map(_moved, taken)))
         amplified = _verdicts(expected, kept(moved), points)
         verdicts = [v if v.ok else _excused(v, a.max_abs_diff) for v, a in zip(verdicts, amplified, strict=True)]
         verdicts = [v for v in verdicts if v.rounding < LARGEST] or verdicts
@@ -95,10 +98,19 @@ def _excused(verdict: Verdict, rounding: float) -> Verdict:
 def _moved(feed: Mapping[str, Array]) -> dict[str, Array]:
     """Inputs, or what was taken over: floating-point numbers moved by a millionth of their size up or down."""
     rng = np.random.default_rng(0)
-    return {
-        name: x * (1 + MOVED * rng.choice([-1, 1], x.shape)).astype(x.dtype) if x.dtype.kind == "f" else x
-        for name, x in feed.items()
-    }
+    return {name: _shaken(x, rng) if x.dtype.kind == "f" else x for name, x in feed.items()}
+
+
+def _moved_weights(coupling: Coupling, plan: Plan) -> dict[str, Weights]:
+    """The weights of all layers moved likewise, those of a big model in a file."""
+    rng, kept = np.random.default_rng(1), Spill() if coupling.graph.big else None
+    every = {name: Weights(layer.matrix, layer.offset) for name, layer in coupling.layers.items()} | dict(plan.weights)
+    moved = ((name, new, _shaken(new.matrix, rng)) for name, new in every.items())
+    return {name: replace(new, matrix=kept.keep(matrix) if kept else matrix) for name, new, matrix in moved}
+
+
+def _shaken(x: Array, rng: np.random.Generator) -> Array:
+    return np.asarray(x * (1 + MOVED * rng.choice(np.array([-1, 1], np.int8), x.shape)).astype(x.dtype))
 
 
 def _values(

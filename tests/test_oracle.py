@@ -165,6 +165,26 @@ def test_rounding_that_the_network_amplifies_is_no_mistake():
     assert verdict.max_abs_diff <= 10 * verdict.rounding
 
 
+@pytest.mark.parametrize(("large", "ok"), [(1.0, False), (300.0, True)])
+def test_weights_that_cancel_each_other_out_amplify_rounding(large, ok):
+    """A change of the inputs changes both channels alike, and rounding doesn't."""
+    first = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    first[1] = first[0]
+    last = np.ones((6, 2), np.float32)
+    last[:2] = [[large], [-large]]
+    body = "a = Gemm<transB=1>(x, w)\ny = MatMul(a, v)"
+    case = Case("cancel", "float[N,4] x", "float[N,2] y", body, {"w": first, "v": last})
+    coupling = couple(Graph(case.model()))
+    plan = Plan({coupling.groups[0].name: np.arange(5)})
+    off = rewrite(coupling, plan)
+    for tensor in off.graph.initializer:
+        if tensor.name == "v":
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1 + 2e-4), "v"))
+    verdict = check(coupling, plan, off, [case.feed(8)])
+    assert 1e-4 < verdict.max_abs_diff < 1e-3
+    assert verdict.ok is ok
+
+
 @pytest.mark.parametrize(("mistake", "differences"), [(1e-4, 0.1), (1e-3, 10.0), (0.3, 0.1)])
 def test_a_mistake_is_more_than_amplified_rounding(mistake, differences):
     assert not amplified(mistake, differences).ok
