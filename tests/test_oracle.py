@@ -74,6 +74,14 @@ def test_demand_is_silent_when_all_is_well():
     demand(Verdict(0.0, True, ""))
 
 
+def test_a_network_that_nobody_can_tell_anything_of_is_no_bug():
+    with pytest.raises(InternalError, match=r"makes 2e-02 of a millionth.*more or other calibration data"):
+        demand(Verdict(0.15, False, "y", 0.02))
+    for rounding in (1e-3, float("inf")):
+        with pytest.raises(InternalError, match=r"by 1.5e-01 of its size.*it is a bug"):
+            demand(Verdict(0.15, False, "y", rounding))
+
+
 def points(body: str, outputs: str, **weights) -> set[str]:
     return set(comparable(Graph(Case("points", X, outputs, body, weights).model())))
 
