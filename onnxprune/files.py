@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
 
 from onnxprune.errors import ModelError, OutputError
-from onnxprune.nodes import arrange, disordered
+from onnxprune.nodes import arrange, disordered, names
 from onnxprune.replacing import replacing
 
 M = TypeVar("M", ModelProto, GraphProto)
@@ -114,10 +114,32 @@ def inlined(model: ModelProto) -> ModelProto:
     Functions called like operators that runtimes know stay: a call means the operator, for onnxruntime as for ONNX's
     reference implementation. So do functions for another opset than the model's.
     """
+    model = in_text(model)
     versions = {o.domain: o.version for o in model.opset_import}
     fits = [f for f in model.functions if all(versions.get(o.domain) == o.version for o in f.opset_import)]
     own = [(f.domain, f.name) for f in fits if f.domain not in RESERVED]
     return in_order(inliner.inline_selected_functions(model, own, False) if own else model)
+
+
+def in_text(model: ModelProto) -> ModelProto:
+    """The model with names that aren't UTF-8 read as Latin-1: some vendors write them in an encoding of their own."""
+    if not any(isinstance(name, bytes) for name in names(model.graph, model.graph.node)):
+        return model
+    new = ModelProto()
+    new.CopyFrom(model)
+    _decode(new)
+    return new
+
+
+def _decode(message: Any) -> None:
+    for descriptor, value in message.ListFields():
+        if descriptor.type == descriptor.TYPE_MESSAGE:
+            for part in value if descriptor.is_repeated else [value]:
+                _decode(part)
+        elif descriptor.type == descriptor.TYPE_STRING and descriptor.is_repeated:
+            value[:] = [text.decode("latin-1") if isinstance(text, bytes) else text for text in value]
+        elif descriptor.type == descriptor.TYPE_STRING and isinstance(value, bytes):
+            setattr(message, descriptor.name, value.decode("latin-1"))
 
 
 def in_order(model: ModelProto) -> ModelProto:

@@ -427,6 +427,25 @@ def test_an_attribute_that_holds_no_text():
     assert [g.name for g in of(model).groups] == ["a"]
 
 
+def test_names_in_another_encoding_than_onnx_has(tmp_path):
+    """Protobuf hands such names out as bytes; onnxruntime runs the model."""
+    body = """a = Gemm<transB=1>(x, kernel)
+        r = If(c) <then_branch = t () => (float[N,6] p) { p = Relu(a) },
+                   else_branch = e () => (float[N,6] q) { q = Neg(a) }>
+        hidden = Gemm<transB=1>(r, v) s = Relu(hidden) y = Gemm<transB=1>(s, u)"""
+    case = Case("text", "float[N,4] x, bool c", "float[N,2] y", body, {"kernel": (6, 4), "v": (8, 6), "u": (2, 8)})
+    model, odd = case.model(), "卷积".encode("gbk")
+    plain = model.SerializeToString()
+    for name in (b"kernel", b"hidden"):  # as long as these
+        plain = plain.replace(name, odd + name[4:])
+    (tmp_path / "m.onnx").write_bytes(plain)
+    for given in (tmp_path / "m.onnx", onnx.load(tmp_path / "m.onnx")):
+        found = prune(given, target="macs=0.8", method="l1", measure_latency=False)
+        assert len(found.report.groups) == 1
+        assert Runtime().session(found.model).run(case.feed(3))["y"].shape == (3, 2)
+    assert given.SerializeToString() == plain
+
+
 @pytest.mark.parametrize(
     "op", ["Scaler<offset=[0.5], scale=[2.0]>", 'Normalizer<norm="L2">', "Imputer<imputed_value_floats=[0.0]>"]
 )
