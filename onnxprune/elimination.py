@@ -1,7 +1,7 @@
 """Which channels a layer can do without: exact greedy backward elimination.
 
 The loss of a set of removed rows is that of the least squares in `correlation`, with all other rows refitted.
-`eliminate` takes time as N³; `compressed` makes a smaller problem to rank the channels of a wide reader by.
+`eliminate` takes time as N³; a `Compression` makes a smaller problem to rank the channels of a wide reader by.
 """
 
 from collections.abc import Sequence
@@ -101,14 +101,6 @@ class Compression:
 def _blocks(problem: Problem) -> Array:
     """Each channel's own part of the Gram matrix, [n, b, b]."""
     return problem.gram[problem.rows[:, :, None], problem.rows[:, None, :]]
-
-
-def compressed(problem: Problem, most: int | None = None) -> Problem:
-    """The problem with about `most` (or `WIDE`) rows of channels, if it has more: see `Compression`."""
-    if most is None:
-        return problem.compressed
-    found = Compression.of(problem, most)
-    return problem if found is None else found.problem(problem)
 
 
 @dataclass(frozen=True)

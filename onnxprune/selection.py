@@ -19,7 +19,7 @@ from onnxprune.activity import Activity
 from onnxprune.allocation import Curve
 from onnxprune.correlation import Nested, Removal, square
 from onnxprune.coupling import Coupling, Group
-from onnxprune.elimination import Problem, compressed, eliminate, ranked_rows
+from onnxprune.elimination import Problem, eliminate, ranked_rows
 from onnxprune.evaluation import collected
 from onnxprune.fitting import DEFAULT_DAMPING, choose_damping, fitted, silent, thinned
 from onnxprune.graph import Array
@@ -256,7 +256,7 @@ def chosen(linear: Linear, group: Group, moments: Sequence[Moments], width: int)
     """The channels that a layer keeps of a group, by REAP: those that serve best for its targets, if it has any."""
     problem = problem_of(linear, group, moments)
     (damping,) = dampings_of([linear], group, [problem], {linear.key: moments})
-    removed = eliminate([compressed(problem)], damping=damping, keep=width, cells=group.cells).order
+    removed = eliminate([problem.compressed], damping=damping, keep=width, cells=group.cells).order
     return np.setdiff1d(np.arange(group.channels), removed)
 
 

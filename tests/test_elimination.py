@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from onnxprune import elimination
 from onnxprune.correlation import Correlation, Nested, Removal, solve, squared_error
-from onnxprune.elimination import Problem, compressed, eliminate, ranked_rows
+from onnxprune.elimination import Compression, Problem, eliminate, ranked_rows
 from onnxprune.errors import DataError, InternalError
 
 
@@ -245,6 +245,11 @@ def test_mismatches():
 
 
 # ---- Smaller problems
+
+
+def compressed(problem, most):
+    found = Compression.of(problem, most)
+    return problem if found is None else found.problem(problem)
 
 
 @pytest.mark.parametrize(("k", "fixed", "changed"), [(2, 0, False), (2, 3, False), (3, 2, True)])

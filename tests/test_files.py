@@ -90,6 +90,14 @@ def test_weights_beside_a_file_are_mapped(external, monkeypatch):
     assert on_disk(external) == external.stat().st_size + (external.parent / "m.onnx.data").stat().st_size
 
 
+def test_a_file_of_many_weights_is_opened_once(external, monkeypatch):
+    monkeypatch.setattr(files, "LARGE", 1)
+    before = len(list(Path("/dev/fd").iterdir()))
+    found = load(external)
+    assert len(found.arrays) > 5
+    assert len(list(Path("/dev/fd").iterdir())) == before + 1
+
+
 def test_tensors_of_nodes_and_bodies_are_read_too(tmp_path):
     text = """<ir_version: 8, opset_import: ["" : 17]> g (float[2] x, bool c) => (float[2] y) {
         k = Constant<value = float[2] {1, 2}>() z = Add(x, k)

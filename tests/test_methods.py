@@ -191,7 +191,8 @@ def test_reap_ranks_the_channels_of_wide_readers_by_smaller_problems(monkeypatch
     one = evidence(1, 9, b=4, readers=2)
     exact = find("reap").order(evidence(1, 9, b=4, readers=2))
     monkeypatch.setattr(elimination, "WIDE", 18)
-    smaller = elimination.eliminate([elimination.compressed(p, 18) for p in one.problems], damping=one.damping)
+    few = [elimination.Compression.of(p, 18).problem(p) for p in one.problems]
+    smaller = elimination.eliminate(few, damping=one.damping)
     np.testing.assert_array_equal(find("reap").order(one), smaller.order)
     assert smaller.order.tolist() != exact.tolist()
 

@@ -21,7 +21,7 @@ import shapes
 import onnxprune
 from onnxprune.calibration import PLAIN
 from onnxprune.data import samples_of
-from onnxprune.elimination import Elimination, Problem, compressed, eliminate
+from onnxprune.elimination import Elimination, Problem, eliminate
 from onnxprune.evaluation import answers
 from onnxprune.files import load
 from onnxprune.graph import Graph
@@ -43,7 +43,7 @@ def elimination(quick: bool) -> Iterator[Benchmark]:
 
 def ranked(problem: Problem) -> Elimination:
     """As REAP does it."""
-    return eliminate([compressed(problem)])
+    return eliminate([problem.compressed])
 
 
 BENCHMARKS = [elimination]

@@ -1,6 +1,6 @@
 """REAP: remove the channels whose behaviour the others can reconstruct."""
 
-from onnxprune.elimination import compressed, eliminate
+from onnxprune.elimination import eliminate
 from onnxprune.methods import Evidence, Ints, method
 
 
@@ -20,5 +20,5 @@ def reap(evidence: Evidence) -> Ints:
     leading directions stand for its block.
     """
     keep = len(set(evidence.cells.tolist()))
-    problems = [compressed(problem) for problem in evidence.problems]
+    problems = [problem.compressed for problem in evidence.problems]
     return eliminate(problems, damping=evidence.damping, cells=evidence.cells, keep=keep).order
