@@ -6,8 +6,10 @@ What nothing reads any more is left out, nodes and constants alike; all else in 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from hashlib import blake2b
 from typing import TypeVar
 
+import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnxprune import files
@@ -26,16 +28,20 @@ class Draft:
         self.taken = names(base.model.graph, base.nodes)
         self.added: list[TensorProto] = []
         self.arrays: dict[str, Array] = {}
+        self._known: dict[tuple[object, ...], str] = {}
 
     def fresh(self, name: str) -> str:
         """A new name like another."""
         return fresh(name, self.taken)
 
     def constant(self, value: Array, hint: str) -> str:
-        """Add an initializer; its name is like `hint`."""
-        name = self.fresh(hint)
-        self.added.append(self.tensor(value, name))
-        return name
+        """Add an initializer, or take one that was added with this value; the name of a new one is like `hint`."""
+        value = np.asarray(value, order="C")
+        same = value.dtype, value.shape, blake2b(value.reshape(-1).view(np.uint8).data).digest()
+        if same not in self._known:
+            self._known[same] = name = self.fresh(hint)
+            self.added.append(self.tensor(value, name))
+        return self._known[same]
 
     def tensor(self, value: Array, name: str) -> TensorProto:
         """An initializer; a large one is kept beside the message if the graph's own are."""

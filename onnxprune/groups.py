@@ -144,7 +144,7 @@ def grouped(graph: Graph, ledger: Ledger, notes: Notes, components: Components) 
     """The groups of what can go, by the layers that make it; what is alone in its cell is frozen."""
     located = _locate(notes, components)
     groups, names = [], set[str]()
-    streams = _streams(ledger, notes)
+    streams, steps = _streams(ledger, notes), _steps(graph, notes, components)
     made = [components.of(ids).ravel() for ids in notes.writers.values()]
     makers = np.repeat([*notes.writers], [len(own) for own in made]), np.concatenate([np.zeros(0, np.int64), *made])
     for signature, (channels, places) in located.alike.items():
@@ -153,7 +153,7 @@ def grouped(graph: Graph, ledger: Ledger, notes: Notes, components: Components) 
             components.frozen.update(dict.fromkeys(channels.tolist(), SINGLE))
             continue
         at = [(located.ports[n], places[:, np.equal(signature, n)]) for n in sorted(set(signature))]
-        group = _group(graph, notes, components, channels, at, cells, makers, streams)
+        group = _group(graph, notes, components, channels, at, cells, makers, streams, steps)
         if group is not None:
             groups.append(replace(group, name=fresh(group.name, names)))
     return tuple(sorted(groups, key=lambda g: min(g.writers or g.reads)))
@@ -168,6 +168,18 @@ def _streams(ledger: Ledger, notes: Notes) -> list[Ids]:
     return [ids for ids, one, other in makers if one and other and one.isdisjoint(other)]
 
 
+def _steps(graph: Graph, notes: Notes, components: Components) -> set[int]:
+    """Layers that read what they make, with weights that others have, too: steps of a recurrent layer in a row."""
+    found = set[int]()
+    for index in notes.readers.keys() & notes.writers.keys():
+        weights = [name for name in graph.nodes[index].input if name in graph.static]
+        if any(len(graph.consumers[name]) > 1 for name in weights):
+            read, made = (components.of(ids[index]) for ids in (notes.readers, notes.writers))
+            if np.isin(read[read >= 0], made).any():
+                found.add(index)
+    return found
+
+
 def _group(
     graph: Graph,
     notes: Notes,
@@ -177,10 +189,12 @@ def _group(
     cells: Ints,
     makers: tuple[Ints, Ints],
     streams: list[Ids],
+    steps: set[int],
 ) -> Group | None:
     """The group of these components, or None if no layer reads them, or nothing would be saved.
 
-    makers: node indices of all layers that make channels, once for each, and the components of these.
+    makers: node indices of all layers that make channels, once for each, and the components of these. steps: see
+    `_steps`; what they read of the step before is no shortcut.
     """
     named = [(port.parameter, index) for port, index in at if port.parameter is not None]
     members = tuple(Member(p.tensor, p.axis, p.role, index, p.lanes) for p, index in named)
@@ -195,12 +209,15 @@ def _group(
     made = [i for i in writers if not written.isdisjoint(graph.nodes[i].input)]
     first = graph.nodes[(made or writers or tuple(reads))[0]]
     summed = len(made) > 1 and any(own[components.of(ids)].any() for ids in streams)
-    residual = summed and _residual(graph, notes, components, reads, made)
+    ends = [i for i in made if i not in steps]
+    residual = summed and bool(ends) and _residual(graph, notes, components, reads, ends, steps)
     name = ("" if writers else "input of ") + (first.name or key(first))
     return Group(name, channels, members, writers, reads, loops, cells, residual)
 
 
-def _residual(graph: Graph, notes: Notes, components: Components, reads: Iterable[int], made: Sequence[int]) -> bool:
+def _residual(
+    graph: Graph, notes: Notes, components: Components, reads: Iterable[int], made: Sequence[int], steps: set[int]
+) -> bool:
     """Whether a layer that makes the channels depends on one that reads them, or that starts where another one starts.
 
     That is the branch of a residual block, whose shortcut is the identity or a layer of its own. Sums of layers side by
@@ -210,9 +227,9 @@ def _residual(graph: Graph, notes: Notes, components: Components, reads: Iterabl
     apart = {
         i for i, ids in notes.readers.items() if sources and np.isin(components.of(ids), np.concatenate(sources)).any()
     }
-    starts = {*reads, *(apart - set(made))}
+    starts = {*reads, *(apart - set(made))} - steps
     reached = set[str]()
-    for index in range(min(starts), max(made) + 1):
+    for index in range(min(starts, default=max(made)), max(made) + 1):
         node = graph.nodes[index]
         if index in starts or not reached.isdisjoint(node.input):
             if index in made:

@@ -52,10 +52,15 @@ class _Draft(Draft):
     def renew(self, name: str, value: Array, index: int, hint: str) -> str:
         """A constant in the place of `name` for node `index`; it keeps its name if all who read that are one layer."""
         own = name in self.graph.initializers and name not in self.graph.outputs
-        if own and all(self._one(index, i) for i in self.graph.consumers[name]):
+        if own and all(self._one(index, i) for i in self.readers(name)):
             self.replaced[name] = np.asarray(value, order="C")
             return name
         return self.constant(value, hint)
+
+    def readers(self, name: str) -> list[int]:
+        """Nodes that read a value and make something that is read, too."""
+        read = self.graph.consumers.keys() | set(self.graph.outputs)
+        return [i for i in self.graph.consumers[name] if not read.isdisjoint(self.graph.nodes[i].output)]
 
     def _one(self, index: int, other: int) -> bool:
         """Whether a node gets the same new weights as another, which it shares its old ones with."""
@@ -67,7 +72,7 @@ class _Draft(Draft):
     def uses(self, name: str) -> list[tuple[int, int]]:
         """(node, input) where a value is read; input -1 stands for a node's body."""
         found = []
-        for j in self.graph.consumers[name]:
+        for j in self.readers(name):
             found += [(j, k) for k, n in enumerate(self.graph.nodes[j].input) if n == name] or [(j, -1)]
         return found
 

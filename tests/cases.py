@@ -1160,6 +1160,49 @@ case("attention_of_one_head_with_filters", X, "float[N,3,8,8] y", """
 """, wq=(5, 3, 1, 1), wd=(5, 1, 3, 3), bd=(5,), wk=(5, 3, 1, 1), wv=(8, 3, 1, 1), flat=[0, -1, 64], map=[0, -1, 8, 8],
     wo=(3, 8, 1, 1))  # fmt: skip
 
+case("steps_of_a_recurrent_layer", "float[3,N,6] x", "float[N,4] y", """
+    x1, x2, x3 = Split<axis=0>(x)
+    e1 = Squeeze(x1, zero)
+    e2 = Squeeze(x2, zero)
+    e3 = Squeeze(x3, zero)
+    a1 = MatMul(e1, w)
+    h1 = Tanh(a1)
+    a2 = MatMul(e2, w)
+    b2 = MatMul(h1, u)
+    c2 = Add(a2, b2)
+    h2 = Tanh(c2)
+    a3 = MatMul(e3, w)
+    b3 = MatMul(h2, u)
+    c3 = Add(a3, b3)
+    h3 = Tanh(c3)
+    g1 = MatMul(h1, w2)
+    k1 = Tanh(g1)
+    g2 = MatMul(h2, w2)
+    l2 = MatMul(k1, u2)
+    m2 = Add(g2, l2)
+    k2 = Tanh(m2)
+    g3 = MatMul(h3, w2)
+    l3 = MatMul(k2, u2)
+    m3 = Add(g3, l3)
+    k3 = Tanh(m3)
+    y0 = MatMul(k3, v)
+    y1 = MatMul(h3, v2)
+    y = Add(y0, y1)
+""", zero=[0], w=(6, 8), u=(8, 8), w2=(8, 5), u2=(5, 5), v=(5, 4), v2=(8, 4))  # fmt: skip
+
+case("residual_of_one_block_in_two_places", "float[N,6] x", "float[N,4] y", """
+    s0 = MatMul(x, w0)
+    a1 = MatMul(s0, w1)
+    r1 = Relu(a1)
+    b1 = MatMul(r1, w2)
+    s1 = Add(s0, b1)
+    a2 = MatMul(s1, w1)
+    r2 = Relu(a2)
+    b2 = MatMul(r2, w2)
+    s2 = Add(s1, b2)
+    y = MatMul(s2, w3)
+""", w0=(6, 8), w1=(8, 5), w2=(5, 8), w3=(8, 4))  # fmt: skip
+
 case("attention_over_space", X, "float[N,3,8,8] y", """
     q0 = Conv(x, wq)
     k0 = Conv(x, wk)

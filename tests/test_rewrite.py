@@ -9,6 +9,7 @@ from cases import CASES, Case, with_everything_kept
 from strategies import random_plan
 
 from onnxprune import oracle
+from onnxprune.assembly import Draft
 from onnxprune.coupling import couple
 from onnxprune.errors import DataError
 from onnxprune.graph import Graph
@@ -124,6 +125,21 @@ def test_merged_constants_part_only_where_they_must():
     other = rewrite(coupling, Plan({a: np.asarray([0, 1])}))
     assert constants(other)["k"] == (6, 1, 1)
     assert constants(other)["k_cut"] == (2, 1, 1)
+
+
+def test_weights_of_several_steps_stay_one():
+    """They are cut alike wherever something comes of it, and what is added is added once."""
+    model = CASES["steps_of_a_recurrent_layer"].model()
+    model.graph.node.append(onnx.helper.make_node("Identity", ["u"], ["unread"]))
+    kept = np.asarray([0, 2, 3, 7])
+    pruned = rewrite(couple(Graph(model)), Plan({"a1": kept}))
+    shapes = {t.name: tuple(t.dims) for t in pruned.graph.initializer}
+    assert len(shapes) == len(model.graph.initializer)
+    assert shapes["u"] == (4, 4)
+    draft = Draft(Graph(model))
+    one, same, other = (draft.constant(np.full(3, 2, kind), "one") for kind in (np.float32, np.float32, np.int32))
+    assert one == same != other
+    assert [t.name for t in draft.added] == [one, other]
 
 
 def test_a_constant_that_a_body_reads_stays_whole():
