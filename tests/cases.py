@@ -2987,6 +2987,27 @@ case("class_token_of_ones", "float[N,3,4,4] x", "float[N,3] y", """
 """, wp=(6, 3, 2, 2), flat=[0, 6, 4], zero=[0], one=[1], ones=[1, 1], token=(1, 1, 6), position=(1, 5, 6),
     w1=(6, 8), w2=(8, 6), w3=(6, 3))  # fmt: skip
 
+case("class_token_that_is_added_to_zeros", "float[N,3,4,4] x", "float[N,3] y", """
+    p = Conv<strides=[2,2]>(x, wp)
+    f = Reshape(p, flat)
+    t = Transpose<perm=[0,2,1]>(f)
+    size = Shape(x)
+    n = Slice(size, zero, one)
+    many = Concat<axis=0>(n, token_sizes)
+    nothing = ConstantOfShape(many)
+    c = Add(nothing, token)
+    z = Concat<axis=1>(c, t)
+    e = Add(z, position)
+    a = MatMul(e, w1)
+    r = Relu(a)
+    b = MatMul(r, w2)
+    s = Add(e, b)
+    h = Slice(s, zero, one, one)
+    q = Squeeze(h, one)
+    y = Gemm(q, w3)
+""", wp=(6, 3, 2, 2), flat=[0, 6, 4], zero=[0], one=[1], token_sizes=[1, 6], token=(6,), position=(5, 6),
+    w1=(6, 8), w2=(8, 6), w3=(6, 3))  # fmt: skip
+
 case("token_for_every_channel", X, "float[N,2,8,8] y", """
     a = Conv(x, w1)
     batch = Shape<end=1>(a)

@@ -316,10 +316,10 @@ class Cut:
         self.node.input.extend([""] * (i + 1 - len(self.node.input)))
         self.node.input[i] = self.constant(value, f"{self.node.input[i] or key(self.node)}_{hint}")
 
-    def limit_input(self, i: int, most: Array) -> None:
-        """Replace input i by itself where it is less than `most`, else by that; a node that runs first does so."""
-        old, new = self.node.input[i], self.fresh(f"{self.node.input[i]}_limited")
-        self.before.append(helper.make_node("Min", [old, self.constant(most, f"{old}_most")], [new], new))
+    def lower_input(self, i: int, by: Array) -> None:
+        """Replace input i by itself less `by`; a node that runs first calculates that."""
+        old, new = self.node.input[i], self.fresh(f"{self.node.input[i]}_lowered")
+        self.before.append(helper.make_node("Sub", [old, self.constant(by, f"{old}_less")], [new], new))
         self.node.input[i] = new
 
 

@@ -11,10 +11,8 @@ import numpy as np
 from onnxprune.graph import Shape, key
 from onnxprune.ids import Ids, reshape
 from onnxprune.ops.registry import Cut, View, Visit, always, rule
-from onnxprune.ops.sizes import stretched
+from onnxprune.ops.sizes import always_stated, lower_sizes, stretched
 
-ANY = np.iinfo(np.int64).max  # a limit that is none
-INTEGERS = 12  # the opset since which Min takes sizes
 STAYS = "moves them in a way that can't be written for fewer channels"
 
 
@@ -85,10 +83,8 @@ def shrink_expand(cut: Cut) -> None:
     """Lengths along the channel axis follow."""
     name, stated = key(cut.node), repeats(cut.view)
     if stated is None and not cut.view.fixed(1):
-        if cut.changes(name) and always_stated(cut.view):
-            pairs = zip(cut.shape(name), cut.kept(name), strict=True)
-            most = [ANY if before == after else after for before, after in pairs]
-            cut.limit_input(1, np.asarray(most[-cut.shape(cut.node.input[1])[0] :], np.int64))
+        if np.prod(cut.shape(cut.node.input[0])) == 1:
+            lower_sizes(cut, 1)
         return
     if not (cut.restated(cut.node.input[1]) or cut.changes(name)):
         return
@@ -128,21 +124,12 @@ def repeat_constant(v: Visit) -> None:
         return
     if not (known := v.fixed(1) or repeats(v) is not None):
         v.freeze(sizes, "repeats a constant as often as they say")
-    if not known and not sizes.any() and len(same := always_stated(v)) == 1:
+    if not known and not sizes.any() and np.prod(shape) == 1 and len(same := always_stated(v, 1)) == 1:
         v.set_channels(v.ledger.fresh(("repeated", v.index), v.out_shape()[same[0]]), same[0])
     elif not known and not keeps(v, shape):
         v.set(v.staying("repeats it to a size that is known only at run time"))
     elif len(axes) == 1:
         v.set_channels(v.parameter(0, axes[0]), axes[0] - len(shape) + len(v.out_shape()))
-
-
-def always_stated(v: View) -> list[int]:
-    """The axes along which a single number is always repeated equally often, as is stated there."""
-    stated = [sizes for probe in v.graph.probes if (sizes := probe.values.get(v.name(1))) is not None]
-    if len(stated) < len(v.graph.probes) or np.prod(v.shape(0)) > 1 or v.graph.opset < INTEGERS:
-        return []
-    same = np.all([sizes == stated[0] for sizes in stated], 0) & (stated[0] > 1)
-    return (np.flatnonzero(same) + len(v.out_shape()) - len(same)).tolist()
 
 
 def keeps(v: Visit, shape: Shape) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.ops.registry import Visit, always, rule
+from onnxprune.graph import key
+from onnxprune.ops.registry import Cut, View, Visit, always, rule
 
 
 @rule("Shape", commutes=always)
@@ -30,10 +31,37 @@ def size_of(v: Visit) -> None:
     v.freeze(v.ids(0), "counts all elements")
 
 
-@rule("ConstantOfShape")
+def always_stated(v: View, i: int) -> list[int]:
+    """The axes along which the sizes in input i always say the same, where the others depend on the input."""
+    stated = [sizes for probe in v.graph.probes if (sizes := probe.values.get(v.name(i))) is not None]
+    if len(stated) < len(v.graph.probes) or v.fixed(i):
+        return []
+    same = np.all([sizes == stated[0] for sizes in stated], 0) & (stated[0] > 1)
+    return (np.flatnonzero(same) + len(v.out_shape()) - len(same)).tolist()
+
+
+def lower_sizes(cut: Cut, i: int) -> None:
+    """Take what goes off the sizes in input i that always say the same; those that count channels follow anyway."""
+    name, sizes = key(cut.node), cut.node.input[i]
+    if cut.changes(name) and always_stated(cut.view, i) and not cut.restated(sizes):
+        gone = np.subtract(cut.shape(name), cut.kept(name)).astype(np.int64)
+        cut.lower_input(i, gone[-cut.shape(sizes)[0] :])
+
+
+def shrink_filled(cut: Cut) -> None:
+    """As many places as are kept."""
+    lower_sizes(cut, 0)
+
+
+@rule("ConstantOfShape", shrink=shrink_filled)
 def filled(v: Visit) -> None:
-    """Repeats a number. Along an axis whose size counts channels, each place belongs to one of these."""
-    if not stretched(v, 0):
+    """Repeats a number. Along an axis whose size counts channels, each place belongs to one of these.
+
+    Along the only axis whose size is always the same there are channels, too, as of the class token of every image.
+    """
+    if not v.ids(0).any() and len(same := always_stated(v, 0)) == 1:
+        v.set_channels(v.ledger.fresh(("repeated", v.index), v.out_shape()[same[0]]), same[0])
+    elif not stretched(v, 0):
         made(v)
 
 
