@@ -66,11 +66,9 @@ def _one_matrix(v: Visit, a: Ids, b: Ids) -> Ids:
 def _by_dims(v: Visit, a: Ids, b: Ids) -> Ids:
     """Channels along K of both operands are tied and end here; those along M or N pass through, if of one operand."""
     compared = a.shape[-1] > 1 or b.shape[-2] > 1
-    across = [x for x, own in ((a, -2), (b, -1)) if x.shape[own] > 1]
-    for x in [x for x in across if len(across) > 1 and not v.notes.made(x)]:  # as those of a mask
-        v.freeze(x, MIXED)
-        across = [one for one in across if one is not x]
-    if compared and not across:
+    beside = [x for x, own in ((a, -2), (b, -1)) if x.shape[own] > 1]
+    across = [x for x in beside if len(beside) == 1 or v.notes.made(x)]  # not those of a mask
+    if compared and not beside:
         compare(v, a[..., 0, :], b[..., 0])
         return np.zeros((1,) * a.ndim, np.int64)
     if compared or len(across) != 1:
