@@ -7,7 +7,8 @@ with a reason.
 
 A matrix product may act on another axis than that of the channels. They pass through; but where they can't go anyway,
 the graph is walked once more, and the product makes channels of its own (the hidden units of a mixer of places).
-Likewise for copies: keys that all heads share can only go as a whole, so then the copies are the channels.
+Likewise for copies: keys that all heads share can only go as a whole, so then the copies are the channels. And for
+grouped convolutions: where what a group reads goes together (a head), and what it makes, the groups go.
 
 Both probes of the graph are walked with the same ids of parameters, so a coupling has to hold for every size of the
 symbolic dimensions. One invariant is enforced afterwards: the ids of a value vary along one axis only. Otherwise a
@@ -201,11 +202,15 @@ def couple(graph: Graph, by_rank: Collection[int] = ()) -> Coupling:
     """
     _demand_prunable(graph)
     apart: dict[int, str] = {}
+    whole = set[int]()
     while True:
-        ledger, walks = _walk(graph, frozenset(by_rank), apart)
+        ledger, walks = _walk(graph, frozenset(by_rank), apart, whole)
         components = _one_axis(ledger, walks)
-        while found := uneven(ledger, walks[0], components):
-            for rows in found:
+        if found := _whole_groups(walks[0], components):
+            whole |= found
+            continue
+        while rows_of_groups := uneven(ledger, walks[0], components):
+            for rows in rows_of_groups:
                 ledger.tie(rows, rows[:1], UNEQUAL)
             components = _one_axis(ledger, walks)
         stuck = {i: why for i, ids in walks[0].passing.items() if (why := components.why(ids))}
@@ -217,11 +222,21 @@ def couple(graph: Graph, by_rank: Collection[int] = ()) -> Coupling:
         apart |= stuck
 
 
-def _walk(graph: Graph, by_rank: frozenset[int], apart: dict[int, str]) -> tuple[Ledger, list[Notes]]:
+def _whole_groups(notes: Notes, components: Components) -> set[int]:
+    """Grouped convolutions of which all that a group reads goes together, and all that it makes, but not all groups."""
+    found = set[int]()
+    for index, sides in notes.grouped.items():
+        rows = [components.free(ids) for ids in sides]
+        if all((own >= 0).all() and (own == own[:, :1]).all() and (own != own[0, 0]).any() for own in rows):
+            found.add(index)
+    return found
+
+
+def _walk(graph: Graph, by_rank: frozenset[int], apart: dict[int, str], whole: set[int]) -> tuple[Ledger, list[Notes]]:
     """What the operators say of each probe's ids."""
     ledger, walks = Ledger(), []
     for probe in graph.probes:
-        notes = Notes(by_rank, apart=apart)
+        notes = Notes(by_rank, apart=apart, whole=whole)
         for value in graph.inputs:
             if value.name in probe.shapes:
                 ids = ledger.fresh(("input", value.name), 1)

@@ -1203,6 +1203,48 @@ case("residual_of_one_block_in_two_places", "float[N,6] x", "float[N,4] y", """
     y = MatMul(s2, w3)
 """, w0=(6, 8), w1=(8, 5), w2=(5, 8), w3=(8, 4))  # fmt: skip
 
+case("grouped_by_heads", X, "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    a1 = Reshape(a, heads)
+    a2 = Softmax<axis=2>(a1)
+    a3 = Reshape(a2, map)
+    g = Conv<group=3, pads=[1,1,1,1]>(a3, wg, bg)
+    g1 = Reshape(g, heads)
+    g2 = Softmax<axis=2>(g1)
+    g3 = Reshape(g2, map)
+    t = ConvTranspose<group=3>(g3, wt)
+    t1 = Reshape(t, halves)
+    t2 = Softmax<axis=2>(t1)
+    t3 = Reshape(t2, less)
+    y = Conv(t3, w2)
+""", w1=(12, 3, 1, 1), wg=(12, 4, 3, 3), bg=(12,), wt=(12, 2, 1, 1), w2=(2, 6, 1, 1), heads=[0, 3, 4, -1],
+    map=[0, 12, 8, 8], halves=[0, 3, 2, -1], less=[0, 6, 8, 8])  # fmt: skip
+
+case("attention_divided_by_what_ones_add_up_to", "float[N,4,6] x", "float[N,4,3] y", """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    v0 = MatMul(x, wv)
+    q1 = Reshape(q0, heads)
+    k1 = Reshape(k0, heads)
+    v1 = Reshape(v0, heads)
+    q2 = Transpose<perm=[0,2,1,3]>(q1)
+    k2 = Transpose<perm=[0,2,3,1]>(k1)
+    v2 = Transpose<perm=[0,2,1,3]>(v1)
+    q = Relu(q2)
+    k = Relu(k2)
+    v = Pad(v2, pads, one)
+    kv = MatMul(k, v)
+    o0 = MatMul(q, kv)
+    o1 = Slice(o0, zero, two, last)
+    o2 = Slice(o0, two, three, last)
+    o3 = Add(o2, one)
+    o4 = Div(o1, o3)
+    o5 = Transpose<perm=[0,2,1,3]>(o4)
+    o = Reshape(o5, join)
+    y = MatMul(o, wo)
+""", wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 3, 2], pads=[0, 0, 0, 0, 0, 0, 0, 1], one=scalar(1), zero=[0],
+    two=[2], three=[3], last=[-1], join=[0, 4, 6], wo=(6, 3))  # fmt: skip
+
 case("attention_over_space", X, "float[N,3,8,8] y", """
     q0 = Conv(x, wq)
     k0 = Conv(x, wk)

@@ -54,13 +54,14 @@ def conv_linear(graph: Graph, index: int) -> Linear | None:
 
 
 def shrink_conv(cut: Cut) -> None:
-    """Grouped weights lose rows and columns of the channels of each group; depthwise ones lose whole groups."""
+    """Grouped weights lose rows and columns of the channels of each group, or whole groups, as depthwise ones do."""
     groups = cut.attrs.get("group", 1)
     inputs, outputs = cut.mask(cut.node.input[0], 1), cut.mask(key(cut.node), 1)
     if groups == 1 or (inputs.all() and outputs.all()):
         return
-    if len(inputs) == groups:  # depthwise: the weight is cut along its first axis like any other
-        cut.set_attr("group", int(inputs.sum()))
+    whole = inputs.reshape(groups, -1)
+    if (whole == whole[:, :1]).all() and not inputs.all():  # so for depthwise: the weight is cut like any other
+        cut.set_attr("group", int(whole[:, 0].sum()))
         return
     weight = cut.graph.array(cut.node.input[1])
     split = weight.reshape(groups, -1, *weight.shape[1:])
@@ -126,8 +127,9 @@ def deform_conv(v: Visit) -> None:
 def filters(v: Visit, x: Ids, transposed: bool = False) -> Ids:
     """The channels that a convolution makes of x, from its weight [out, in / groups, ...] or [in, out / groups, ...].
 
-    A depthwise filter goes with its channel. Groups of several channels keep equal numbers of inputs and of outputs;
-    the second axis of their weight holds other channels in each group, so only the first one's are named.
+    A depthwise filter goes with its channel. Groups of several channels keep equal numbers of inputs and of outputs, or
+    go whole, if that turns out to be the only way; the second axis of their weight holds other channels in each group,
+    so only the first one's are named.
     """
     groups = v.attr("group", 1)
     inputs, outputs = len(x) // groups, v.out_shape()[1] // groups
@@ -135,6 +137,11 @@ def filters(v: Visit, x: Ids, transposed: bool = False) -> Ids:
         y = v.parameter(1, 0)
         v.tie(y.reshape(groups, -1), x[:, None])
         return np.repeat(y, outputs) if transposed else y
+    if v.index in v.notes.whole:
+        rows = v.parameter(1, 0).reshape(groups, -1)
+        v.tie(rows, rows[:, :1])
+        v.tie(x.reshape(groups, -1), rows[:, :1])
+        return np.repeat(rows[:, 0], outputs)
     x = v.contracted(0, 1)
     if transposed or groups == 1:
         v.tie(x, v.parameter(1, 0 if transposed else 1, "reader"))
@@ -143,8 +150,9 @@ def filters(v: Visit, x: Ids, transposed: bool = False) -> Ids:
     else:
         y = v.ledger.fresh(("output", v.index), groups * outputs)
     if groups > 1:
-        v.ledger.partition((v.index, "in"), x.reshape(groups, inputs))
-        v.ledger.partition((v.index, "out"), y.reshape(groups, outputs))
+        v.notes.grouped[v.index] = x.reshape(groups, inputs), y.reshape(groups, outputs)
+        for side, rows in zip(("in", "out"), v.notes.grouped[v.index], strict=True):
+            v.ledger.partition((v.index, side), rows)
     return y
 
 

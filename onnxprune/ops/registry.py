@@ -71,6 +71,8 @@ class Notes:
     passing: dict[int, Ids] = field(default_factory=dict)  # node index -> channels that pass through a matrix product
     copied: dict[int, Ids] = field(default_factory=dict)  # node index -> channels that are repeated along another axis
     apart: dict[int, str] = field(default_factory=dict)  # node index -> why none that pass through a product can go
+    grouped: dict[int, tuple[Ids, Ids]] = field(default_factory=dict)  # convolution -> what its groups read and make
+    whole: set[int] = field(default_factory=set)  # node indices of convolutions whose groups go whole
 
     def made(self, ids: Ids) -> bool:
         """Whether a layer makes any of these channels."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from onnxprune.contrib import DOMAIN
@@ -54,13 +52,10 @@ def pad(v: Visit) -> None:
 
 
 def _padded(v: Visit, ids: Ids, axis: int, begin: int, end: int) -> Ids:
-    new = v.ledger.fresh(("pad", v.index, axis), begin + end)
-    shape: Sequence[int] = [-1 if a == axis else 1 for a in range(ids.ndim)]
-    sides = [new[:begin].reshape(shape), ids, new[begin:].reshape(shape)]
-    common = [max(s.shape[a] for s in sides) for a in range(ids.ndim)]
-    return np.concatenate(
-        [np.broadcast_to(s, [*common[:axis], s.shape[axis], *common[axis + 1 :]]) for s in sides], axis
-    )
+    """The ids with fresh ones on both sides of an axis; other ones in every place of the other axes (in every head)."""
+    shape = (*ids.shape[:axis], begin + end, *ids.shape[axis + 1 :])
+    new = v.ledger.fresh(("pad", v.index, axis, shape), int(np.prod(shape))).reshape(shape)
+    return np.concatenate([new.take(range(begin), axis), ids, new.take(range(begin, begin + end), axis)], axis)
 
 
 def shrink_resize(cut: Cut) -> None:
