@@ -1245,6 +1245,45 @@ case("attention_divided_by_what_ones_add_up_to", "float[N,4,6] x", "float[N,4,3]
 """, wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 3, 2], pads=[0, 0, 0, 0, 0, 0, 0, 1], one=scalar(1), zero=[0],
     two=[2], three=[3], last=[-1], join=[0, 4, 6], wo=(6, 3))  # fmt: skip
 
+case("slices_scattered", "float[1,3,8,8] x", "float[1,2,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(x, w2)
+    at = Transpose<perm=[2,0,1,3]>(a)
+    bt = Transpose<perm=[2,0,1,3]>(b)
+    some = GatherND(bt, rows)
+    s = ScatterND(at, places, some)
+    f = ScatterND(base, places, some)
+    z = Add(s, f)
+    c = Transpose<perm=[1,2,0,3]>(z)
+    y = Conv(c, w3)
+""", w1=(6, 3, 1, 1), w2=(6, 3, 1, 1), rows=np.asarray([[0], [4], [4]]), places=np.asarray([[7], [2], [0]]),
+    base=(8, 1, 6, 8), w3=(2, 6, 1, 1))  # fmt: skip
+
+case("slices_of_channels_scattered", "float[1,3,8,8] x", "float[1,2,8,8] y", """
+    a = Conv(x, w1)
+    b = Conv(x, w2)
+    s = ScatterND(a, places, b)
+    r = Relu(s)
+    g = GatherND(r, all)
+    y = Conv(g, w3)
+""", w1=(6, 3, 1, 1), w2=(2, 3, 1, 1), places=np.asarray([[[0, 3], [0, 5]]]),
+    all=np.asarray([[[0, i] for i in (5, 4, 3, 2, 1, 0)]]), w3=(2, 6, 1, 1))  # fmt: skip
+
+case("gathered_in_batches", "float[2,4,6] x", "float[2,3] y", """
+    a = MatMul(x, w1)
+    r = Relu(a)
+    g = GatherND<batch_dims=1>(r, at)
+    y = MatMul(g, w2)
+""", w1=(6, 8), at=np.asarray([[1], [3]]), w2=(8, 3))  # fmt: skip
+
+case("heads_beside_a_stack", "float[1,4,6] x", "float[1,4,3] y", """
+    q = MatMul(x, wq)
+    t = Reshape(q, apart)
+    s = MatMul(t, matrices)
+    r = Reshape(s, join)
+    y = MatMul(r, wo)
+""", wq=(6, 6), apart=[4, 3, 2], matrices=(4, 2, 5), join=[1, 4, 15], wo=(15, 3))  # fmt: skip
+
 case("attention_over_space", X, "float[N,3,8,8] y", """
     q0 = Conv(x, wq)
     k0 = Conv(x, wk)

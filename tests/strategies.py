@@ -167,6 +167,8 @@ BLOCKS = [
     block("$p, $q = Split<axis=1, num_outputs=2>($x); $g = Sigmoid($q); $y = Mul($p, $g)", "h", even=True, since=18),
     block("$p, $q = Split<axis=1, split=[$h,$h]>($x); $y = Add($p, $q)", "h", even=True, until=12),
     block("$y = Gather<axis=1>($x, $s)", "3", s=["i", -1, "i"]),
+    block("$t = Transpose<perm=[2,0,1,3]>($x); $g = GatherND($t, $s); $u = ScatterND($t, $s, $g); "
+          "$y = Transpose<perm=[1,2,0,3]>($u)", since=13, s=np.asarray([[2], [0]])),
     block("$t = Gather<axis=1>($x, $s); $u = Unsqueeze($t, $a); $y = Add($u, $x)", since=13, s=np.asarray(0), a=[1]),
     block("$t = ArgMax<axis=1, keepdims=0>($x); $e = Gather($k, $t); $y = Transpose<perm=[0,3,1,2]>($e)", "o", k="c o"),
     block("$y = Pad($x, $p)", "c+j", since=11, p=[0, "i", 0, 0, 0, "j-i", 0, 0]),

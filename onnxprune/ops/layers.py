@@ -12,6 +12,8 @@ from onnxprune.ops.linear import Float, Linear, by_columns, by_rows, by_taps, fl
 from onnxprune.ops.registry import Cut, View, Visit, always, rule
 from onnxprune.ops.window import Window
 
+ELSEWHERE = "works along another axis than that of the channels, which pass through"
+
 # ---------------------------------------------------------------------------------------------- convolutions
 
 
@@ -237,7 +239,7 @@ def passes(v: Visit, ids: Ids, axis: int, out: int) -> bool:
             v.ledger.freeze(ids, v.notes.apart[v.index])
         return False
     rank = len(v.out_shape())
-    v.notes.refused[v.index] = f"{v} works along another axis than that of the channels, which pass through"
+    v.notes.refused[v.index] = f"{v} {ELSEWHERE}"
     v.notes.passing[v.index] = v.unite(ids, [axis])
     moved = np.moveaxis(v.notes.passing[v.index], axis, out - rank)
     v.set(moved.reshape((1,) * (rank - ids.ndim) + moved.shape))
@@ -291,15 +293,21 @@ def matmul(v: Visit) -> None:
 
 
 def stack(v: Visit, weight: int, x: int) -> None:
-    """The product with a stack of matrices, as queries that are constants: heads along an axis of it have one each."""
+    """The product with a stack of matrices, as queries that are constants: heads along an axis of it have one each.
+
+    Those that lie along the axis of the product that is x's own pass through.
+    """
     shape, rank, ids = v.shape(weight), len(v.out_shape()), v.ids(x)
     heads = [axis - ids.ndim for axis in range(ids.ndim - 2) if ids.shape[axis] > 1]
-    if not heads:
+    passing, summed = (-2, -1) if weight else (-1, -2)
+    if not heads and (ids.ndim < 2 or ids.shape[passing] == 1):
         v.freeze_all("multiplies by a stack of matrices")
         return
-    whole = v.unite(ids, (-2, -1))
-    for axis in heads:
-        if -axis <= len(shape) and shape[axis] > 1:
-            own = v.parameter(weight, len(shape) + axis)
-            v.tie(whole, own.reshape([-1 if a - ids.ndim == axis else 1 for a in range(ids.ndim)]))
+    whole = v.unite(ids, (-2, -1) if heads else (summed,))
+    each = [axis for axis in heads if -axis <= len(shape) and shape[axis] > 1]
+    for axis in each:
+        own = v.parameter(weight, len(shape) + axis)
+        v.tie(whole, own.reshape([-1 if a - ids.ndim == axis else 1 for a in range(ids.ndim)]))
+    if not each:
+        v.notes.refused[v.index] = f"{v} {ELSEWHERE}"
     v.set(whole.reshape((1,) * (rank - ids.ndim) + whole.shape))

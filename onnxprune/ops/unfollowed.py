@@ -8,7 +8,7 @@ from __future__ import annotations
 
 OPERATORS = {
     "moves elements to places that its indices count over all channels": (
-        *("GatherElements", "GatherND", "MaxUnpool", "Scatter", "ScatterElements", "ScatterND"),
+        *("GatherElements", "MaxUnpool", "Scatter", "ScatterElements"),
     ),
     "picks elements by their values": ("Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique"),
     "makes its elements of indices": ("OneHot", "TfIdfVectorizer"),
