@@ -16,6 +16,7 @@ from onnxprune import files
 from onnxprune.files import Model
 from onnxprune.graph import Array, Graph, fresh, names
 from onnxprune.nodes import needed
+from onnxprune.spill import Spill
 
 Message = TypeVar("Message", ModelProto, NodeProto, ValueInfoProto)
 
@@ -29,6 +30,7 @@ class Draft:
         self.added: list[TensorProto] = []
         self.arrays: dict[str, Array] = {}
         self._known: dict[tuple[object, ...], str] = {}
+        self._spill = Spill()
 
     def fresh(self, name: str) -> str:
         """A new name like another."""
@@ -36,12 +38,20 @@ class Draft:
 
     def constant(self, value: Array, hint: str) -> str:
         """Add an initializer, or take one that was added with this value; the name of a new one is like `hint`."""
-        value = np.asarray(value, order="C")
+        value = self.kept(value)
         same = value.dtype, value.shape, blake2b(value.reshape(-1).view(np.uint8).data).digest()
         if same not in self._known:
             self._known[same] = name = self.fresh(hint)
             self.added.append(self.tensor(value, name))
+        files.release(value)
         return self._known[same]
+
+    def kept(self, value: Array) -> Array:
+        """The value in one piece; a large one of a big model in a file."""
+        value = np.asarray(value, order="C")
+        if not self.base.big or value.nbytes < files.LARGE or files.mapping(value) is not None:
+            return value
+        return self._spill.keep(value)
 
     def tensor(self, value: Array, name: str) -> TensorProto:
         """An initializer; a large one is kept beside the message if the graph's own are."""

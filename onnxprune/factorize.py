@@ -268,7 +268,7 @@ def _turned_columns(linear: Linear, blocks: Sequence[Block]) -> Linear:
     for places, block in blocks:
         matrix[0][:, places] = linear.matrix[0][:, places] @ block
         offset[places] = linear.offset[places] @ block
-    return replace(linear, matrix=matrix, offset=offset)
+    return replace(linear, held=matrix, offset=offset)
 
 
 def _turned_rows(linear: Linear, blocks: Sequence[Block]) -> Linear:
@@ -278,7 +278,7 @@ def _turned_rows(linear: Linear, blocks: Sequence[Block]) -> Linear:
         for tap in range(linear.taps):
             rows = places * linear.taps + tap
             matrix[0][rows] = np.linalg.solve(block, linear.matrix[0][rows])
-    return replace(linear, matrix=matrix)
+    return replace(linear, held=matrix)
 
 
 def rank(

@@ -35,7 +35,7 @@ from onnxprune.nodes import arrange, disordered, names
 from onnxprune.replacing import replacing
 
 M = TypeVar("M", ModelProto, GraphProto)
-LARGE = 1 << 20  # bytes from which a tensor is kept beside the message
+LARGE = 1 << 14  # bytes from which a tensor is kept beside the message
 BIG = 1 << 30  # bytes from which a model is handled in parts; protobuf's own limit is twice that
 EXTERNAL = 1 << 10  # bytes from which a tensor moves to the data file when there is one
 ALIGNMENT = 64
@@ -220,7 +220,7 @@ def _beside(location: str, model: Path) -> Path:
 
 def place(array: NDArray[Any]) -> tuple[Path, int] | None:
     """File and offset of an array that is mapped; None for any other."""
-    whole = _mapping(array)
+    whole = mapping(array)
     if whole is None or whole.filename is None or not array.flags.c_contiguous:
         return None
     return Path(str(whole.filename)), whole.offset + _address(array) - _address(whole)
@@ -228,14 +228,14 @@ def place(array: NDArray[Any]) -> tuple[Path, int] | None:
 
 def release(array: NDArray[Any]) -> None:
     """Give back the memory that a mapped array's pages take; they are read from the file again when needed."""
-    whole = _mapping(array)
+    whole = mapping(array)
     if whole is not None and hasattr(mmap, "MADV_DONTNEED"):
         before = whole.offset % mmap.ALLOCATIONGRANULARITY + _address(array) - _address(whole)
         start = before - before % mmap.PAGESIZE
         whole.base.madvise(mmap.MADV_DONTNEED, start, before + array.nbytes - start)  # type: ignore[union-attr]
 
 
-def _mapping(array: NDArray[Any]) -> np.memmap[Any, Any] | None:
+def mapping(array: NDArray[Any]) -> np.memmap[Any, Any] | None:
     """The mapped file that an array is a view of; None if there is none."""
     whole: Any = array
     while isinstance(whole, np.ndarray):

@@ -69,7 +69,7 @@ def taken_over(
     Rows are those of the whole input, all conv groups; nothing moves between these. With the mean of the rows that the
     fit sees, the bias keeps every output's mean. A fixed layer takes nothing over but means.
     """
-    groups, n, o = linear.matrix.shape
+    groups, n, o = linear.shape
     own, new = linear.matrix.reshape(-1, o), linear.matrix.reshape(-1, o).copy()
     for gone, to, factor in () if linear.fixed else moves:
         within = (gone // n == to // n)[..., None]
@@ -103,12 +103,12 @@ def choose_damping(linear: Linear, flags: NDArray[np.bool_], fit: Moments, tune:
 
 def thinned(linear: Linear) -> tuple[Linear, Ints]:
     """The layer with at most `OUTPUTS` of each group's outputs, evenly spread, and which these are (none: all)."""
-    groups, _, o = linear.matrix.shape
+    groups, _, o = linear.shape
     if o <= OUTPUTS:
         return linear, np.zeros(0, np.int64)
     columns = np.linspace(0, o - 1, OUTPUTS).round().astype(np.int64)
     chosen = (np.arange(groups)[:, None] * o + columns).ravel()
-    return replace(linear, matrix=linear.matrix[:, :, columns], offset=linear.offset[chosen], tail=()), chosen
+    return replace(linear, held=linear.matrix[:, :, columns], offset=linear.offset[chosen], tail=()), chosen
 
 
 def fitted(linear: Linear, flags: NDArray[np.bool_], moments: Moments, damping: float) -> Weights:
@@ -132,7 +132,7 @@ class Equations:
 
     def __init__(self, linear: Linear, flags: NDArray[np.bool_], moments: Moments) -> None:
         self.linear, self.flags, self.moments = linear, flags, moments
-        variances, n = moments.variances, linear.matrix.shape[1]
+        variances, n = moments.variances, linear.shape[1]
         self.correlations = [
             Correlation.among(
                 moments.upper_about(moments.mean, g * n + rows), rows, variances[g * n : (g + 1) * n].max(initial=0.0)
@@ -159,7 +159,7 @@ class Equations:
             goal = moments.target_mean[columns] if targeted else mean @ weight + linear.offset[columns]
             matrices.append(matrix)
             offsets.append(goal - mean @ matrix)
-        dtype = linear.matrix.dtype  # float64, or that of a big model's weights
+        dtype = linear.dtype  # float64, or that of a big model's weights
         return Weights(np.stack(matrices).astype(dtype, copy=False), np.concatenate(offsets))
 
     def _goals(self, linear: Linear, moments: Moments) -> list[Float]:
@@ -242,5 +242,5 @@ class Errors:
 
 
 def _block(linear: Linear, g: int) -> tuple[slice, slice]:
-    _, n, o = linear.matrix.shape
+    _, n, o = linear.shape
     return slice(g * n, (g + 1) * n), slice(g * o, (g + 1) * o)

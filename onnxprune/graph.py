@@ -17,9 +17,10 @@ from functools import cached_property
 import numpy as np
 from onnx import NodeProto
 
+from onnxprune import files
 from onnxprune.declared import Array, Declared, Shape
 from onnxprune.errors import ModelError
-from onnxprune.files import Model, big
+from onnxprune.files import Model
 from onnxprune.inference import PLACEHOLDERS, Inference, Probe, Sizes, evaluate
 from onnxprune.listing import Listing, listed
 from onnxprune.nodes import attributes, constants, fresh, key, names, needed, reads
@@ -82,7 +83,7 @@ class Graph(Declared):
     @cached_property
     def big(self) -> bool:
         """Whether the model is handled in parts, and what is made of it in files."""
-        return big(Model(self.model, self.arrays))
+        return files.big(Model(self.model, self.arrays))
 
     @cached_property
     def _listing(self) -> Listing:
@@ -128,20 +129,24 @@ class Graph(Declared):
         """The value of a static name; large results of constant subgraphs are computed when first asked for."""
         if name in self.initializers:
             return self.stored(name)
-        if name not in self._computed:
-            node = self.nodes[self.producer[name]]
-            values = evaluate(node, [self.array(n) if n else None for n in node.input], self.opset)
-            self._computed.update(zip(node.output, values, strict=False))
-        return self._computed[name]
+        if name in self._computed:
+            return self._computed[name]
+        node = self.nodes[self.producer[name]]
+        values = evaluate(node, [self.array(n) if n else None for n in node.input], self.opset)
+        found: dict[str, Array] = dict(zip(node.output, values, strict=False))
+        kept = (n for n, x in found.items() if not self.big or x.nbytes < files.LARGE or files.mapping(x) is not None)
+        self._computed.update((n, found[n]) for n in kept)
+        return found[name]
 
     def numbers(self, name: str) -> Array:
-        """A constant to compute with, in float64; one that is kept beside the message stays as precise as it is.
+        """A constant to compute with, in float64; a large one of a big model in no more than float32, if it isn't.
 
-        A big model's weights in float64 would take twice the memory of the model; sums over them are in float64 anyway.
+        Sums over them are in float64 anyway.
         """
         value = self.array(name)
-        known = name in self.arrays and value.dtype in (np.float32, np.float64)
-        return np.asarray(value) if known else value.astype(np.float64)
+        if not self.big or value.nbytes < files.LARGE:
+            return value.astype(np.float64)
+        return np.asarray(value) if value.dtype in (np.float32, np.float64) else value.astype(np.float32)
 
     @cached_property
     def probes(self) -> tuple[Probe, ...]:

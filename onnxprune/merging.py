@@ -207,7 +207,7 @@ class _Wide:
             matrix = block_diag(*(m[0] for m in matrices))[None] if apart else np.concatenate(matrices, axis=2)
         axis = layers[-1].out_axis % len(self.graph.shapes[name])
         name = self.draft.fresh(f"{name}_merged")
-        layer = replace(layers[-1], matrix=matrix, offset=offset, output=name)
+        layer = replace(layers[-1], held=matrix, offset=offset, output=name)
         old = self.graph.nodes[layer.index]
         add = self.draft.constant
         nodes = renewed_nodes(self.graph, old, [layer], lambda _, value, hint: add(value, hint), self.draft.taken)

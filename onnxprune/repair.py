@@ -67,7 +67,7 @@ def outlined(run: Run, ranked: Ranked, keep: Mapping[str, Ints], *, biased: bool
     coupling = run.coupling
 
     def stand_in(linear: Linear) -> Refit:
-        nothing = np.broadcast_to(np.zeros((), linear.matrix.dtype), linear.matrix.shape)  # takes no memory
+        nothing = np.broadcast_to(np.zeros((), linear.dtype), linear.shape)  # takes no memory
         offset = np.full_like(linear.offset, 1.0 + linear.index) if biased else linear.offset  # of each layer another
         return Refit(Weights(nothing, offset), 0.0, 0.0)
 

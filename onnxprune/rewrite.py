@@ -53,7 +53,7 @@ class _Draft(Draft):
         """A constant in the place of `name` for node `index`; it keeps its name if all who read that are one layer."""
         own = name in self.graph.initializers and name not in self.graph.outputs
         if own and all(self._one(index, i) for i in self.readers(name)):
-            self.replaced[name] = np.asarray(value, order="C")
+            self.replaced[name] = self.kept(value)
             return name
         return self.constant(value, hint)
 
@@ -79,7 +79,11 @@ class _Draft(Draft):
     def build(self, nodes: Iterable[NodeProto]) -> Model:
         """The model with these nodes."""
         replaced = {name: self.tensor(value, name) for name, value in self.replaced.items()}
-        return assembled(self.base, nodes, self.added, replaced, self.arrays)
+        model = assembled(self.base, nodes, self.added, replaced, self.arrays)
+        renewed = [layer.matrix for several in self.renewed.values() for layer in several]
+        for read in (*self.graph.arrays.values(), *renewed):
+            files.release(read)
+        return model
 
 
 def rewrite(coupling: Coupling, plan: Plan) -> ModelProto:
@@ -102,8 +106,6 @@ def pruned(coupling: Coupling, plan: Plan) -> Model:
         node, *behind = _renew(draft, index, node, cut=True)
         nodes += [*before, _cut_inputs(draft, index, node, cuts), *behind]
     model = draft.build(_passing_by(draft.graph, node) for node in nodes)
-    for new in plan.weights.values():
-        files.release(new.matrix)
     return replace(model, proto=annotate(model.proto, {v.name for v in draft.graph.model.graph.value_info}))
 
 
@@ -172,7 +174,7 @@ def validate(coupling: Coupling, plan: Plan) -> None:
             raise DataError(f"the plan's channels for group '{name}' don't fit its {group.channels} channels.")
     for name, new in plan.weights.items():
         linear = coupling.layers.get(name)
-        if linear is None or linear.matrix.shape != new.matrix.shape or linear.offset.shape != new.offset.shape:
+        if linear is None or linear.shape != new.matrix.shape or linear.offset.shape != new.offset.shape:
             raise DataError(f"the plan's weights for layer '{name}' don't fit this model; was it made for another one?")
 
 
@@ -229,7 +231,7 @@ def _cut_inputs(draft: _Draft, index: int, node: NodeProto, cuts: Cuts) -> NodeP
         for axis, places in cuts[index, i].items():
             value = _taken(value, axis, places)
         if alike and name in draft.graph.initializers and name not in draft.graph.outputs:
-            draft.replaced[name] = np.asarray(value, order="C")
+            draft.replaced[name] = draft.kept(value)
         else:
             if node is draft.graph.nodes[index]:
                 node = copied(node)
@@ -253,7 +255,7 @@ def _renew(draft: _Draft, index: int, node: NodeProto, cut: bool) -> list[NodePr
 
 def with_weights(linear: Linear, new: Weights) -> Linear:
     """The layer with other weights."""
-    return replace(linear, matrix=new.matrix, offset=new.offset)
+    return replace(linear, held=new.matrix, offset=new.offset)
 
 
 def renewed_nodes(

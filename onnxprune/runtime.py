@@ -1,8 +1,9 @@
 """onnxruntime: sessions, providers, and nothing else knows of it.
 
 A model of ordinary size is handed over as one message. A big one (`files.BIG`; a message can't hold 2 GB) is handed
-over without its weights: onnxruntime maps those that lie in a file just as we do, and gets the others as arrays. Its
-kernels then don't repack weights into copies of their own, so that a session takes no memory worth mentioning.
+over without its weights: onnxruntime maps those that lie in a file just as we do, and gets the others as arrays. It
+then neither optimizes the graph nor repacks weights, which would make copies of them, and makes what a node reads just
+before that runs (a weight that is transposed or cast), not first of all; so a session takes no memory worth mentioning.
 """
 
 from __future__ import annotations
@@ -143,6 +144,8 @@ def _message(model: Model, options: Any) -> tuple[bytes, list[Any]]:
     if not files.big(model):
         return files.embedded(model).SerializeToString(), []
     options.add_session_config_entry("session.disable_prepacking", "1")
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     proto = ModelProto()
     proto.CopyFrom(model.proto)
     tensors = {t.name: t for t in proto.graph.initializer if t.name in model.arrays}

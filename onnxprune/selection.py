@@ -112,7 +112,7 @@ def flags_without(linear: Linear, group: Group, removed: Ints) -> NDArray[np.boo
 
 def dense(linear: Linear) -> Float:
     """The layer's matrix [channels * taps, o], block-diagonal over convolution groups."""
-    groups, n, o = linear.matrix.shape
+    groups, n, o = linear.shape
     whole = np.zeros((groups * n, groups * o))
     for g in range(groups):
         whole[g * n : (g + 1) * n, g * o : (g + 1) * o] = linear.matrix[g]
@@ -124,7 +124,7 @@ def separated(linear: Linear, gram: Float) -> Float:
 
     No output sees that.
     """
-    groups, n, _ = linear.matrix.shape
+    groups, n, _ = linear.shape
     if linear.fixed:
         return np.diag(np.diag(gram))
     if groups == 1:
@@ -152,7 +152,7 @@ def producer_weights(coupling: Coupling, group: Group) -> Float:
 
 def _made(coupling: Coupling, group: Group, linear: Linear) -> Float:
     """Weights and bias of each channel in one layer, [n, r * (N + 1)]."""
-    groups, n, o = linear.matrix.shape
+    groups, n, o = linear.shape
     columns = np.column_stack([linear.matrix.transpose(0, 2, 1).reshape(groups * o, n), linear.offset])
     labels = coupling.components.of(coupling.notes.writers[linear.index])
     places = [np.flatnonzero(labels == component) for component in group.components]

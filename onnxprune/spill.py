@@ -36,9 +36,11 @@ class Spill:
         file, mapped = self._file, self._mapped
         if file is None or mapped is None or self._used + value.nbytes > len(mapped):
             file, mapped = self._open(max(value.nbytes, SIZE))
-        file.seek(self._used)
-        file.write(np.ascontiguousarray(value).data)
-        file.flush()
+        content = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+        if content.any():  # zeros stay a hole in the file
+            file.seek(self._used)
+            file.write(content.data)
+            file.flush()
         bytes_ = mapped[self._used : self._used + value.nbytes]
         self._used += -(-value.nbytes // ALIGNED) * ALIGNED
         return cast(Mapped, bytes_.view(value.dtype).reshape(value.shape))

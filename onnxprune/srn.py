@@ -205,14 +205,14 @@ class _Block:
             x = self._emit(helper.make_node("Concat", [state.own, state.carried], [""], axis=1), state.own)
         if linear.conv_group == 1:
             matrix, offset = _beside(linear, state, self._middle(linear), way)
-        elif way is None and not state.shared and linear.matrix.shape[1:] == (linear.taps, 1):
+        elif way is None and not state.shared and linear.shape[1:] == (linear.taps, 1):
             through = np.zeros((state.carry, linear.taps, 1))
             through[:, self._middle(linear)] = 1.0
             matrix = np.concatenate([linear.matrix, through])
             offset = np.concatenate([linear.offset, np.zeros(state.carry)])
         else:
             raise _Stays("a convolution in groups begins or ends its branch, or isn't depthwise")
-        new = replace(linear, matrix=matrix, offset=offset, tail=())
+        new = replace(linear, held=matrix, offset=offset, tail=())
         node = copied(self.graph.nodes[linear.index])
         for a in [a for a in node.attribute if a.name == "group"]:
             node.attribute.remove(a)
@@ -259,7 +259,7 @@ class _Block:
 
 def _beside(linear: Linear, state: _State, tap: int, way: _Shortcut | None) -> tuple[Array, Array]:
     """Matrix and offset of a layer that reads its own channels and carried ones, and makes both, or their sum."""
-    rows, o = linear.matrix.shape[1:]
+    rows, o = linear.shape[1:]
     start = 0 if state.shared else rows
     matrix, into = (np.eye(state.carry), o) if way is None else (way.matrix, 0)
     whole = np.zeros((start + state.carry * linear.taps if start else rows, max(o, into + matrix.shape[1])))

@@ -101,10 +101,11 @@ class Walk:
     def renew(self, linear: Linear, new: Weights) -> Weights:
         """Give a layer that hasn't run yet new weights in the pruned network; its tail is part of them.
 
-        Gives these weights as they are kept from now on: those of a big model in a file.
+        Gives these weights as they are kept from now on: those of a big model in a file, as precise as they were.
         """
-        if self.graph.big and self.original:  # without samples there is nothing in them
-            new = replace(new, matrix=self._weights.keep(new.matrix))
+        if self.graph.big:
+            dtype = self.graph.array(linear.weight).dtype
+            new = replace(new, matrix=self._weights.keep(new.matrix.astype(dtype)))
         self.renewed.setdefault(linear.index, []).append(with_weights(linear, new))
         self.skipped.update(linear.tail)
         return new
@@ -291,7 +292,7 @@ def part(
     replaced: Mapping[int, Sequence[Linear]] | None = None,
     mask: Mask | None = None,
 ) -> Session:
-    """A session for some nodes of a graph: what they read from before them is input, constants are built in."""
+    """A session for some nodes of a graph: what they read from before them is input, constants are made in it."""
     model = ModelProto()
     arrays = dict(graph.arrays)
     model.ir_version = max(graph.model.ir_version, 4)
@@ -299,15 +300,13 @@ def part(
     model.functions.extend(graph.model.functions)
     model.graph.name = "segment"
     made: list[NodeProto] = []
+    constants = dict(graph.initializers)
     taken = {name for node in graph.nodes for name in (*node.input, *node.output)} | set(graph.initializers)
-
-    def add(name: str, value: Array) -> str:
-        model.graph.initializer.append(files.tensor(name, value, arrays if graph.arrays else None))
-        return name
 
     def constant(_: str, value: Array, hint: str) -> str:
         name = fresh(hint, taken)
-        return add(name, value)
+        constants[name] = files.tensor(name, value, arrays if graph.arrays else None)
+        return name
 
     for i in nodes:
         node = graph.nodes[i]
@@ -317,19 +316,21 @@ def part(
             made += renewed_nodes(graph, node, replaced[i], constant, taken)
         else:
             made.append(node)
+    made = _constants(graph, {name for node in made for name in graph.reads(node)}) + made
     model.graph.node.extend(made)
     produced = {name for node in made for name in node.output}
     read = dict.fromkeys(name for node in made for name in graph.reads(node) if name not in produced)
-    have = {t.name for t in model.graph.initializer}
-    for name in read:
-        if name in graph.initializers:
-            model.graph.initializer.append(graph.initializers[name])
-        elif name in graph.static:
-            add(name, graph.array(name))
-        elif name not in have:
-            model.graph.input.append(_info(walk, graph, name))
+    model.graph.initializer.extend(constants[name] for name in read if name in constants)
+    model.graph.input.extend(_info(walk, graph, name) for name in read if name not in constants)
     model.graph.output.extend(_info(walk, graph, name) for name in outputs)
     return walk.runtime.session(Model(model, arrays))
+
+
+def _constants(graph: Graph, names: Collection[str]) -> list[NodeProto]:
+    """The nodes that make those of these values that no input can change."""
+    computed = [name for name in names if name in graph.static and name not in graph.initializers]
+    nodes = [i for i, node in enumerate(graph.nodes) if graph.static.issuperset(node.output)] if computed else []
+    return [graph.nodes[i] for i in graph.needed(nodes, computed)]
 
 
 def _info(walk: Walk, graph: Graph, name: str) -> ValueInfoProto:

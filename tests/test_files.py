@@ -19,6 +19,7 @@ from onnxprune.coupling import couple
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.files import embedded, load, on_disk, save, size, whole
 from onnxprune.graph import Graph
+from onnxprune.ops.linear import Later
 from onnxprune.plan import Plan
 from onnxprune.rewrite import pruned, rewrite, silenced, twin
 from onnxprune.runtime import Runtime
@@ -359,6 +360,43 @@ def test_big_models_are_cut_the_same(name, beside, tmp_path):
         assert list(tensors) == [t.name for t in one.graph.initializer]
         for tensor in one.graph.initializer:
             np.testing.assert_array_equal(tensors[tensor.name], numpy_helper.to_array(tensor))
+
+
+FORMS = ["chain", "half", "weights_through_nodes", "batchnorm_node", "depthwise", "lstm", "conv_transpose", "gated_ffn"]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_matrices_of_a_big_model_take_no_memory(name, beside, tmp_path):
+    """They are views of the file, or made when they are asked for."""
+    model = CASES[name].model()
+    plain = couple(Graph(model))
+    onnx.save(CASES[name].model(), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="d")
+    big = couple(Graph.of(load(tmp_path / "m.onnx")))
+    for key, layer in big.layers.items():
+        held = layer.held
+        assert isinstance(held, Later) or held.nbytes < files.LARGE or files.mapping(held) is not None
+        assert layer.shape == layer.matrix.shape
+        assert layer.dtype == layer.matrix.dtype
+        np.testing.assert_allclose(layer.matrix, plain.layers[key].matrix, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_big_models_are_refitted_the_same(name, beside, tmp_path, monkeypatch):
+    case = CASES[name]
+    data = [case.feed(4, seed=seed) for seed in range(12)]
+    options = {"target": "params=0.8", "round_to": 1, "calibration": data, "batch": 4, "measure_latency": False}
+    onnx.save(case.model(), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="d")
+    big = onnxprune.prune(tmp_path / "m.onnx", **options)
+    monkeypatch.setattr(files, "BIG", 1 << 30)
+    plain = onnxprune.prune(case.model(), **options)
+    assert big.plan.keep.keys() == plain.plan.keep.keys()
+    for group, kept in plain.plan.keep.items():
+        np.testing.assert_array_equal(big.plan.keep[group], kept)
+    found, expected = (Runtime(threads=1).session(r.model).run(data[0]) for r in (big, plain))
+    tolerance = 1e-2 if case.half else 1e-3
+    for value in expected:
+        scale = np.abs(expected[value]).max()
+        np.testing.assert_allclose(found[value], expected[value], rtol=tolerance, atol=tolerance * scale)
 
 
 @pytest.mark.parametrize("method", ["reap", "l1", "apoz"])

@@ -69,7 +69,7 @@ def einsum_linear(graph: Graph, index: int) -> Linear | None:
 
     def tensors(linear: Linear) -> tuple[Float, Float]:
         """Heads may have gone, but each that is left has all its dims."""
-        whole = linear.matrix[0].reshape(-1, *inner, linear.matrix.shape[2])
+        whole = linear.matrix[0].reshape(-1, *inner, linear.shape[2])
         return whole.transpose(np.argsort(order)), linear.offset.reshape([-1] + [1] * (-out_axis - 1))
 
     names = (v.name(1 - weight), key(v.node), v.name(weight), "")

@@ -19,10 +19,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune import files
 from onnxprune.graph import Array, Graph, Shape, key
 from onnxprune.ops.registry import find
 from onnxprune.ops.window import Window
@@ -49,7 +51,7 @@ def by_columns(linear: Linear) -> tuple[Float, Float]:
 def by_taps(linear: Linear) -> tuple[Float, Float]:
     """The weight of a (transposed) convolution, the bias as [channels]."""
     assert linear.window is not None
-    groups, n, o = linear.matrix.shape
+    groups, n, o = linear.shape
     kernel, taps = linear.window.kernel, linear.taps
     split = linear.matrix.reshape(groups, n // taps, taps, o)
     if linear.window.transposed:
@@ -58,9 +60,19 @@ def by_taps(linear: Linear) -> tuple[Float, Float]:
 
 
 @dataclass(frozen=True)
+class Later:
+    """A matrix that is made whenever it is asked for: those of all layers of a big model would take too much memory."""
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    make: Callable[[], Float]
+
+
+@dataclass(frozen=True)
 class Linear:
     """One linear layer with its tail folded in. matrix [conv_group, N, o] and offset [conv_group * o] are float64.
 
+    (A big model's matrices are as precise as its weights, in float32 at least, and may be made `Later`.)
     `axis` and `out_axis` hold the channels of input and output. `output` is empty where X W + b is no value of the
     graph, because the node goes on computing with it. `weight_at` and `bias_at` are the node's inputs for the
     constants `weight` and `bias`, which `tensors` makes of the matrix and the offset; a node that takes no bias
@@ -77,7 +89,7 @@ class Linear:
     output: str
     weight: str
     bias: str
-    matrix: Float
+    held: Float | Later
     offset: Float
     window: Window | None = None
     tail: tuple[int, ...] = ()
@@ -94,9 +106,24 @@ class Linear:
     shared: Ints | None = None
 
     @property
+    def matrix(self) -> Float:
+        """The matrix [conv_group, N, o]."""
+        return self.held.make() if isinstance(self.held, Later) else self.held
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the matrix."""
+        return self.held.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What the matrix's numbers are: float64 but for big models."""
+        return self.held.dtype
+
+    @property
     def conv_group(self) -> int:
         """Number of convolution groups (Conv's attribute `group`)."""
-        return int(self.matrix.shape[0])
+        return int(self.shape[0])
 
     @property
     def taps(self) -> int:
@@ -106,7 +133,7 @@ class Linear:
     @property
     def channels(self) -> int:
         """Number of input channels."""
-        return self.conv_group * int(self.matrix.shape[1]) // self.taps
+        return self.conv_group * int(self.shape[1]) // self.taps
 
     @property
     def size(self) -> int:
@@ -167,22 +194,23 @@ class Linear:
     def _tap_rows(self) -> list[Ints]:
         """Rows [channels, t] of each group's matrix."""
         assert self.shared is not None
-        n = self.matrix.shape[1]
+        n = self.shape[1]
         return [part - g * n for g, part in enumerate(np.split(self.shared, self.conv_group))]
 
     def spread(self, matrix: Float, offset: Float) -> tuple[Float, Float]:
         """Matrix and offset of the layer from those of `fit`."""
         if self.shared is None:
             return matrix, offset
-        wide, added = np.zeros_like(self.matrix), []
+        own, added = self.matrix, []
+        wide = np.zeros_like(own)
         constants = np.split(offset, self.conv_group)
         for g, ((values, vectors), rows) in enumerate(zip(self._spectra, self._tap_rows(), strict=True)):
             inverse = np.divide(1.0, values, out=np.zeros_like(values), where=values > 1e-9 * values.max(initial=0.0))
             back = (vectors * inverse) @ vectors.T
             mixing = matrix[g] @ back
             for r in rows.T:
-                wide[g][r] = mixing @ self.matrix[g][r]
-            added.append((constants[g] @ back) @ sum(self.matrix[g][r] for r in rows.T))
+                wide[g][r] = mixing @ own[g][r]
+            added.append((constants[g] @ back) @ sum(own[g][r] for r in rows.T))
         return wide, self.offset + np.concatenate(added)
 
     def cut(self, inputs: NDArray[np.bool_], outputs: NDArray[np.bool_]) -> Linear:
@@ -192,7 +220,7 @@ class Linear:
         columns = kept.reshape(self.conv_group, -1)
         blocks = [block[r][:, c] for block, r, c in zip(self.matrix, rows, columns, strict=True)]
         beside = None if self.beside is None else self.beside[kept]
-        return replace(self, matrix=np.stack(blocks), offset=self.offset[kept], beside=beside)
+        return replace(self, held=np.stack(blocks), offset=self.offset[kept], beside=beside)
 
     def extents(self, x: Shape, y: Shape) -> tuple[Shape, Shape]:
         """Sizes of the axes over which the layer is repeated, for an input and an output of these shapes.
@@ -293,12 +321,12 @@ def fold_tail(graph: Graph, linear: Linear) -> Linear:
         if found is None or graph.shapes.get(key(node)) != graph.shapes[linear.output]:
             break
         scale, shift = (np.broadcast_to(np.asarray(v, np.float64), (width,)) for v in found)
-        columns = scale.reshape(linear.conv_group, 1, -1)
+        columns = scale.reshape(linear.conv_group, 1, -1).astype(linear.dtype)
         linear = replace(
             linear,
             output=key(node),
             tail=(*linear.tail, index),
-            matrix=linear.matrix * columns,
+            held=linear.matrix if (scale == 1).all() else linear.matrix * columns,
             offset=linear.offset * scale + shift,
         )
     return linear
@@ -314,9 +342,13 @@ def per_channel(value: Array, axis: int, rank: int) -> Float | None:
 
 def loop(graph: Graph, index: int) -> Linear | None:
     """How the node reads its own channels of the step before as a linear layer, or None if it doesn't."""
-    known = find(graph.nodes[index])
-    found: Linear | None = known.loop(graph, index) if known is not None and known.loop is not None else None
-    return found if found is not None and found.input in graph.shapes else None
+
+    def described() -> Linear | None:
+        known = find(graph.nodes[index])
+        found: Linear | None = known.loop(graph, index) if known is not None and known.loop is not None else None
+        return found if found is not None and found.input in graph.shapes else None
+
+    return _deferred(graph, described)
 
 
 def share(linear: Linear, channels: Ints) -> Linear:
@@ -338,8 +370,28 @@ def same(one: Linear, other: Linear) -> bool:
 
 def describe(graph: Graph, index: int, *, tail: bool = True) -> Linear | None:
     """The node as a linear layer with its tail, or None when it isn't one (or reads weights computed at run time)."""
-    known = find(graph.nodes[index])
-    if known is None or known.linear is None or key(graph.nodes[index]) not in graph.shapes:
-        return None
-    linear = known.linear(graph, index)
-    return fold_tail(graph, linear) if linear is not None and tail else linear
+
+    def described() -> Linear | None:
+        known = find(graph.nodes[index])
+        if known is None or known.linear is None or key(graph.nodes[index]) not in graph.shapes:
+            return None
+        linear = known.linear(graph, index)
+        return fold_tail(graph, linear) if linear is not None and tail else linear
+
+    return _deferred(graph, described)
+
+
+def _deferred(graph: Graph, describe: Callable[[], Linear | None]) -> Linear | None:
+    """What is described; a matrix of a big model that isn't a view of its file is described anew when asked for."""
+    linear = describe()
+    if linear is None or not graph.big:
+        return linear
+    if linear.matrix.nbytes < files.LARGE or files.mapping(linear.matrix) is not None:
+        return linear
+
+    def make() -> Float:
+        again = describe()
+        assert again is not None
+        return again.matrix
+
+    return replace(linear, held=Later(linear.shape, linear.dtype, make))

@@ -81,7 +81,7 @@ def _linear(v: View, loops: bool) -> Linear | None:
         assert linear.beside is not None
         parts = [half.reshape(directions, -1) for half in (linear.offset, linear.beside)]
         bias = np.concatenate(parts[::-1] if loops else parts, axis=1)
-        return linear.matrix.transpose(0, 2, 1).reshape(directions, -1, linear.matrix.shape[1]), bias
+        return linear.matrix.transpose(0, 2, 1).reshape(directions, -1, linear.shape[1]), bias
 
     names = (f"{key(v.node)}/loop", key(v.node)) if loops else (key(v.node), v.name(0))
     lane_axis = _lane_axis(v, list(v.node.output).index(key(v.node))) if loops else None
