@@ -1284,6 +1284,24 @@ case("heads_beside_a_stack", "float[1,4,6] x", "float[1,4,3] y", """
     y = MatMul(r, wo)
 """, wq=(6, 6), apart=[4, 3, 2], matrices=(4, 2, 5), join=[1, 4, 15], wo=(15, 3))  # fmt: skip
 
+case("experts", "float[N,6] x", "float[N,3] y", """
+    g = MatMul(x, wg)
+    e = ArgMax<axis=1, keepdims=0>(g)
+    u = Gather(up, e)
+    x1 = Unsqueeze(x, last)
+    h1 = MatMul(u, x1)
+    h = Relu(h1)
+    d = Gather(down, e)
+    o = MatMul(d, h)
+    r = Squeeze(o, last)
+    e1 = Unsqueeze(e, last)
+    s = GatherND(side, e1)
+    r1 = Unsqueeze(r, middle)
+    t = MatMul(r1, s)
+    c = Squeeze(t, middle)
+    y = MatMul(c, wy)
+""", wg=(6, 4), up=(4, 8, 6), down=(4, 5, 8), side=(4, 5, 7), last=[-1], middle=[1], wy=(7, 3))  # fmt: skip
+
 case("attention_over_space", X, "float[N,3,8,8] y", """
     q0 = Conv(x, wq)
     k0 = Conv(x, wk)

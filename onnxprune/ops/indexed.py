@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.ids import Ids
+from onnxprune.ops.experts import choose, chooses
 from onnxprune.ops.registry import Visit, always, rule
 
 INDEXED = "moves them to places that its indices say"
@@ -13,6 +14,9 @@ INDEXED = "moves them to places that its indices say"
 @rule("GatherND", commutes=always)
 def gather_nd(v: Visit) -> None:
     """Picks slices; of those that are constant the channels are of the rows of a table."""
+    if v.static(0) and chooses(v.graph, v.index):
+        choose(v)
+        return
     if v.static(0):
         v.freeze_all("looks its values up in a table")
         return

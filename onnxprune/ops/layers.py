@@ -8,6 +8,7 @@ from onnx import NodeProto
 from onnxprune.graph import Graph, attributes, key
 from onnxprune.ids import Ids
 from onnxprune.ops.attention import multiply
+from onnxprune.ops.experts import chosen, multiply_by_chosen
 from onnxprune.ops.linear import Float, Linear, by_columns, by_rows, by_taps, floating, per_channel
 from onnxprune.ops.registry import Cut, View, Visit, always, rule
 from onnxprune.ops.window import Window
@@ -274,6 +275,10 @@ def matmul(v: Visit) -> None:
 
     The product of two activations is that of attention. A vector has one axis, whatever the side.
     """
+    for i in (0, 1):
+        if (maker := chosen(v, i)) is not None:
+            multiply_by_chosen(v, i, maker)
+            return
     if not v.static(0) and not v.static(1):
         v.set(multiply(v, v.ids(0), v.ids(1)))
         return

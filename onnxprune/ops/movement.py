@@ -7,6 +7,7 @@ import numpy as np
 from onnxprune.graph import key
 from onnxprune.ids import Ids, widen
 from onnxprune.ops.choice import everything, filling, fills_up
+from onnxprune.ops.experts import choose, chooses
 from onnxprune.ops.registry import Cut, View, Visit, always, rule
 from onnxprune.ops.reshaping import STAYS
 
@@ -150,7 +151,7 @@ def gather(v: Visit) -> None:
     result has channels of its own, and those of its input stay. With one that fills up it is the other way round.
     """
     if v.static(0):
-        look_up(v)
+        choose(v) if chooses(v.graph, v.index) else look_up(v)
         return
     axis, indices, inner = v.attr("axis", 0) % len(v.shape(0)), v.value(1), len(v.shape(1))
     ids = cut_along(v, {axis})
