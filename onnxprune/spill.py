@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from onnxprune.graph import Array
+from onnxprune.declared import Array
 
 Mapped = np.memmap[Any, Any]
 SIZE = 2**27  # bytes of a file; larger arrays have one of their own

@@ -13,7 +13,7 @@ ROOT = Path(onnxprune.errors.__file__).resolve().parent
 ORDER = [
     *("errors", "replacing"),
     # a model as a file and as a graph
-    *("contrib", "bodies", "nodes", "files", "sequences", "declared", "inference", "listing", "graph"),
+    *("contrib", "bodies", "nodes", "files", "sequences", "declared", "spill", "inference", "listing", "graph"),
     *("assembly", "decisions"),
     # which channels go together
     *("ids", "ops", "groups", "coupling", "heads"),
@@ -22,7 +22,7 @@ ORDER = [
     # what is to be done, and surgery
     *("plan", "intervals", "report", "rewrite", "srn", "serialize", "merging"),
     # models at work
-    *("runtime", "clock", "notebook", "sources", "calibration", "statistics", "activity", "oracle", "spill", "walk"),
+    *("runtime", "clock", "notebook", "sources", "calibration", "statistics", "activity", "oracle", "walk"),
     *("fitting", "reconstruct", "methods", "evaluation", "guide", "data", "diagnosis"),
     # from targets to plans
     *("selection", "latency", "factorize", "run", "scope", "judging", "steps", "repair", "segments"),
