@@ -168,15 +168,17 @@ def _streams(ledger: Ledger, notes: Notes) -> list[Ids]:
     return [ids for ids, one, other in makers if one and other and one.isdisjoint(other)]
 
 
-def _steps(graph: Graph, notes: Notes, components: Components) -> set[int]:
-    """Layers that read what they make, with weights that others have, too: steps of a recurrent layer in a row."""
-    found = set[int]()
-    for index in notes.readers.keys() & notes.writers.keys():
+def _steps(graph: Graph, notes: Notes, components: Components) -> dict[int, bool]:
+    """Layers with weights that others have, too, and whether they read what they make.
+
+    Those that do are steps of a recurrent layer in a row, if all that is added to what they make is repeated as well.
+    """
+    found = {}
+    for index, made in notes.writers.items():
         weights = [name for name in graph.nodes[index].input if name in graph.static]
         if any(len(graph.consumers[name]) > 1 for name in weights):
-            read, made = (components.of(ids[index]) for ids in (notes.readers, notes.writers))
-            if np.isin(read[read >= 0], made).any():
-                found.add(index)
+            read = components.of(notes.readers.get(index, np.zeros(0, np.int64)))
+            found[index] = bool(np.isin(read[read >= 0], components.of(made)).any())
     return found
 
 
@@ -189,7 +191,7 @@ def _group(
     cells: Ints,
     makers: tuple[Ints, Ints],
     streams: list[Ids],
-    steps: set[int],
+    steps: dict[int, bool],
 ) -> Group | None:
     """The group of these components, or None if no layer reads them, or nothing would be saved.
 
@@ -209,8 +211,9 @@ def _group(
     made = [i for i in writers if not written.isdisjoint(graph.nodes[i].input)]
     first = graph.nodes[(made or writers or tuple(reads))[0]]
     summed = len(made) > 1 and any(own[components.of(ids)].any() for ids in streams)
-    ends = [i for i in made if i not in steps]
-    residual = summed and bool(ends) and _residual(graph, notes, components, reads, ends, steps)
+    again = {i for i, own in steps.items() if own} if steps.keys() >= set(made) else set[int]()
+    ends = [i for i in made if i not in again]
+    residual = summed and bool(ends) and _residual(graph, notes, components, reads, ends, again)
     name = ("" if writers else "input of ") + (first.name or key(first))
     return Group(name, channels, members, writers, reads, loops, cells, residual)
 
