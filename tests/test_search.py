@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -225,13 +226,22 @@ def test_the_share_is_that_of_the_model_that_is_written(name, mode, helps, monke
 
 
 def test_counting_a_big_model_writes_no_weights(monkeypatch):
-    """What stands in for them takes no memory, nor any room on the disk."""
+    """What stands in for them takes no room on the disk."""
     found = ready("mlp", count=60)
     keep = found.kept(found.smallest)
     expected = found.share("params", keep)
     monkeypatch.setitem(found.run.coupling.graph.__dict__, "big", True)
-    monkeypatch.setattr(Spill, "keep", None)
+    kept, room = Spill.keep, []
+
+    def measured(self, value):
+        found = kept(self, value)
+        room.append(Path(found.filename).stat().st_blocks)
+        return found
+
+    monkeypatch.setattr(Spill, "keep", measured)
     assert found.share("params", keep) == expected
+    assert room
+    assert not any(room)
 
 
 # ---- Losses
