@@ -187,6 +187,12 @@ class Mask:
         """Whether a node reads its own channels, and some of these go."""
         return any(not self.of(ids).all() for ids in self.coupling.notes.feedback.get(index, {}).values())
 
+    def unrepaired(self, index: int) -> bool:
+        """Whether a node that can't be refitted reads channels of which some go."""
+        ids = self.coupling.notes.readers.get(index)
+        linear = None if ids is None else self.coupling.linear(index)
+        return ids is not None and (linear is None or not linear.refittable) and not self.of(ids).all()
+
     def restated(self, name: str) -> bool:
         """Whether a computed size depends on a number of channels of which some go."""
         if name not in self.coupling.notes.ids:

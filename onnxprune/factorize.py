@@ -10,9 +10,6 @@ identity, turning changes nothing as long as all dims stay.
     values, projection   M₀ is the covariance of what the head really hands over, that is behind the attention weights;
                          M₁ is O Oᵀ for the rows O of the projection that read it (its bias takes up the means)
 
-Where something stands in the way of turning, dims of queries and keys go as they are: those first without which the
-products change least, which Σ E[qᵢqⱼ] E[kᵢkⱼ] over the dims that go says of each head.
-
 Several heads that share one (grouped queries) add their moments up. What is left out of the values is then made up for
 by the projection's least squares, like any other layer's, and layers whose input has drifted are refitted to the turned
 targets. The idea is that of SVD-LLM and of PALU (2024), here per head and with both sides' moments.
@@ -26,12 +23,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import selection
+from onnxprune import selection, unrepaired
 from onnxprune.coupling import Coupling, Group, Part
 from onnxprune.fitting import silent
-from onnxprune.graph import key
-from onnxprune.ids import Ids, varying
-from onnxprune.methods import by_score
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
 from onnxprune.rewrite import with_weights
@@ -159,91 +153,13 @@ class _Known:
 def measured(coupling: Coupling, group: Group) -> list[Linear]:
     """The layers of whose inputs the moments are needed: readers, and those that make dims which are compared.
 
-    Of dims that stay unturned it is what is compared itself, as if layers read it.
+    Where no layer that reads a group can be refitted, it is what is read itself.
     """
     compared = {part.layer for head in group.heads if all(p.written for p in head) for part in head}
     made = [linear for i in sorted(compared) if (linear := coupling.linear(i)) is not None]
-    sides = [side.seen for pair in comparisons(coupling, group) for side in pair]
-    found = {linear.key: linear for linear in (*selection.readers(coupling, group), *made, *sides)}
+    seen = unrepaired.seen(coupling, group)
+    found = {linear.key: linear for linear in (*selection.readers(coupling, group), *made, *seen)}
     return list(found.values())
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of two values whose dims are compared, `seen` by a layer that isn't there.
-
-    places [heads, D] are those of the dims among the channels of that layer, dims [D] their channels in the group.
-    """
-
-    seen: Linear
-    places: Ints
-    dims: Ints
-
-
-def comparisons(coupling: Coupling, group: Group) -> list[tuple[Side, Side]]:
-    """Both sides of the products by which unturned dims of a group are compared."""
-    if not group.unturned:
-        return []
-    here = [(p.index, p.left, p.right) for p in coupling.notes.products if p.index in group.reads]
-    return [
-        (_side(coupling, group, i, left), _side(coupling, group, i, right))
-        for i, left, right in here
-        if right is not None
-    ]
-
-
-def _side(coupling: Coupling, group: Group, index: int, ids: Ids) -> Side:
-    """Where a product (node index) has the dims with these ids [heads, D] of a group."""
-    node, known = coupling.graph.nodes[index], coupling.notes.ids
-    place, name = next(own for own in enumerate(node.input) if own[1] in known and np.isin(ids, known[own[1]]).all())
-    value, labels = known[name], coupling.components
-    (axis,) = varying(labels.of(value))
-    rank = value.ndim
-    others = [a for a in varying(value) if a != axis]
-    lengths = {probe.shapes[name][a] for probe in coupling.graph.probes for a in others}
-    lane = others[0] if len(others) == 1 and lengths == {value.shape[others[0]]} else None
-    rows = np.moveaxis(value, [axis] if lane is None else [lane, axis], [-1] if lane is None else [-2, -1])
-    flat = (rows.reshape(-1, value.shape[axis])[:1] if lane is None else rows.reshape(-1, *rows.shape[-2:])[0]).ravel()
-    order = np.argsort(flat, kind="stable")
-    heads = ids[np.isin(ids, flat).all(1)]
-    places = order[np.searchsorted(flat, heads, sorter=order)]
-    number = {int(c): i for i, c in enumerate(group.components)}
-    dims = np.asarray([number[int(c)] for c in labels.of(ids[0])])
-    matrix, at = np.zeros((1, len(flat), 1)), None if lane is None else lane - rank
-    seen = Linear(index, f"{key(node)}/{place}", name, "", "", "", matrix, np.zeros(1), axis=axis - rank, lane_axis=at)
-    return Side(seen, places, dims)
-
-
-def _as_they_are(
-    coupling: Coupling, group: Group, moments: Mapping[str, Sequence[Moments]], allowed: Ints
-) -> tuple[Ranking, Turn]:
-    """The ranking of dims that are compared unturned, and a turn of the layers that make them in which they stay."""
-    error = np.zeros((group.channels, group.channels))
-    for pair in comparisons(coupling, group):
-        powers = []
-        for side in pair:
-            whole = selection.whole(moments[side.seen.key])
-            powers.append(whole.gram_about(np.zeros_like(whole.mean)))
-        for left, right in zip(*(side.places for side in pair), strict=True):
-            dims = pair[0].dims
-            np.add.at(error, (dims[:, None], dims), powers[0][np.ix_(left, left)] * powers[1][np.ix_(right, right)])
-    rank = np.argsort(_backwards(error))
-    order = by_score(rank.astype(np.float64), group.cells)
-    among = np.concatenate([order, np.setdiff1d(np.arange(group.channels), order)])
-    gone = np.cumsum(np.cumsum(error[np.ix_(among, among)], 0), 1).diagonal()
-    errors = np.append(np.maximum(gone, 0.0)[::-1], 0.0) / (float(error.sum()) or 1.0)
-    still = Turn({linear.index: () for linear in selection.makers(coupling, group)}, {}, errors)
-    return selection.unrepaired(coupling, group, order, allowed, errors), still
-
-
-def _backwards(error: Float) -> Ints:
-    """All dims, each the one that adds least to Σ error over those that are gone."""
-    added, order = error.diagonal().copy(), []
-    for _ in range(len(error)):
-        order.append(int(np.argmin(added)))
-        added += 2 * error[order[-1]]
-        added[order[-1]] = np.inf
-    return np.asarray(order)
 
 
 def layers(coupling: Coupling, turns: Iterable[Turn]) -> dict[int, Turned]:
@@ -289,9 +205,7 @@ def rank(
     *,
     predict: bool = True,
 ) -> tuple[Ranking, Turn]:
-    """Turn the heads of a group, if they can be; its dims go from the last to the first. See `selection.rank`."""
-    if not group.heads:
-        return _as_they_are(coupling, group, moments, allowed)
+    """Turn the heads of a group; its dims go from the last to the first. See `selection.rank`."""
     whole = {linear.key: selection.whole(moments[linear.key]) for linear in measured(coupling, group)}
     found = turn(coupling, group, whole)
     turned = layers(coupling, [found])

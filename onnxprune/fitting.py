@@ -46,9 +46,9 @@ def masked(linear: Linear, flags: NDArray[np.bool_], matrix: Float | None = None
 
 
 def silent(coupling: Coupling, mask: Mask, linear: Linear, weights: Weights) -> Weights:
-    """Weights of a layer, zero for output channels that are removed."""
+    """Weights of a layer of one convolution group, zero for output channels that are removed."""
     outputs = mask.outputs(linear)
-    return Weights(weights.matrix * outputs.reshape(linear.conv_group, 1, -1), weights.offset * outputs)
+    return Weights(weights.matrix * outputs, weights.offset * outputs)
 
 
 def with_mean(linear: Linear, flags: NDArray[np.bool_], mean: Float) -> Weights:

@@ -28,7 +28,7 @@ from onnxprune.ops.linear import Linear, same
 from onnxprune.plan import Plan, Weights
 
 __all__ = ["annotate", "assembled", "pruned", "renewed_nodes", "rewrite", "silenced", "twin", "validate"]
-__all__ += ["with_weights", "without_feedback"]
+__all__ += ["silenced_input", "with_weights", "without_feedback"]
 
 Cuts = dict[tuple[int, int], dict[int, tuple[tuple[int, ...], ...]]]  # (node, input) -> axis -> places of each lane
 
@@ -139,7 +139,9 @@ def silenced(coupling: Coupling, plan: Plan) -> Model:
             flags = draft.mask.of(draft.coupling.notes.readers[index])
             node = without_feedback(draft.mask, index, draft.constant)
             layer = _renew(draft, index, node, cut=False)
-            nodes += (_silence(draft, index, layer[0]) if not flags.all() else []) + layer
+            if not flags.all():
+                layer[:1] = silenced_input(draft.mask, index, layer[0], draft.constant, draft.fresh)
+            nodes += layer
         else:
             nodes.append(node)
     return draft.build(nodes)
@@ -307,13 +309,16 @@ def without_feedback(mask: Mask, index: int, constant: Callable[[Array, str], st
     return node
 
 
-def _silence(draft: _Draft, index: int, node: NodeProto) -> list[NodeProto]:
-    """A node that multiplies the layer's removed input channels by zero."""
-    x = node.input[i := draft.coupling.notes.places[index]]
-    dtype = helper.tensor_dtype_to_np_dtype(draft.graph.types[x])
-    mask = narrow(draft.mask.of(draft.coupling.notes.ids[x]).astype(np.int64)).astype(dtype)
-    node.input[i] = draft.fresh(f"{x}_silenced")
-    return [helper.make_node("Mul", [x, draft.constant(mask, f"{x}_mask")], [node.input[i]])]
+def silenced_input(
+    mask: Mask, index: int, node: NodeProto, constant: Callable[[Array, str], str], new: Callable[[str], str]
+) -> list[NodeProto]:
+    """A node that multiplies the removed channels of what `node` reads by zero, and `node` behind it."""
+    node, notes = copied(node), mask.coupling.notes
+    x = node.input[i := notes.places[index]]
+    dtype = helper.tensor_dtype_to_np_dtype(mask.coupling.graph.types[x])
+    flags = narrow(mask.of(notes.ids[x]).astype(np.int64)).astype(dtype)
+    node.input[i] = new(f"{x}_silenced")
+    return [helper.make_node("Mul", [x, constant(flags, f"{x}_mask")], [node.input[i]]), node]
 
 
 # ---------------------------------------------------------------------------------------------- protobuf

@@ -8,12 +8,13 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import factorize, selection
+from onnxprune import selection, unrepaired
 from onnxprune.coupling import Coupling, Group
 from onnxprune.graph import Block
 from onnxprune.run import Options, Run
 
 Ints = NDArray[np.int64]
+ALONE = ": they go without repair alone, by weights (as with --method l1)"
 
 
 def prunable(run: Run) -> list[Group]:
@@ -45,9 +46,7 @@ def why_left_out(coupling: Coupling, group: Group, options: Options | None = Non
         return "left out by --include"
     if options and len(selection.widths(group, options.step, least_width(coupling, group, options))) == 1:
         return f"its {group.channels} channels are as few as it may have: {_spelt(options)}"
-    if factorize.measured(coupling, group) or (options and options.looks_at_weights_alone):
-        return ""
-    return f"{_unfit(coupling, group)}: it goes without repair alone, by weights (as with --method l1)"
+    return "" if options and options.looks_at_weights_alone else _unknown(coupling, group, options)
 
 
 def may_go(run: Run, block: Block) -> bool:
@@ -57,17 +56,16 @@ def may_go(run: Run, block: Block) -> bool:
     return not left and (not options.include or any(fnmatch(n, p) for p in options.include for n in names))
 
 
-def _unfit(coupling: Coupling, group: Group) -> str:
-    """Which reader of a group can't be refitted, and why."""
-    for index, linear in [
-        *((i, coupling.linear(i)) for i in group.reads),
-        *((i, coupling.loop(i)) for i in group.loops),
-    ]:
-        if linear is None:
-            return f"{coupling.layer(index)} reads its channels in a way that can't be refitted"
-        if not linear.refittable:
-            return f"{coupling.layer(index)} reads {linear.size} values, too many to refit"
-    return ""
+def _unknown(coupling: Coupling, group: Group, options: Options | None) -> str:
+    """Why it can't be told what the layers that read a group lose with it, or made up for if it has to be."""
+    if group.heads or selection.readers(coupling, group):
+        return ""
+    if options and options.mode == "unify":
+        return "not all layers that read its channels can be refitted, so none can take over"
+    if not group.reads:
+        return "what its channels do in the layer that makes them can't be told"
+    wide = [one for one in unrepaired.seen(coupling, group) if not one.refittable]
+    return f"{coupling.layer(wide[0].index)} reads {wide[0].size} values, too many to refit{ALONE}" if wide else ""
 
 
 def what_stands_in_the_way(run: Run) -> str:

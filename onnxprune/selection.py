@@ -21,7 +21,7 @@ from onnxprune.correlation import Nested, Removal, square
 from onnxprune.coupling import Coupling, Group
 from onnxprune.elimination import Problem, eliminate, ranked_rows
 from onnxprune.evaluation import collected
-from onnxprune.fitting import DEFAULT_DAMPING, choose_damping, fitted, silent, thinned
+from onnxprune.fitting import DEFAULT_DAMPING, choose_damping, fitted, thinned
 from onnxprune.graph import Array
 from onnxprune.methods import Evidence, Method
 from onnxprune.ops import elementwise
@@ -240,15 +240,17 @@ def rank(
     """Order the channels of a group by all moments, and give its error at the allowed widths on their last part.
 
     Without moments (only a method that needs weights alone can do without), or not to `predict`, the error is that on
-    white inputs, of which no channel can make up for another, and there is no trial.
+    white inputs, of which no channel can make up for another, and there is no trial. Of a group that is read by what
+    can't be refitted, it is what is lost of the weights that make the channels.
     """
     linears = readers(coupling, group)
     evidence, dampings = gathered(coupling, group, moments, rng, activity)
     order = method.order(evidence)
+    if not linears:
+        errors = lost(np.square(evidence.weights).sum(1), order)
+        return Ranking(group, order, allowed, errors[allowed], {})
     if moments is None or not predict:
         return Ranking(group, order, allowed, errors_of_white(linears, group, order)[allowed], {})
-    if not linears:
-        return unrepaired(coupling, group, order, allowed, lost(np.square(evidence.weights).sum(1), order))
     return judged(group, linears, evidence.problems, dampings, moments, order, allowed)
 
 
@@ -339,26 +341,6 @@ def lost(power: Float, order: Ints, total: float | None = None) -> Float:
     stayed = np.setdiff1d(np.arange(len(power)), order)
     gone = np.cumsum(power[np.concatenate([order, stayed])])[::-1]
     return np.append(gone, 0.0) / ((gone[0] if total is None else total) or 1.0)
-
-
-def unrepaired(coupling: Coupling, group: Group, order: Ints, allowed: Ints, errors: Float) -> Ranking:
-    """The ranking of a group for which no layer that reads it makes up, given the errors at all widths from 0.
-
-    What the trial changes are the layers that make the channels.
-    """
-    ranking = Ranking(group, order, allowed, errors[allowed], {})
-    mask = coupling.mask({group.name: ranking.kept(int(allowed[ranking.middle]))})
-    trial = {}
-    for linear in makers(coupling, group):
-        new = silent(coupling, mask, linear, Weights(linear.matrix, linear.offset))
-        trial[linear.index] = [with_weights(linear, new)]
-    return replace(ranking, trial=trial)
-
-
-def makers(coupling: Coupling, group: Group) -> list[Linear]:
-    """The linear layers that make the channels of a group (of others, by themselves: filters work on one each)."""
-    found = (coupling.linear(i) for i in group.writers if i in coupling.notes.readers)
-    return [linear for linear in found if linear is not None and linear.output]
 
 
 def _cut(linear: Linear, group: Group, removed: Ints, moments: Moments, damping: float) -> Weights:
@@ -492,7 +474,7 @@ def probe(
             if local > NEGLIGIBLE:
                 mask = coupling.mask({ranking.group.name: ranking.kept(int(ranking.levels[ranking.middle]))})
                 session = walk.suffix(ranking.trial, signals, mask)
-                if session.outputs and ranking.trial:  # else what it changes can't be compared
+                if session.outputs:  # else what it changes can't be compared
                     factor = change(collected(session, walk.original), answers) / local
             curves[ranking.group.name] = Curve(ranking.levels, ranking.errors * factor)
             progress(done + 1, len(rankings))

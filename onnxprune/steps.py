@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import evaluation, factorize, latency, oracle, selection
+from onnxprune import evaluation, factorize, latency, oracle, selection, unrepaired
 from onnxprune.activity import Activity, collect_activity
 from onnxprune.allocation import ALLOCATORS, Curve, Quadratic, Stepped, out_of_reach
 from onnxprune.cost import COSTS
@@ -72,10 +72,12 @@ def rank(run: Run) -> Ranked:
             activity: dict[str, Activity] = activity,
         ) -> selection.Ranking:
             allowed = levels[place[group.name]]
-            compared = group.unturned and not selection.readers(run.coupling, group)
-            if found is not None and (group.heads or (compared and not run.options.looks_at_weights_alone)):
+            if found is not None and group.heads:
                 one, turns[group.name] = factorize.rank(run.coupling, group, found, allowed, predict=predict)
                 return one
+            mended = selection.readers(run.coupling, group)
+            if found is not None and not mended and not run.options.looks_at_weights_alone:
+                return unrepaired.rank(run.coupling, group, found, allowed)
             rng, active = np.random.default_rng((run.options.seed, place[group.name])), activity.get(group.name)
             return selection.rank(run.coupling, group, found, run.method, allowed, rng, active, predict=predict)
 

@@ -34,7 +34,7 @@ from onnxprune.files import Model
 from onnxprune.graph import Array, Graph, fresh, key
 from onnxprune.ops.linear import Linear
 from onnxprune.plan import Weights
-from onnxprune.rewrite import renewed_nodes, with_weights, without_feedback
+from onnxprune.rewrite import renewed_nodes, silenced_input, with_weights, without_feedback
 from onnxprune.runtime import Chain, Runtime, Session
 from onnxprune.spill import Spill
 
@@ -178,7 +178,7 @@ class Walk:
         own, made = list[int](), list[str]()
         for i in nodes:
             drifted = any(name in self.drifted for name in self.graph.reads(self.graph.nodes[i]))
-            changed = i in self.renewed or i in self.otherwise or self.mask.feeds_back(i)
+            changed = i in self.renewed or i in self.otherwise or _cut(self.mask, i)
             if (drifted or changed) and i not in self.skipped:
                 own.append(i)
                 outputs = self._made(i, self.renewed)
@@ -229,7 +229,7 @@ class Walk:
             nodes = [i for i in every if i not in skipped]
             outputs = tuple(name for i in nodes for name in self._made(i, replaced) if name in read)
             read.update(name for i in nodes for name in self.graph.reads(self.graph.nodes[i]))
-            changed = len(nodes) < len(every) or any(i in replaced or (mask and mask.feeds_back(i)) for i in nodes)
+            changed = len(nodes) < len(every) or any(i in replaced or (mask and _cut(mask, i)) for i in nodes)
             if outputs and changed:
                 sessions.append(part(self, self.graph, nodes, outputs, replaced, mask))
             elif outputs:
@@ -265,6 +265,11 @@ class Walk:
         """Don't drop these values, or not before a node has its turn."""
         last = len(self.schedule) if until is None else self.place[until]
         self.last_use.update({name: max(last, self.last_use.get(name, 0)) for name in names})
+
+
+def _cut(mask: Mask, index: int) -> bool:
+    """Whether a node itself computes without what a mask removes; layers do so by the weights that they are given."""
+    return mask.feeds_back(index) or mask.unrepaired(index)
 
 
 def by_depth(coupling: Coupling) -> list[int]:
@@ -314,6 +319,8 @@ def part(
             node = without_feedback(mask, i, lambda value, hint: constant("", value, hint))
         if replaced and i in replaced:
             made += renewed_nodes(graph, node, replaced[i], constant, taken)
+        elif mask is not None and mask.unrepaired(i):
+            made += silenced_input(mask, i, node, lambda v, hint: constant("", v, hint), lambda n: fresh(n, taken))
         else:
             made.append(node)
     made = _constants(graph, {name for node in made for name in graph.reads(node)}) + made

@@ -25,7 +25,7 @@ ORDER = [
     *("runtime", "clock", "notebook", "sources", "calibration", "statistics", "activity", "oracle", "walk"),
     *("fitting", "reconstruct", "methods", "evaluation", "guide", "data", "diagnosis"),
     # from targets to plans
-    *("selection", "latency", "factorize", "run", "scope", "judging", "steps", "repair", "segments"),
+    *("selection", "latency", "unrepaired", "factorize", "run", "scope", "judging", "steps", "repair", "segments"),
     *("search", "depth", "shortening", "iteration", "pipeline"),
     # what users see
     *("picture", "sweep", "options", "tables", "terminal", "preflight", "cli"),

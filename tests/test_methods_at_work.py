@@ -19,6 +19,7 @@ from onnxprune.refinement import _Reader
 from onnxprune.rewrite import rewrite
 from onnxprune.run import Options, prepare
 from onnxprune.search import Search, parse_targets
+from onnxprune.walk import Walk
 
 FAST = {"round_to": 1, "runtime": models.RUNTIME, "measure_latency": False, "allocate": "uniform"}
 
@@ -219,12 +220,52 @@ def test_what_cant_be_refitted_goes_where_nothing_is(data, allocate):
     kept = result.plan.keep["a"]
     assert len(kept) < 6
     assert set(kept.tolist()) == set(np.argsort(sums)[-len(kept) :].tolist())
-    with pytest.raises(BudgetError, match="can't be refitted"):
-        prune(model, "l1", target="params=0.8", reconstruct="ls", data=IMAGES, batch=1)
+
+
+@pytest.mark.parametrize("reconstruct", ["ls", "local", "mean", "none"])
+@pytest.mark.parametrize("allocate", ["dp", "uniform"])
+def test_what_cant_be_refitted_goes_by_what_it_adds(reconstruct, allocate):
+    """Where other layers are, or data decide: the channels first of which the readers get least."""
+    model = CASES["deformed"].model()
+    options = {"target": "params=0.8", "allocate": allocate, "reconstruct": reconstruct, "data": IMAGES, "batch": 1}
+    result = prune(model, "reap", **options)
+    assert result.report.surgery_check["ok"]
+    assert result.report.targets[0].reached
+    kept = result.plan.keep["a"]
+    assert len(kept) < 6
+    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    value = np.concatenate([models.values(model, {"x": x[None]}, ["a"])["a"] for x in IMAGES["x"]])
+    added = np.square(value).mean((0, 2, 3)) * np.square(weights["wd"]).sum((0, 2, 3))
+    assert set(kept.tolist()) == set(np.argsort(added)[-len(kept) :].tolist())
+    with pytest.raises(BudgetError, match="none can take over"):
+        prune(model, "reap", **options | {"reconstruct": "unify", "target": "params=0.3"})
+
+
+def test_what_goes_without_repair_is_gone_for_the_layers_behind():
+    """They are fitted to what the pruned network makes: exactly what it then makes."""
+    model = CASES["deformed"].model()
+    settings = {"method": "reap", "round_to": 1, "runtime": models.RUNTIME, "batch": 1}
+    run = prepare(Graph(model), samples_of(Graph(model), None, IMAGES, PLAIN, None, 0, None), Options(**settings))
+    keep = {"a": np.asarray([0, 2, 5]), "d": np.asarray([1, 3, 4, 6])}
+    with Walk(run.coupling, run.feeds(run.division.fit), models.RUNTIME, mask=run.coupling.mask(keep)) as walk:
+        walk.keep(["y"])
+        walk.advance()
+        found = np.concatenate([walk.value(i, "y") for i in range(len(walk.original))])
+    pruned = rewrite(run.coupling, Plan(keep))
+    expected = np.concatenate([models.values(pruned, one)["y"] for one in run.feeds(run.division.fit)])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_what_cant_be_refitted_isnt_free_without_data():
+    graph = Graph(CASES["deformed"].model())
+    options = Options(method="l1", round_to=1, runtime=models.RUNTIME, batch=1, targets=parse_targets(["params=0.8"]))
+    run = prepare(graph, samples_of(graph, None, None, PLAIN, None, 0, None), options)
+    assert run.blind
+    assert all((np.diff(curve.errors) < 0).all() for curve in Search(run).ranked.curves)
 
 
 def test_the_error_of_what_cant_be_refitted_is_that_of_the_answers():
-    """The trial, in which what makes the channels makes none of those that go, answers as the pruned model does."""
+    """What is probed answers as the pruned model does."""
     model = CASES["deformed"].model()
     found = Search(prepare(Graph(model), samples_of(Graph(model), None, IMAGES, PLAIN, None, 0, None),
                            Options(method="l1", round_to=1, runtime=models.RUNTIME, batch=1,

@@ -550,7 +550,7 @@ def test_limits_that_make_no_sense(share):
         Options(keep={"fc0": share})
 
 
-ALONE = ": it goes without repair alone, by weights (as with --method l1)"
+ALONE = ": they go without repair alone, by weights (as with --method l1)"
 
 
 def test_what_is_left_out_says_why(monkeypatch):
@@ -562,12 +562,14 @@ def test_what_is_left_out_says_why(monkeypatch):
     assert why_left_out(one.coupling, one.coupling.groups[1], one.options) == "left out by --include"
     monkeypatch.setattr("onnxprune.ops.linear.WIDEST", 12)
     assert why_left_out(one.coupling, first) == "fc1 reads 16 values, too many to refit" + ALONE
-    assert scope._unfit(one.coupling, second) == ""
-    one.coupling._linears[first.writers[0] + 2] = None
-    assert why_left_out(one.coupling, first) == "fc1 reads its channels in a way that can't be refitted" + ALONE
+    assert why_left_out(one.coupling, second) == ""
     assert why_left_out(one.coupling, first, Options(method="l1")) == ""
     assert why_left_out(one.coupling, first, Options(method="wanda")) != ""
     assert why_left_out(one.coupling, first, Options(method="l1", reconstruct="ls")) != ""
+    monkeypatch.setattr("onnxprune.ops.linear.WIDEST", 16)
+    one.coupling._linears[first.writers[0] + 2] = None
+    assert why_left_out(one.coupling, first) == ""
+    assert "none can take over" in why_left_out(one.coupling, first, Options(method="merge"))
 
 
 @pytest.mark.parametrize(("step", "smallest"), [(4, 1), (3, 5), (None, 1), (16, 1)])
