@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from onnxprune.declared import Array
+from onnxprune.errors import OutputError
 
 Mapped = np.memmap[Any, Any]
 SIZE = 2**27  # bytes of a file; larger arrays have one of their own
@@ -32,18 +33,29 @@ class Spill:
         self._used = 0
 
     def keep(self, value: Array) -> Mapped:
-        """The value, which isn't empty and holds no objects, from now on in a file. OSError if the disk is full."""
-        file, mapped = self._file, self._mapped
-        if file is None or mapped is None or self._used + value.nbytes > len(mapped):
-            file, mapped = self._open(max(value.nbytes, SIZE))
+        """The value, which isn't empty and holds no objects, from now on in a file. OutputError if the disk is full."""
         content = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+        try:
+            mapped = self._written(content)
+        except OSError as error:
+            folder, reason = tempfile.gettempdir(), error.strerror or error
+            raise OutputError(
+                f"temporary files can't be written to {folder} ({reason}); set TMPDIR to a folder with more room."
+            ) from error
+        bytes_ = mapped[self._used : self._used + value.nbytes]
+        self._used += -(-value.nbytes // ALIGNED) * ALIGNED
+        return cast(Mapped, bytes_.view(value.dtype).reshape(value.shape))
+
+    def _written(self, content: Array) -> Mapped:
+        """The file that holds these bytes now, at `_used`."""
+        file, mapped = self._file, self._mapped
+        if file is None or mapped is None or self._used + content.nbytes > len(mapped):
+            file, mapped = self._open(max(content.nbytes, SIZE))
         if content.any():  # zeros stay a hole in the file
             file.seek(self._used)
             file.write(content.data)
             file.flush()
-        bytes_ = mapped[self._used : self._used + value.nbytes]
-        self._used += -(-value.nbytes // ALIGNED) * ALIGNED
-        return cast(Mapped, bytes_.view(value.dtype).reshape(value.shape))
+        return mapped
 
     def _open(self, size: int) -> tuple[BufferedWriter, Mapped]:
         """Go on to the next file."""

@@ -1,6 +1,8 @@
 """Arrays in files."""
 
+import errno
 import gc
+import os
 import resource
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 import models
 from onnxprune import files, spill
+from onnxprune.errors import OutputError
 from onnxprune.spill import Spill
 from onnxprune.walk import Walk
 
@@ -67,6 +70,18 @@ def test_where_arrays_lie_is_known_of_parts_of_them_too():
                 file, offset = found
                 np.testing.assert_array_equal(np.fromfile(file, view.dtype, view.size, offset=offset), view.ravel())
     assert files.place(np.arange(3)) is None
+
+
+def test_a_full_disk_is_said(folder, monkeypatch):
+    def full(handle, mode):
+        os.close(handle)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fdopen", full)
+    with pytest.raises(OutputError, match=rf"{folder} \(No space left on device\); set TMPDIR"):
+        Spill().keep(np.arange(3))
+    for path in folder.iterdir():
+        path.unlink()
 
 
 def test_pages_that_are_given_back_are_read_again(folder):
