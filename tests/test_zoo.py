@@ -54,6 +54,15 @@ def test_topologies_pass(name, tmp_path):
     assert zoo_checks.surgery(tmp_path / "m.onnx")["failures"] == []
 
 
+def test_dims_of_one_head_go(tmp_path):
+    onnx.save(CASES["attention_of_one_head_with_filters"].model(), tmp_path / "m.onnx")
+    found = {stage: zoo_checks.STAGES[stage](tmp_path / "m.onnx") for stage in ("surgery", "dims")}
+    assert {stage: (record["groups"], record["failures"]) for stage, record in found.items()} == {
+        "surgery": (1, []),
+        "dims": (2, []),
+    }
+
+
 @pytest.mark.parametrize("stage", ["magnitude", "reap"])
 def test_a_third_goes_by_the_whole_tool(stage):
     record = zoo_checks.STAGES[stage](MODELS[0])

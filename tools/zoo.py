@@ -39,6 +39,7 @@ Record = dict[str, Any]
 
 TIMEOUT = {
     "surgery": 300,
+    "dims": 300,
     "magnitude": 90,
     "reap": 90,
     "basic": 120,

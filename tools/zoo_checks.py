@@ -1,6 +1,7 @@
 """What the zoo does with a model: stages, each a function of a file that returns a record with its `failures`.
 
-`surgery` takes a random third of each group's channels away and checks the five conditions that `zoo.py` names.
+`surgery` takes a random third of each group's channels away and checks the five conditions that `zoo.py` names; `dims`
+does so with the channels of attention that `prune` would choose, dims of heads where it can.
 `magnitude` and `reap` are the whole of `onnxprune.prune` with synthetic samples. `basic`, `extended` and `slim` are
 `surgery` on the model as onnxruntime's optimizations or onnxslim leave it; their groups should be the model's own.
 """
@@ -41,23 +42,23 @@ def third(cells: Any, seed: int) -> Any:
 # ---------------------------------------------------------------------------------------------- surgery
 
 
-def surgery(path: Path) -> Record:
+def surgery(path: Path, attention: str = "heads") -> Record:
     """Prune a third of each group's channels of one model and check what came out."""
     from onnxprune import oracle
     from onnxprune.calibration import PLAIN
     from onnxprune.cost import parameters
-    from onnxprune.coupling import couple
     from onnxprune.data import samples_of
     from onnxprune.files import embedded, load
     from onnxprune.graph import Graph
+    from onnxprune.heads import attend, names
     from onnxprune.plan import Plan
     from onnxprune.rewrite import rewrite, twin
 
     started = time.process_time()
     graph = Graph(embedded(load(path)))
-    coupling = couple(graph)
+    coupling = attend(graph, attention)
     found = time.process_time() - started
-    plan = Plan({g.name: third(g.cells, number) for number, g in enumerate(coupling.groups)}, {})
+    plan = Plan({g.name: third(g.cells, number) for number, g in enumerate(coupling.groups)}, {}, names(coupling))
     pruned = rewrite(coupling, plan)
     seconds = time.process_time() - started
     sample = samples_of(graph, path, None, PLAIN, 2, 0, None)
@@ -320,6 +321,7 @@ def optimized(path: Path, level: str, result: Path) -> None:
 
 STAGES: dict[str, Callable[[Path], Record]] = {
     "surgery": surgery,
+    "dims": partial(surgery, attention="auto"),
     **{name: partial(method, name=name) for name in METHODS},
     **{name: partial(form, name=name) for name in FORMS},
 }
