@@ -34,7 +34,7 @@ from onnxprune.errors import ModelError, OutputError
 from onnxprune.nodes import arrange, disordered, names
 from onnxprune.replacing import replacing
 
-M = TypeVar("M", ModelProto, GraphProto)
+M = TypeVar("M", ModelProto, GraphProto, TensorProto)
 LARGE = 1 << 14  # bytes from which a tensor is kept beside the message
 BIG = 1 << 30  # bytes from which a model is handled in parts; protobuf's own limit is twice that
 EXTERNAL = 1 << 10  # bytes from which a tensor moves to the data file when there is one
@@ -45,6 +45,10 @@ PACKED = {
     TensorProto.UNDEFINED,
     *(getattr(TensorProto, n) for n in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2") if hasattr(TensorProto, n)),
 }  # types whose elements aren't whole bytes
+CONTENT = (
+    *("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"),
+    *("external_data", "data_location"),
+)  # fields of a tensor's data
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def load(path: str | Path) -> Model:
             data[file] = mapped = np.memmap(file, np.uint8, "r") if mapped is None else mapped
             dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
             arrays[tensor.name] = mapped[offset : offset + count].view(dtype).reshape(tuple(tensor.dims))
-            _declare(tensor)
+            del tensor.external_data[:]
         else:
             _embed(tensor, file, offset, count)
     return Model(inlined(proto), arrays, path, tuple(data))
@@ -97,14 +101,10 @@ def whole(model: ModelProto) -> Model:
     proto = _shallow(model)
     arrays = {}
     for tensor in model.graph.initializer:
-        new = proto.graph.initializer.add()
-        if _bytes(tensor) >= LARGE and tensor.data_type not in PACKED:
-            new.name, new.data_type = tensor.name, tensor.data_type
-            new.dims.extend(tensor.dims)
-            _declare(new)
+        apart = _bytes(tensor) >= LARGE and tensor.data_type not in PACKED
+        proto.graph.initializer.append(_declared(tensor) if apart else tensor)
+        if apart:
             arrays[tensor.name] = numpy_helper.to_array(tensor)
-        else:
-            new.CopyFrom(tensor)
     return Model(inlined(proto), arrays)
 
 
@@ -219,11 +219,12 @@ def _beside(location: str, model: Path) -> Path:
 
 
 def place(array: NDArray[Any]) -> tuple[Path, int] | None:
-    """File and offset of an array that is mapped; None for any other."""
+    """File and offset of an array that is mapped; None for any other, and if the file is gone from there."""
     whole = mapping(array)
     if whole is None or whole.filename is None or not array.flags.c_contiguous:
         return None
-    return Path(str(whole.filename)), whole.offset + _address(array) - _address(whole)
+    file = Path(str(whole.filename))
+    return (file, whole.offset + _address(array) - _address(whole)) if file.exists() else None
 
 
 def release(array: NDArray[Any]) -> None:
@@ -257,10 +258,11 @@ def _embed(tensor: TensorProto, file: Path, offset: int, count: int) -> None:
     del tensor.external_data[:]
 
 
-def _declare(tensor: TensorProto) -> None:
-    """Make a tensor one whose data is kept beside the message."""
-    tensor.data_location = TensorProto.EXTERNAL
-    del tensor.external_data[:]
+def _declared(tensor: TensorProto) -> TensorProto:
+    """The tensor as one whose data is kept beside the message."""
+    new = without(tensor, CONTENT)
+    new.data_location = TensorProto.EXTERNAL
+    return new
 
 
 def tensor(name: str, value: NDArray[Any], beside: dict[str, NDArray[Any]] | None) -> TensorProto:
@@ -269,9 +271,7 @@ def tensor(name: str, value: NDArray[Any], beside: dict[str, NDArray[Any]] | Non
     if beside is None or value.nbytes < LARGE:
         return numpy_helper.from_array(value, name)
     beside[name] = value
-    declared = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(value.dtype), dims=value.shape)
-    _declare(declared)
-    return declared
+    return _declared(TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(value.dtype), dims=value.shape))
 
 
 # ---------------------------------------------------------------------------------------------- contents
@@ -364,9 +364,8 @@ def _filled(tensor: TensorProto, model: Model) -> TensorProto:
     """An initializer with its data."""
     if tensor.name not in model.arrays:
         return tensor
-    new = numpy_helper.from_array(model.arrays[tensor.name], tensor.name)
-    if tensor.doc_string:
-        new.doc_string = tensor.doc_string
+    new = without(tensor, CONTENT)
+    new.raw_data = numpy_helper.from_array(model.arrays[tensor.name]).raw_data
     return new
 
 
@@ -439,10 +438,7 @@ def _moved(model: Model, location: str, file: BinaryIO) -> ModelProto:
         content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         file.write(content.data)
         new = proto.graph.initializer.add()
-        new.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims))
-        if tensor.doc_string:
-            new.doc_string = tensor.doc_string
-        _declare(new)
+        new.CopyFrom(_declared(tensor))
         for key, value in (("location", location), ("offset", offset), ("length", content.nbytes)):
             new.external_data.add(key=key, value=str(value))
     return proto

@@ -162,7 +162,8 @@ def _message(model: Model, options: Any) -> tuple[bytes, list[Any]]:
             tensor.external_data.add(key=key, value=str(value))
     for name in tensors:
         files.release(model.arrays[name])  # onnxruntime maps the file itself
-    values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(model.arrays[n])) for n in others]
+    typed = ort.OrtValue.ortvalue_from_numpy_with_onnx_type  # the other one knows NumPy's own types alone
+    values = [typed(np.ascontiguousarray(model.arrays[n]), tensors[n].data_type) for n in others]
     options.add_external_initializers(others, values)
     return proto.SerializeToString(), values
 

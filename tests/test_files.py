@@ -208,6 +208,8 @@ def test_a_callers_model_has_its_data(external):
 
 def test_a_callers_big_model_is_taken_apart(beside):
     model = CASES["chain"].model()
+    model.graph.initializer[0].doc_string = "said of it"
+    model.graph.initializer[0].metadata_props.add(key="more", value="of it")
     before = model.SerializeToString()
     found = whole(model)
     assert set(found.arrays) == {t.name for t in model.graph.initializer if len(t.raw_data) >= 64}
@@ -397,6 +399,30 @@ def test_big_models_are_refitted_the_same(name, beside, tmp_path, monkeypatch):
     for value in expected:
         scale = np.abs(expected[value]).max()
         np.testing.assert_allclose(found[value], expected[value], rtol=tolerance, atol=tolerance * scale)
+
+
+def test_a_big_model_runs_when_its_files_are_gone(beside, external):
+    """As where the user's training wrote it."""
+    feed = {"x": np.load(MODELS / "digits_mlp.calib.npz")["x"][:4]}
+    model, expected = load(external), Runtime(threads=1).session(MLP).run(feed)
+    for path in external.parent.iterdir():
+        path.unlink()
+    found = Runtime(threads=1).session(model).run(feed)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e4m3fn", "uint8", "bool"])
+def test_weights_of_any_type_that_a_big_model_holds_in_memory(dtype, beside):
+    weight = np.tri(32).astype(dtype)
+    stored, narrow = numpy_helper.from_array(weight, "w"), helper.make_node("Cast", ["w"], ["v"], to=TensorProto.FLOAT)
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 32]) for name in "xy"]
+    nodes = [narrow, helper.make_node("MatMul", ["x", "v"], ["y"])]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [stored])
+    model = whole(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10))
+    assert "w" in model.arrays
+    found = Runtime(threads=1).session(model).run({"x": np.eye(32, dtype=np.float32)})
+    np.testing.assert_array_equal(found["y"], np.tri(32))
 
 
 @pytest.mark.parametrize("method", ["reap", "l1", "apoz"])
