@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-from io import BufferedWriter
+from io import FileIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,8 +28,7 @@ class Spill:
     """Temporary files of arrays, filled one after the other."""
 
     def __init__(self) -> None:
-        self._file: BufferedWriter | None = None
-        self._mapped: Mapped | None = None
+        self._file: tuple[FileIO, Mapped] | None = None
         self._used = 0
 
     def keep(self, value: Array) -> Mapped:
@@ -48,24 +47,30 @@ class Spill:
 
     def _written(self, content: Array) -> Mapped:
         """The file that holds these bytes now, at `_used`."""
-        file, mapped = self._file, self._mapped
-        if file is None or mapped is None or self._used + content.nbytes > len(mapped):
-            file, mapped = self._open(max(content.nbytes, SIZE))
+        if self._file is None or self._used + content.nbytes > len(self._file[1]):
+            before, self._file, self._used = self._file, _opened(max(content.nbytes, SIZE)), 0
+            weakref.finalize(self, self._file[0].close)
+            if before is not None:
+                before[0].close()
+        file, mapped = self._file
         if content.any():  # zeros stay a hole in the file
             file.seek(self._used)
-            file.write(content.data)
-            file.flush()
+            left = content.data
+            while left:  # a write may be of less than all, and is of 2 GB at most
+                left = left[file.write(left) :]
         return mapped
 
-    def _open(self, size: int) -> tuple[BufferedWriter, Mapped]:
-        """Go on to the next file."""
-        if self._file is not None:
-            self._file.close()
-        handle, name = tempfile.mkstemp(prefix="onnxprune-")
-        self._file = file = os.fdopen(handle, "wb")
-        weakref.finalize(self, file.close)
+
+def _opened(size: int) -> tuple[FileIO, Mapped]:
+    """A new file of so many bytes, to be written to (unbuffered, so that closing it can't fail) and as it is mapped."""
+    handle, name = tempfile.mkstemp(prefix="onnxprune-")
+    path, file = Path(name), os.fdopen(handle, "wb", 0)
+    try:
         file.truncate(size)
-        self._mapped = mapped = np.memmap(name, np.uint8, "r")
-        weakref.finalize(mapped.base, Path(name).unlink, missing_ok=True)  # what is read of all its arrays
-        self._used = 0
-        return file, mapped
+        mapped = np.memmap(path, np.uint8, "r")
+    except OSError:
+        file.close()
+        path.unlink()
+        raise
+    weakref.finalize(mapped.base, path.unlink, missing_ok=True)  # what is read of all its arrays
+    return file, mapped

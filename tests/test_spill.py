@@ -1,8 +1,6 @@
 """Arrays in files."""
 
-import errno
 import gc
-import os
 import resource
 from pathlib import Path
 
@@ -72,16 +70,22 @@ def test_where_arrays_lie_is_known_of_parts_of_them_too():
     assert files.place(np.arange(3)) is None
 
 
-def test_a_full_disk_is_said(folder, monkeypatch):
-    def full(handle, mode):
-        os.close(handle)
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fdopen", full)
-    with pytest.raises(OutputError, match=rf"{folder} \(No space left on device\); set TMPDIR"):
-        Spill().keep(np.arange(3))
-    for path in folder.iterdir():
-        path.unlink()
+@pytest.mark.parametrize("room", [0, 10**6, 1000])
+def test_a_full_disk_is_said(folder, monkeypatch, room):
+    """Wherever it is noticed; what is kept stays, and no file is left."""
+    monkeypatch.setattr(spill, "SIZE", 10**6)
+    kept, soft, hard = Spill(), *resource.getrlimit(resource.RLIMIT_FSIZE)
+    first = kept.keep(np.arange(3)) if room else None
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        for size in (200, 20_000, 200_000) if room == 1000 else (200_000,):
+            with pytest.raises(OutputError, match=rf"{folder} \(File too large\); set TMPDIR"):
+                kept.keep(np.ones(size))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    np.testing.assert_array_equal(kept.keep(np.arange(9)), np.arange(9))
+    if first is not None:
+        np.testing.assert_array_equal(first, np.arange(3))
 
 
 def test_pages_that_are_given_back_are_read_again(folder):
