@@ -19,7 +19,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -86,7 +86,7 @@ def load(path: str | Path) -> Model:
             del tensor.external_data[:]
         else:
             _embed(tensor, file, offset, count)
-    return Model(inlined(proto), arrays, path, tuple(data))
+    return replace(whole(proto) if not data else Model(inlined(proto), arrays), path=path, data=tuple(data))
 
 
 def whole(model: ModelProto) -> Model:

@@ -431,7 +431,7 @@ def test_big_models_are_pruned_the_same(method, external, tmp_path, monkeypatch)
     expected = onnxprune.prune(MODELS / "digits_mlp.onnx", **options)
     monkeypatch.setattr(files, "LARGE", 64)
     monkeypatch.setattr(files, "BIG", 1)
-    for model in (external, onnx.load(external)):
+    for model in (external, MLP, onnx.load(external)):
         found = onnxprune.prune(model, **options)
         assert found.written.arrays
         tensors = {t.name: numpy_helper.to_array(t) for t in found.model.graph.initializer}
