@@ -180,20 +180,22 @@ def layers(coupling: Coupling, turns: Iterable[Turn]) -> dict[int, Turned]:
 
 def _turned_columns(linear: Linear, blocks: Sequence[Block]) -> Linear:
     """The layer with its outputs turned."""
-    matrix, offset = linear.matrix.copy(), linear.offset.copy()
+    own = linear.matrix
+    matrix, offset = own.copy(), linear.offset.copy()
     for places, block in blocks:
-        matrix[0][:, places] = linear.matrix[0][:, places] @ block
+        matrix[0][:, places] = own[0][:, places] @ block
         offset[places] = linear.offset[places] @ block
     return replace(linear, held=matrix, offset=offset)
 
 
 def _turned_rows(linear: Linear, blocks: Sequence[Block]) -> Linear:
     """The layer as it reads inputs that are turned."""
-    matrix = linear.matrix.copy()
+    own = linear.matrix
+    matrix = own.copy()
     for places, block in blocks:
         for tap in range(linear.taps):
             rows = places * linear.taps + tap
-            matrix[0][rows] = np.linalg.solve(block, linear.matrix[0][rows])
+            matrix[0][rows] = np.linalg.solve(block, own[0][rows])
     return replace(linear, held=matrix)
 
 

@@ -131,7 +131,7 @@ class Equations:
     """The normal equations of a layer that keeps some of its inputs: solved for any damping and any targets."""
 
     def __init__(self, linear: Linear, flags: NDArray[np.bool_], moments: Moments) -> None:
-        self.linear, self.flags, self.moments = linear, flags, moments
+        self.linear, self.flags, self.moments = linear.made, flags, moments
         variances, n = moments.variances, linear.shape[1]
         self.correlations = [
             Correlation.among(
@@ -213,7 +213,7 @@ class Errors:
     """Tells the relative squared error of a layer's new weights on some moments."""
 
     def __init__(self, linear: Linear, moments: Moments) -> None:
-        self.linear, self.moments = linear, moments
+        self.linear, self.moments = linear.made, moments
         self.symmetric = len(moments.target_shift) == 0
         self.power = self._own_power() if self.symmetric else float(moments.power_about(moments.target_mean).sum())
 

@@ -114,8 +114,8 @@ def dense(linear: Linear) -> Float:
     """The layer's matrix [channels * taps, o], block-diagonal over convolution groups."""
     groups, n, o = linear.shape
     whole = np.zeros((groups * n, groups * o))
-    for g in range(groups):
-        whole[g * n : (g + 1) * n, g * o : (g + 1) * o] = linear.matrix[g]
+    for g, block in enumerate(linear.matrix):
+        whole[g * n : (g + 1) * n, g * o : (g + 1) * o] = block
     return whole
 
 

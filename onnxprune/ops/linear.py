@@ -111,6 +111,11 @@ class Linear:
         return self.held.make() if isinstance(self.held, Later) else self.held
 
     @property
+    def made(self) -> Linear:
+        """The layer with its matrix at hand, to be asked for it again and again."""
+        return replace(self, held=self.matrix) if isinstance(self.held, Later) else self
+
+    @property
     def shape(self) -> Shape:
         """The shape of the matrix."""
         return self.held.shape
