@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import click
 import numpy as np
 
-from onnxprune.calibration import Preprocessing, load
+from onnxprune.calibration import Preprocessing, Samples, load
 from onnxprune.cost import total_macs
 from onnxprune.data import inputs_of
 from onnxprune.evaluation import Labelled, answers
@@ -38,6 +38,24 @@ FIGURES = ("macs", "accuracy", "agreement", "zerr")
 def numbers(text: str) -> tuple[float, ...]:
     """Numbers separated by commas."""
     return tuple(float(part) for part in text.split(","))
+
+
+def on_images(threads: int = 0, batch: int = 100) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """What commands take that prune a model by images: its path, theirs, and options with these defaults."""
+    shared = [
+        *(click.argument(name, type=Path) for name in ("model", "data")),
+        *(click.option(name, type=numbers, default="0.5") for name in ("--mean", "--std")),
+        click.option("--samples", default=1500, show_default=True, help="calibration images per draw"),
+        click.option("--threads", default=threads, show_default=True),
+        click.option("--batch", default=batch, show_default=True),
+    ]
+
+    def taking(command: Callable[..., None]) -> Callable[..., None]:
+        for one in reversed(shared):
+            command = one(command)
+        return command
+
+    return taking
 
 
 def pixels(images: Array, graph: Graph, preprocessing: Preprocessing) -> Array:
@@ -76,6 +94,11 @@ class Setting:
         runtime = Runtime(threads=threads)
         return cls(graph, arrays["x_train"], judged, preprocessing, samples, Options(runtime=runtime, **options))
 
+    def drawn(self, draw: int) -> tuple[Samples, Array]:
+        """The images of a draw to calibrate on, and their numbers."""
+        chosen = np.random.default_rng(draw).choice(len(self.training), self.samples, replace=False)
+        return load(pixels(self.training[chosen], self.graph, self.preprocessing), inputs_of(self.graph)), chosen
+
     def figures(self, model: Model, base: Array) -> Row:
         """MACs kept, accuracy, agreement and squared relative error of a model, on the images to judge by.
 
@@ -98,10 +121,7 @@ class Measurement:
 
     def __init__(self, setting: Setting, draw: int, target: float) -> None:
         self.setting = setting
-        chosen = np.random.default_rng(draw).choice(len(setting.training), setting.samples, replace=False)
-        calibration = load(
-            pixels(setting.training[chosen], setting.graph, setting.preprocessing), inputs_of(setting.graph)
-        )
+        calibration, _ = setting.drawn(draw)
         start = time.perf_counter()
         answers(setting.graph.model, calibration, range(setting.samples), setting.options.runtime, 250)
         self.plain = time.perf_counter() - start
@@ -132,11 +152,7 @@ class Measurement:
 
 
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)
-@click.argument("model", type=Path)
-@click.argument("data", type=Path)
-@click.option("--mean", type=numbers, default="0.5")
-@click.option("--std", type=numbers, default="0.5")
-@click.option("--samples", default=1500, show_default=True, help="calibration images per draw")
+@on_images()
 @click.option("--draws", default=3, show_default=True)
 @click.option("--target", "targets", type=float, multiple=True, default=(0.5,))
 @click.option("--method", "methods", multiple=True, default=("reap",), help="NAME or NAME:RECONSTRUCT, + to refine")
@@ -145,8 +161,6 @@ class Measurement:
 @click.option("--streams", default="keep", show_default=True)
 @click.option("--serialize", default="never", show_default=True)
 @click.option("--round-to", default=1, show_default=True)
-@click.option("--threads", default=0)
-@click.option("--batch", default=100)
 def main(
     model: Path, data: Path, draws: int, targets: tuple[float, ...], methods: tuple[str, ...], **options: Any
 ) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import click
 import matplotlib
 import numpy as np
-from accuracy import Measurement, Setting, numbers
+from accuracy import Measurement, Setting, on_images
 
 from onnxprune.methods import METHODS
 from onnxprune.reconstruct import MODES
@@ -128,22 +128,16 @@ def picture(title: str, rows: list[Row], path: Path) -> None:
 
 
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)
-@click.argument("model", type=Path)
-@click.argument("data", type=Path)
+@on_images()
 @click.option("--results", type=Path, required=True, help="JSON lines: what is known, added to")
 @click.option("--table", "table_path", type=Path, help="Markdown")
 @click.option("--picture", "picture_path", type=Path, help="SVG")
-@click.option("--mean", type=numbers, default="0.5")
-@click.option("--std", type=numbers, default="0.5")
-@click.option("--samples", default=1500, show_default=True, help="calibration images per draw")
 @click.option("--draws", default=1, show_default=True)
 @click.option("--target", "targets", type=float, multiple=True, default=(0.7, 0.5, 0.4, 0.3), show_default=True)
 @click.option("--method", "methods", multiple=True, default=tuple(METHODS), show_default=True)
 @click.option("--reconstruct", "modes", multiple=True, default=MODES, show_default=True)
 @click.option("--allocate", default="dp", show_default=True)
 @click.option("--round-to", default=1, show_default=True)
-@click.option("--threads", default=0)
-@click.option("--batch", default=100)
 def main(
     model: Path, data: Path, results: Path, table_path: Path | None, picture_path: Path | None,
     draws: int, targets: tuple[float, ...], methods: tuple[str, ...], modes: tuple[str, ...], **options: Any,

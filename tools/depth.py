@@ -17,12 +17,10 @@ from typing import Any
 
 import click
 import numpy as np
-from accuracy import FIGURES, Setting, line, numbers, pixels
+from accuracy import FIGURES, Setting, line, on_images
 from threadpoolctl import threadpool_limits
 
 from onnxprune.blocks import find
-from onnxprune.calibration import load
-from onnxprune.data import inputs_of
 from onnxprune.depth import Shallowing
 from onnxprune.errors import BudgetError
 from onnxprune.evaluation import Labelled
@@ -40,27 +38,19 @@ def stages(graph: Graph, removed: Sequence[str]) -> str:
 
 
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)
-@click.argument("model", type=Path)
-@click.argument("data", type=Path)
-@click.option("--mean", type=numbers, default="0.5")
-@click.option("--std", type=numbers, default="0.5")
-@click.option("--samples", default=1500, show_default=True, help="calibration images")
+@on_images()
 @click.option("--draw", default=0, show_default=True)
 @click.option("--blocks", "depths", type=float, multiple=True, default=(1.0, 0.8))
 @click.option("--target", "targets", type=float, multiple=True, default=(0.5,))
 @click.option("--labels", is_flag=True, help="probes towards the labels of the calibration images, not the answers")
 @click.option("--round-to", default=1, show_default=True)
-@click.option("--threads", default=0)
-@click.option("--batch", default=100)
 def main(
-    model: Path, data: Path, samples: int, draw: int, depths: tuple[float, ...], targets: tuple[float, ...], *,
+    model: Path, data: Path, draw: int, depths: tuple[float, ...], targets: tuple[float, ...], *,
     labels: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Print the blocks' gains, and one row per share of blocks and target."""
-    setting = Setting.load(model, data, samples=samples, **options)
-    chosen = np.random.default_rng(draw).choice(len(setting.training), samples, replace=False)
-    images = pixels(setting.training[chosen], setting.graph, setting.preprocessing)
-    calibration = load(images, inputs_of(setting.graph))
+    setting = Setting.load(model, data, **options)
+    calibration, chosen = setting.drawn(draw)
     known = Labelled(calibration, np.load(data)["y_train"].ravel()[chosen])
     wide = replace(setting.options, method="reap", targets=parse_targets(["macs=1"]), seed=draw)
     with threadpool_limits(1, user_api="blas"):

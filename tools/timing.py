@@ -1,6 +1,6 @@
 """Accuracy kept per time saved, on real data: the table behind the README's figures of `--target latency=`.
 
-    python tools/timing.py MODEL DATA.npz --mean ... --std ... --target 0.7 --target 0.5 --batch 8 --threads 1
+    python tools/timing.py MODEL DATA.npz --mean ... --std ... --target latency=0.7 --target macs=0.5 --batch 8
 
 DATA and the other options are those of `accuracy.py`. For every draw of the calibration images and every target, the
 model is pruned, and timed again in a process of its own.
@@ -14,35 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from accuracy import Setting, numbers, pixels
+from accuracy import Setting, on_images
 
-from onnxprune.calibration import load
-from onnxprune.data import inputs_of
 from onnxprune.pipeline import searching
 from onnxprune.run import prepare
 from onnxprune.search import parse_targets
 
 
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)
-@click.argument("model", type=Path)
-@click.argument("data", type=Path)
-@click.option("--mean", type=numbers, default="0.5")
-@click.option("--std", type=numbers, default="0.5")
-@click.option("--samples", default=1500, show_default=True, help="calibration images per draw")
+@on_images(threads=1, batch=1)
 @click.option("--draws", default=3, show_default=True)
 @click.option("--target", "targets", multiple=True, default=("latency=0.7",), help="latency=0.7, macs=0.5, ...")
 @click.option("--blocks", default="auto", show_default=True)
-@click.option("--threads", default=1, show_default=True)
-@click.option("--batch", default=1, show_default=True)
 def main(model: Path, data: Path, draws: int, targets: tuple[str, ...], batch: int, **options: Any) -> None:
     """Print one row per draw and target."""
     setting = Setting.load(model, data, batch=batch, **options)
     click.echo("draw target          time                   MACs   accuracy agreement  zerr   seconds")
     for draw in range(draws):
-        chosen = np.random.default_rng(draw).choice(len(setting.training), setting.samples, replace=False)
-        images = pixels(setting.training[chosen], setting.graph, setting.preprocessing)
-        calibration = load(images, inputs_of(setting.graph))
+        calibration, _ = setting.drawn(draw)
         for target in targets:
             start = time.perf_counter()
             wanted = replace(setting.options, targets=parse_targets([target]), seed=draw)
