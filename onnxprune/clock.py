@@ -83,9 +83,15 @@ def in_turns(
     *,
     rounds: int = ROUNDS,
     seconds: float = SECONDS,
+    in_parts: bool = False,
 ) -> Float:
-    """Milliseconds per run, [rounds, models]; fewer rounds where they take longer than `seconds`, but LEAST."""
-    sessions = [runtime.session(model) for model in models]
+    """Milliseconds per run, [rounds, models]; fewer rounds where they take longer than `seconds`, but LEAST.
+
+    All are handled `in_parts`, which is slower, if one is so big that it has to be.
+    """
+    known = [model if isinstance(model, Model) else files.read(model) for model in models]
+    in_parts = in_parts or any(map(files.big, known))
+    sessions = [runtime.session(model, in_parts=in_parts) for model in known]
     alone = runtime.threads == 1 and runtime.provider == "cpu"
     now: Callable[[], float] = time.thread_time if alone else time.perf_counter
     repeats = []

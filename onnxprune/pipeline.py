@@ -205,8 +205,9 @@ def _timed(search: Search, given: Model, found: Candidate) -> clock.Ratio | None
 
 def _times(models: Sequence[Model], feed: Mapping[str, Array], runtime: Runtime) -> list[NDArray[np.float64]]:
     """Milliseconds per run of each model: in turns, but for big ones, of which memory has room for one at a time."""
-    sets = [[model] for model in models] if any(model.arrays for model in models) else [models]
-    times = [row for one in sets for row in clock.in_turns(one, feed, runtime, **BRIEFLY).T]
+    big = any(map(files.big, models))
+    sets = [[model] for model in models] if big else [models]
+    times = [row for one in sets for row in clock.in_turns(one, feed, runtime, in_parts=big, **BRIEFLY).T]
     return [row[: min(map(len, times))] for row in times]
 
 

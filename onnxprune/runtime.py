@@ -60,8 +60,10 @@ class Runtime:
         """The version of onnxruntime."""
         return str(ort.__version__)
 
-    def session(self, model: Model | ModelProto | str | Path, *, optimize: bool = True) -> Session:
-        """Load a model; ModelError says why onnxruntime can't."""
+    def session(
+        self, model: Model | ModelProto | str | Path, *, optimize: bool = True, in_parts: bool = False
+    ) -> Session:
+        """Load a model, `in_parts` as if it was a big one; ModelError says why onnxruntime can't."""
         if isinstance(model, str | Path):
             model = files.load(model)
         elif isinstance(model, ModelProto):
@@ -79,7 +81,7 @@ class Runtime:
         try:
             for library in self.libraries:
                 options.register_custom_ops_library(library)
-            message, held = _message(model, options)
+            message, held = _message(model, options, in_parts=in_parts)
             session = ort.InferenceSession(message, options, providers=chosen)
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise ModelError(f"onnxruntime can't load the model: {_reason(error)}") from error
@@ -139,9 +141,9 @@ class Chain(Session):
         return {name: values[name] for name in names}
 
 
-def _message(model: Model, options: Any) -> tuple[bytes, list[Any]]:
+def _message(model: Model, options: Any, *, in_parts: bool) -> tuple[bytes, list[Any]]:
     """What a session is made from. Of a big model `options` say where its weights are, and some are held in memory."""
-    if not files.big(model):
+    if not in_parts and not files.big(model):
         return files.embedded(model).SerializeToString(), []
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

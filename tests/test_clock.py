@@ -1,10 +1,11 @@
 """Timing of models in turns, and the ratio of their times with its spread."""
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from models import RUNTIME, feeds, mlp
-from onnxprune import clock, pipeline
+from onnxprune import clock, files, pipeline
 from onnxprune.errors import DataError
 from onnxprune.files import Model
 from onnxprune.runtime import Runtime
@@ -76,9 +77,30 @@ def test_a_fresh_process_that_fails_says_why():
 def test_big_models_are_timed_one_after_the_other(monkeypatch):
     """Memory has room for one at a time. What is timed for longer is cut to as many rounds as the other."""
     model, made = mlp(), []
+    monkeypatch.setattr(files, "BIG", 1)
     given = [Model(model, arrays) for arrays in ({"w": np.zeros(1)}, {})]
     rows = iter((np.full((5, 1), 4.0), np.full((3, 1), 2.0)))
     monkeypatch.setattr(clock, "in_turns", lambda some, *_, **__: made.append(list(some)) or next(rows))
     times = pipeline._times(given, feeds(model, 1)[0], RUNTIME)
     assert made == [[given[0]], [given[1]]]
     assert [row.tolist() for row in times] == [[4.0] * 3, [2.0] * 3]
+
+
+def test_a_big_model_and_one_that_is_not_are_run_alike(monkeypatch):
+    """In two ways their times would tell of these, not of the models."""
+    given = [Model(mlp((12, 400, 4))), Model(mlp((12, 4, 4)))]
+    monkeypatch.setattr(files, "BIG", files.size(given[1]) + 1)
+    monkeypatch.setattr(files, "LARGE", 64)
+    assert list(map(files.big, given)) == [True, False]
+    ways, make = [], onnxruntime.InferenceSession
+
+    def session(message, options, **others):
+        ways.append(options.graph_optimization_level)
+        return make(message, options, **others)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    feed = feeds(given[1].proto, 2)[0]
+    clock.in_turns(given, feed, RUNTIME, rounds=1)
+    pipeline._times(given, feed, RUNTIME)
+    assert len(ways) == 4
+    assert len(set(ways)) == 1
