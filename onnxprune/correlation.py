@@ -49,15 +49,18 @@ class Correlation:
         return cls.among(square(gram, rows), rows, float(np.diagonal(gram).max(initial=0.0)))
 
     @classmethod
-    def among(cls, matrix: Array, rows: Indices, largest: float) -> Correlation:
-        """Of rows whose own Gram matrix this is (which is overwritten); `largest` is the largest variance of all."""
+    def among(cls, matrix: Array, rows: Indices, largest: float, least: float = 0.0) -> Correlation:
+        """Of rows whose own Gram matrix this is (which is overwritten); `largest` is the largest variance of all.
+
+        Rows of less than `least`, a variance, are scaled (and so damped) as if they had that.
+        """
         variance = np.diagonal(matrix)
         _demand_finite(matrix)
-        root = np.sqrt(np.where(variance > DEAD * largest, variance, 0.0))
+        root = np.sqrt(np.where(variance > DEAD * largest, np.maximum(variance, least), 0.0))
         inverse = inverted(root)
         matrix *= inverse
         matrix *= inverse[:, None]
-        np.fill_diagonal(matrix, 1.0)
+        np.fill_diagonal(matrix, np.where(root > 0, np.diagonal(matrix), 1.0))
         return cls(matrix, root, rows)
 
     def prior(self, weight: Array) -> Array:

@@ -80,9 +80,8 @@ class _Draft(Draft):
         """The model with these nodes."""
         replaced = {name: self.tensor(value, name) for name, value in self.replaced.items()}
         model = assembled(self.base, nodes, self.added, replaced, self.arrays)
-        renewed = [layer.matrix for several in self.renewed.values() for layer in several]
-        for read in (*self.graph.arrays.values(), *renewed):
-            files.release(read)
+        for array in self.graph.arrays.values():
+            files.release(array)
         return model
 
 
@@ -252,7 +251,10 @@ def _renew(draft: _Draft, index: int, node: NodeProto, cut: bool) -> list[NodePr
     def constant(name: str, value: Array, hint: str) -> str:
         return draft.renew(name, value, index, hint)
 
-    return renewed_nodes(draft.graph, node, layers, constant, draft.taken)
+    renewed = renewed_nodes(draft.graph, node, layers, constant, draft.taken)
+    for layer in draft.renewed[index]:
+        layer.release()
+    return renewed
 
 
 def with_weights(linear: Linear, new: Weights) -> Linear:

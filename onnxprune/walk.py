@@ -106,6 +106,7 @@ class Walk:
         if self.graph.big:
             dtype = self.graph.array(linear.weight).dtype
             new = replace(new, matrix=self._weights.keep(new.matrix.astype(dtype)))
+            linear.release()
         self.renewed.setdefault(linear.index, []).append(with_weights(linear, new))
         self.skipped.update(linear.tail)
         return new

@@ -12,6 +12,7 @@ from onnxprune import fitting, reconstruct
 from onnxprune.fitting import (
     DAMPINGS,
     DEFAULT_DAMPING,
+    FAINT,
     choose_damping,
     error_on,
     fitted,
@@ -169,6 +170,21 @@ def test_few_samples_want_more_damping():
     ]
     assert chosen == sorted(chosen)
     assert chosen[0] < chosen[-1]
+
+
+@pytest.mark.parametrize("faint", [1e-4, 1e-6])
+def test_what_hardly_varies_in_the_samples_gets_no_large_weights(faint):
+    """As behind a gate that is shut on these few samples: on others it opens."""
+    linear = layer("mlp", "h1")
+    x, y, _ = sampled(linear, 1, 12, targets=True)
+    flags = random_flags(linear, 1)
+    shut, *_ = np.flatnonzero(flags)
+    x[:, shut] *= faint
+    moments = Moments.starting_with(x.astype(np.float32), y.astype(np.float32))
+    moments.add(x.astype(np.float32), y.astype(np.float32))
+    for damping in DAMPINGS:
+        found = np.abs(fitted(linear, flags, moments, damping).matrix[0])
+        assert found[shut].max() < np.delete(found, shut, 0).max() / (2 * np.sqrt(damping * FAINT))
 
 
 @pytest.mark.parametrize("tune", [None, "empty"])

@@ -110,6 +110,11 @@ class Linear:
         """The matrix [conv_group, N, o]."""
         return self.held.make() if isinstance(self.held, Later) else self.held
 
+    def release(self) -> None:
+        """Give back the memory that the pages of a mapped matrix take."""
+        if not isinstance(self.held, Later):
+            files.release(self.held)
+
     @property
     def made(self) -> Linear:
         """The layer with its matrix at hand, to be asked for it again and again."""
