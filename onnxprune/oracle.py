@@ -104,9 +104,12 @@ def _moved(feed: Mapping[str, Array]) -> dict[str, Array]:
 def _moved_weights(coupling: Coupling, plan: Plan) -> dict[str, Weights]:
     """The weights of all layers moved likewise, those of a big model in a file."""
     rng, kept = np.random.default_rng(1), Spill() if coupling.graph.big else None
-    every = {name: Weights(layer.matrix, layer.offset) for name, layer in coupling.layers.items()} | dict(plan.weights)
-    moved = ((name, new, _shaken(new.matrix, rng)) for name, new in every.items())
-    return {name: replace(new, matrix=kept.keep(matrix) if kept else matrix) for name, new, matrix in moved}
+    moved = {}
+    for name, layer in coupling.layers.items():  # one by one: those of a big model are made when asked for
+        new = plan.weights.get(name) or Weights(layer.matrix, layer.offset)
+        matrix = _shaken(new.matrix, rng)
+        moved[name] = replace(new, matrix=kept.keep(matrix) if kept else matrix)
+    return moved
 
 
 def _shaken(x: Array, rng: np.random.Generator) -> Array:

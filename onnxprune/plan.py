@@ -52,7 +52,8 @@ class Plan:
         names |= {"by_rank": list(self.by_rank), "removed": list(self.removed), "merged": self.merged}
         arrays: dict[str, NDArray[Any]] = {f"keep{i}": kept for i, kept in enumerate(self.keep.values())}
         for i, new in enumerate(self.weights.values()):
-            arrays |= {f"matrix{i}": new.matrix, f"offset{i}": new.offset}
+            own = new.matrix.dtype.kind == "f"  # bfloat16 isn't a type of NumPy's own, and files know no other
+            arrays |= {f"matrix{i}": new.matrix if own else new.matrix.astype(np.float32), f"offset{i}": new.offset}
         with Path(path).open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, names=np.asarray(json.dumps(names)), **arrays)
 

@@ -24,7 +24,7 @@ from onnxprune.run import Run
 from onnxprune.statistics import Moments
 from onnxprune.steps import Ranked, in_portions, moments_of
 from onnxprune.takeover import NOBODY
-from onnxprune.walk import layers_in_order
+from onnxprune.walk import Store, layers_in_order
 
 Ints = NDArray[np.int64]
 
@@ -132,8 +132,10 @@ def _one_by_one(
     coupling, mask, turned = run.coupling, run.coupling.mask(keep), ranked.turned(run.coupling, keep)
     weights: dict[str, Weights] = {}
     errors: dict[str, float] = {}
+    store = Store(coupling.graph)
     for one in turned.values():
-        weights[one.after.key] = silent(coupling, mask, one.after, masked(one.after, mask.inputs(one.after)))
+        still = silent(coupling, mask, one.after, masked(one.after, mask.inputs(one.after)))
+        weights[one.after.key] = store.keep(one.after, still)
     for linear in coupling.layers.values() if run.mode != "none" else ():
         flags = mask.inputs(linear)
         if flags.all() or linear.key not in ranked.moments:
@@ -146,12 +148,12 @@ def _one_by_one(
             linear, parts = turned[linear.index].after, [turned[linear.index].moments(m) for m in parts]
         fit, tune = parts[0], parts[-1]
         if run.mode == "mean":
-            weights[linear.key] = with_mean(linear, flags, fit.mean)
+            new = with_mean(linear, flags, fit.mean)
         else:
             found = refit(linear, flags, fit, tune if tune is not fit else None)
-            weights[linear.key], errors[linear.key] = found.weights, found.error
-        if linear.index in turned:
-            weights[linear.key] = silent(coupling, mask, linear, weights[linear.key])
+            new, errors[linear.key] = found.weights, found.error
+        new = silent(coupling, mask, linear, new) if linear.index in turned else new
+        weights[linear.key] = store.keep(linear, new)
     return weights, errors
 
 
@@ -184,14 +186,15 @@ def _unified(run: Run, ranked: Ranked, keep: Mapping[str, Ints]) -> tuple[dict[s
             rows = selection.rows_of(linear, group)
             moves.setdefault(linear.key, []).append((rows[gone], rows[taken.partner[gone]], factor[gone]))
             linears[linear.key] = linear
-    weights, errors = {}, {}
+    weights, errors, store = dict[str, Weights](), dict[str, float](), Store(run.coupling.graph)
     for name, linear in linears.items():
         flags = mask.inputs(linear)
         if not flags.all():
             known = _moments_of_all(run.coupling, linear, ranked.moments) if name in ranked.moments else None
             mean = known[0].mean if known and affine else None
             one, *_ = _tied(run.coupling, linear)  # whose factors are those of all that are one with it
-            weights[name] = taken_over(linear, flags, moves[one.key], mean)
+            new = taken_over(linear, flags, moves[one.key], mean)
             if known and linear.shared is None:
-                errors[name] = error_on(linear, weights[name], known[-1])
+                errors[name] = error_on(linear, new, known[-1])
+            weights[name] = store.keep(linear, new)
     return weights, errors

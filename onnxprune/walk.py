@@ -42,6 +42,22 @@ Batch = dict[str, Array]
 STRETCHES = 16  # parts of the network that run one after the other behind a place where something is changed
 
 
+class Store:
+    """Where new weights lie: those of a big model in files, as precise as the old ones."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self._spill = graph, Spill()
+
+    def keep(self, linear: Linear, new: Weights) -> Weights:
+        """A layer's new weights as they are kept from now on."""
+        if not self.graph.big:
+            return new
+        dtype = self.graph.array(linear.weight).dtype
+        kept = self._spill.keep(new.matrix.astype(dtype, copy=False))
+        linear.release()
+        return replace(new, matrix=kept)
+
+
 class Walk:
     """Carries values of both networks for all batches; `original[b]` and `pruned[b]` hold what is alive in batch b.
 
@@ -76,7 +92,7 @@ class Walk:
         self._granted, self._held = max_memory, 0.0
         self._unchanged: dict[tuple[int, tuple[str, ...]], Session] = {}
         self._spill: Spill | None = None
-        self._weights = Spill()
+        self._store = Store(self.graph)
         self.original: list[Batch] = []
         self.pruned: list[Batch] = []
         self.counts: list[int] = []  # samples in each batch
@@ -101,12 +117,9 @@ class Walk:
     def renew(self, linear: Linear, new: Weights) -> Weights:
         """Give a layer that hasn't run yet new weights in the pruned network; its tail is part of them.
 
-        Gives these weights as they are kept from now on: those of a big model in a file, as precise as they were.
+        Gives these weights as they are kept from now on (see `Store`).
         """
-        if self.graph.big:
-            dtype = self.graph.array(linear.weight).dtype
-            new = replace(new, matrix=self._weights.keep(new.matrix.astype(dtype)))
-            linear.release()
+        new = self._store.keep(linear, new)
         self.renewed.setdefault(linear.index, []).append(with_weights(linear, new))
         self.skipped.update(linear.tail)
         return new

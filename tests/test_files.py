@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,17 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
-from onnxprune import files
+from onnxprune import files, oracle
 from onnxprune.cli import main
 from onnxprune.coupling import couple
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.files import embedded, load, on_disk, save, size, whole
 from onnxprune.graph import Graph
-from onnxprune.ops.linear import Later
+from onnxprune.ops.linear import Later, Linear
 from onnxprune.plan import Plan
 from onnxprune.rewrite import pruned, rewrite, silenced, twin
 from onnxprune.runtime import Runtime
+from onnxprune.spill import Spill
 
 MODELS = Path(__file__).parent.parent / "models"
 MLP = MODELS / "digits_mlp.onnx"
@@ -380,6 +382,28 @@ def test_the_matrices_of_a_big_model_take_no_memory(name, beside, tmp_path):
         assert layer.shape == layer.matrix.shape
         assert layer.dtype == layer.matrix.dtype
         np.testing.assert_allclose(layer.matrix, plain.layers[key].matrix, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_new_matrices_of_a_big_model_take_no_memory(name, beside, tmp_path, monkeypatch):
+    """They are put away in a file one after the other, however they are found; so are those that the oracle asks by."""
+    case, made = CASES[name], list[str]()
+    onnx.save(case.model(), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="d")
+    data = [case.feed(4, seed=seed) for seed in range(6)]
+    for mode in ("ls", "local", "mean", "unify"):
+        options = {"target": "params=0.8", "round_to": 1, "calibration": data, "batch": 4, "measure_latency": False}
+        plan = onnxprune.prune(tmp_path / "m.onnx", reconstruct=mode, **options).plan
+        assert plan.weights
+        assert all(files.mapping(new.matrix) is not None for new in plan.weights.values())
+    own, keep = Linear.matrix, Spill.keep
+    monkeypatch.setattr(Linear, "matrix", property(lambda self: made.append("made") or own.fget(self)))
+    monkeypatch.setattr(Spill, "keep", lambda self, value: made.append("kept") or keep(self, value))
+    coupling = couple(Graph.of(load(tmp_path / "m.onnx")))
+    assert coupling.layers
+    made.clear()
+    moved = oracle._moved_weights(coupling, Plan())
+    assert moved.keys() == coupling.layers.keys()
+    assert [what for what, _ in groupby(made)] == ["made", "kept"] * len(moved)
 
 
 @pytest.mark.parametrize("name", FORMS)

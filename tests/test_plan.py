@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
 
 from onnxprune.errors import DataError
 from onnxprune.plan import Plan, Weights
 
 
-def test_a_plan_survives_the_disk(tmp_path):
-    weights = Weights(np.arange(12.0).reshape(1, 4, 3), np.arange(3.0))
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, bfloat16])
+def test_a_plan_survives_the_disk(tmp_path, dtype):
+    weights = Weights(np.arange(12.0).reshape(1, 4, 3).astype(dtype), np.arange(3.0))
     plan = Plan({"conv/1": np.asarray([0, 2]), "ö": np.asarray([1])}, {"layer": weights})
     plan.save(tmp_path / "p.npz")
     again = Plan.load(tmp_path / "p.npz")
     assert list(again.keep) == list(plan.keep)
     assert all(np.array_equal(again.keep[n], plan.keep[n]) for n in plan.keep)
-    np.testing.assert_array_equal(again.weights["layer"].matrix, weights.matrix)
+    np.testing.assert_array_equal(again.weights["layer"].matrix.astype(dtype), weights.matrix)
     np.testing.assert_array_equal(again.weights["layer"].offset, weights.offset)
 
 
