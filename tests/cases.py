@@ -1302,6 +1302,85 @@ case("experts", "float[N,6] x", "float[N,3] y", """
     y = MatMul(c, wy)
 """, wg=(6, 4), up=(4, 8, 6), down=(4, 5, 8), side=(4, 5, 7), last=[-1], middle=[1], wy=(7, 3))  # fmt: skip
 
+ASSIGNED = """
+    q0 = MatMul(x, wq)
+    k0 = MatMul(x, wk)
+    v0 = MatMul(x, wv)
+    q1 = Reshape(q0, heads)
+    k1 = Reshape(k0, heads)
+    v1 = Reshape(v0, heads)
+    q = Transpose<perm=[0,2,1,3]>(q1)
+    k = Transpose<perm=[0,2,3,1]>(k1)
+    v = Transpose<perm=[0,2,1,3]>(v1)
+    l = MatMul(q, k)
+    ls = Shape(l)
+    n0 = Gather(ls, i0)
+    n1 = Gather(ls, i1)
+    n2 = Gather(ls, i2)
+    r0 = Range(i0, n0, i1)
+    r1 = Range({start}, n1, i1)
+    r2 = Range(i0, n2, i1)
+    rows = Slice(r2, one, end)
+    g0 = Reshape(r0, to0)
+    g1 = Reshape(r1, to1)
+    g2 = Reshape(rows, to2)
+    b0 = Add(g0, g1)
+    b1 = Add(b0, g2)
+    b2 = Add(b1, rows)
+    size = Shape(b2)
+    e0 = Expand(g0, size)
+    e1 = Expand(g1, size)
+    e2 = Expand(g2, size)
+    e3 = Expand(rows, size)
+    u0 = Unsqueeze(e0, last)
+    u1 = Unsqueeze(e1, last)
+    u2 = Unsqueeze(e2, last)
+    u3 = Unsqueeze(e3, last)
+    at = Concat<axis=-1>(u0, u1, u2, u3)
+    some = Slice(l, from, to, inner)
+    more = Relu(some)
+    s = ScatterND(l, at, more)
+    p = Softmax<axis=-1>(s)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    o = Reshape(o1, join)
+    y = MatMul(o, wo)
+"""
+
+INDICES = {
+    "wq": (6, 6),
+    "wk": (6, 6),
+    "wv": (6, 6),
+    "heads": [0, 4, 3, 2],
+    "join": [0, 4, 6],
+    "wo": (6, 3),
+    **{f"i{n}": np.asarray(n) for n in range(3)},
+    "one": [1],
+    "end": [2**63 - 1],
+    "to0": [-1, 1, 1, 1],
+    "to1": [-1, 1, 1],
+    "to2": [-1, 1],
+    "last": [4],
+    "from": [1, 1],
+    "to": [4, 4],
+    "inner": [2, 3],
+}
+
+case("slices_of_heads_assigned", "float[N,4,6] x", "float[N,4,3] y", ASSIGNED.format(start="i0"), **INDICES)
+
+case("slices_of_other_heads_assigned", "float[N,4,6] x", "float[N,4,3] y",
+     ASSIGNED.format(start="i1").replace("Slice(l, from, to, inner)", "Slice(l, first, to2d, outer)"),
+     first=[1, 1, 1], to2d=[3, 4, 4], outer=[1, 2, 3], **INDICES)  # fmt: skip
+
+case("diagonal_added", "float[N,6] x", "float[N,3] y", """
+    a = MatMul(x, w1)
+    e = EyeLike(a)
+    z = Add(a, e)
+    b = MatMul(z, w2)
+    r = Relu(b)
+    y = MatMul(r, w3)
+""", w1=(6, 8), w2=(8, 5), w3=(5, 3))  # fmt: skip
+
 case("attention_over_space", X, "float[N,3,8,8] y", """
     q0 = Conv(x, wq)
     k0 = Conv(x, wk)

@@ -13,7 +13,7 @@ from onnxprune.declared import FLOATS
 from onnxprune.graph import Graph, Shape
 from onnxprune.ids import Ids
 from onnxprune.ops.linear import Float, per_channel
-from onnxprune.ops.registry import Cut, Visit, always, rule
+from onnxprune.ops.registry import Cut, View, Visit, always, rule
 
 Affine = tuple[Float, Float] | None
 CROSSED = "combines channels along one axis with channels along another"
@@ -81,7 +81,7 @@ def unary(v: Visit) -> None:
 def shrink_cast(cut: Cut) -> None:
     """A number of channels that is calculated with, as in the scale of attention, stays what it was."""
     name = cut.node.input[0]
-    if cut.restated(name) and cut.view.fixed(0):
+    if cut.restated(name) and cut.view.fixed(0) and _becomes_float(cut.view):
         cut.node.input[0] = cut.constant(cut.graph.probes[0].values[name], f"{name}_before")
 
 
@@ -102,7 +102,7 @@ def cast(v: Visit) -> None:
     v.set(ids)
 
 
-def _becomes_float(v: Visit) -> bool:
+def _becomes_float(v: View) -> bool:
     name = v.node.output[0]
     to_float = v.probe.values.get(name) is None or v.graph.types.get(name) in FLOATS
     return to_float and v.graph.types.get(v.name(0)) not in FLOATS

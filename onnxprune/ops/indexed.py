@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.graph import Shape
 from onnxprune.ids import Ids
 from onnxprune.ops.experts import choose, chooses
 from onnxprune.ops.registry import Visit, always, rule
@@ -34,7 +35,12 @@ def adds_up(v: Visit) -> bool:
 
 @rule("ScatterND", commutes=adds_up)
 def scatter_nd(v: Visit) -> None:
-    """Puts slices into the place of others; those of a constant have channels along the same axis as the others."""
+    """Puts slices into the place of others; those of a constant have channels along the same axis as the others.
+
+    Channels along an axis that is indexed stay, unless each keeps its own number.
+    """
+    if keeps_numbers(v):
+        return
     ahead = {0: v.shape(1)[-1], 2: len(v.shape(1)) - 1}
     v.freeze(v.ids(1), INDEXED)
     active = {i: _slices(v, i, ahead[i]) for i in ahead if not v.static(i)}
@@ -51,3 +57,55 @@ def _slices(v: Visit, i: int, axes: int) -> Ids:
     """Ids of the slices of input i, which lie along its first axes."""
     ids = v.gather(v.ids(i), set(range(axes)), INDEXED)
     return ids.reshape(ids.shape[axes:])
+
+
+def keeps_numbers(v: Visit) -> bool:
+    """Whether the indices along the axis of the channels are the numbers of all of them, and those are tied.
+
+    That is how slices along other axes are assigned to: the indices are a grid, of ranges that are counted up.
+    """
+    data, indices, updates = (v.ids(i) for i in range(3))
+    axes = [[axis for axis, n in enumerate(ids.shape) if n > 1] for ids in (data, indices, updates)]
+    if any(len(own) != 1 for own in axes) or axes[1] != axes[2] or axes[0][0] >= v.shape(1)[-1]:
+        return False
+    (axis,), (place,) = axes[0], axes[1]
+    parts = grid(v)
+    if len(parts) != v.shape(1)[-1] or parts[axis][0] != "Range" or parts[axis][1][place] == 1:
+        return False
+    if any(lengths[place] > 1 for other, (_, lengths) in enumerate(parts) if other != axis):
+        return False
+    numbers = [ids.ravel() for ids in (data, indices, updates)]
+    if len({len(own) for own in numbers}) > 1:
+        return False
+    v.tie(numbers[0], numbers[1])
+    v.tie(numbers[0], numbers[2])
+    v.set(data)
+    return True
+
+
+def grid(v: Visit) -> list[tuple[str, Shape]]:
+    """Of each of the indices, the operator that makes it, and its shape before it is repeated; [] if they are no grid.
+
+    Shapes have the rank of the places, aligned.
+    """
+    graph, rank = v.graph, len(v.shape(1)) - 1
+    maker = graph.producer.get(v.name(1))
+    if maker is None or graph.nodes[maker].op_type != "Concat":
+        return []
+    found = []
+    for name in graph.nodes[maker].input:
+        shape: Shape = v.probe.shapes.get(name, ())
+        if shape[-1:] != (1,):
+            return []
+        operator, lengths = "", shape[:-1]
+        while (producer := graph.producer.get(name)) is not None:
+            node = graph.nodes[producer]
+            operator = node.op_type
+            if operator not in ("Cast", "Expand", "Identity", "Reshape", "Unsqueeze"):
+                break
+            name = node.input[0]
+            if operator == "Expand":
+                before = v.probe.shapes.get(name, ())
+                lengths = (1,) * (rank - len(before)) + tuple(before)
+        found.append((operator, lengths))
+    return found

@@ -103,6 +103,8 @@ def expand(v: Visit) -> None:
         repeat_constant(v)
         return
     ids = v.ids(0).reshape((1,) * (rank - v.ids(0).ndim) + v.ids(0).shape)
+    if repeats_by_count(v, ids):
+        return
     if v.fixed(1) or repeats(v) is not None:
         v.accept(1)
         if makes_copies(v, ids):
@@ -110,6 +112,16 @@ def expand(v: Visit) -> None:
     elif not (keeps(v, ids.shape) or v.follows(1, ids, range(rank - stated, rank))):
         run_time(v, ids, 1)
     v.set(ids)
+
+
+def repeats_by_count(v: Visit, ids: Ids) -> bool:
+    """Whether what has no channels is repeated as often as there are channels; then each copy belongs to one."""
+    rank, stated = len(v.out_shape()), v.ids(1).ravel()
+    before = (1,) * (rank - len(v.shape(0))) + tuple(v.shape(0))
+    counted = [rank - len(stated) + place for place, size in enumerate(stated) if size]
+    if ids.any() or len(stated) != rank or len(counted) != 1 or before[counted[0]] != 1:
+        return False
+    return stretched(v, 1)
 
 
 def repeat_constant(v: Visit) -> None:

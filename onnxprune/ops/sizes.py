@@ -87,7 +87,38 @@ def noise(v: Visit) -> None:
     v.set(v.ids(0))
 
 
-@rule("Range", "RandomNormal", "RandomUniform", "EyeLike")
+INDEXING = {"Cast", "Concat", "Expand", "Identity", "Reshape", "Unsqueeze"}
+
+
+def indexes_alone(v: View, name: str, summed: bool = False) -> bool:
+    """Whether a value only says, as it is, where ScatterND puts elements; of sums with others only the shape counts."""
+    for reader in v.graph.consumers.get(name, []):
+        node = v.graph.nodes[reader]
+        place = list(node.input).index(name)
+        if node.op_type == "Shape" or (node.op_type == "ScatterND" and place == 1 and not summed):
+            continue
+        onward = place == 0 or node.op_type in ("Add", "Concat")
+        if node.op_type not in (*INDEXING, "Add") or not onward:
+            return False
+        if not indexes_alone(v, key(node), summed or node.op_type == "Add"):
+            return False
+    return name not in v.graph.outputs
+
+
+@rule("Range")
+def count_up(v: Visit) -> None:
+    """Numbers from a start on. Those of all channels name these, if they are for that alone: fewer are as good."""
+    start, step = v.value(0), v.value(2)
+    size = v.ids(1).ravel()
+    rows = v.ledger.rows.get(int(size[0])) if size.size == 1 else None
+    plain = start is not None and step is not None and int(start) == 0 and int(step) == 1
+    if rows is None or not plain or len(rows) != v.out_shape()[0] or not indexes_alone(v, key(v.node)):
+        made(v)
+        return
+    v.set_channels(v.unite(rows, [1]).ravel(), 0)
+
+
+@rule("RandomNormal", "RandomUniform", "EyeLike")
 def made(v: Visit) -> None:
     """Makes a value from sizes: it has no channels, and sizes that are channels stay."""
     if any(v.ids(i).any() for i in range(len(v.node.input))):
