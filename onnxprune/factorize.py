@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from onnxprune import selection, unrepaired
 from onnxprune.coupling import Coupling, Group, Part
 from onnxprune.fitting import silent
-from onnxprune.ops.linear import Linear
+from onnxprune.ops.linear import Later, Linear
 from onnxprune.plan import Weights
 from onnxprune.rewrite import with_weights
 from onnxprune.selection import Ranking
@@ -173,30 +174,42 @@ def layers(coupling: Coupling, turns: Iterable[Turn]) -> dict[int, Turned]:
     for index in columns.keys() | rows.keys():
         linear = coupling.linear(index)
         assert linear is not None
-        before = _turned_columns(linear, columns.get(index, []))
-        found[index] = Turned(before, _turned_rows(before, rows.get(index, [])), rows.get(index, []))
+        offset = linear.offset.copy()
+        for places, block in columns.get(index, []):
+            offset[places] = linear.offset[places] @ block
+        before = _made_of(linear, _turned_columns, columns.get(index, []), later=coupling.graph.big)
+        before = replace(before, offset=offset)
+        after = _made_of(before, _turned_rows, rows.get(index, []), later=coupling.graph.big)
+        found[index] = Turned(before, after, rows.get(index, []))
     return found
 
 
-def _turned_columns(linear: Linear, blocks: Sequence[Block]) -> Linear:
-    """The layer with its outputs turned."""
+def _made_of(
+    linear: Linear, make: Callable[[Linear, Sequence[Block]], Float], blocks: Sequence[Block], *, later: bool
+) -> Linear:
+    """The layer with the matrix that is made of its own, or that will be when it is asked for."""
+    held = Later(linear.shape, linear.dtype, partial(make, linear, blocks)) if later else make(linear, blocks)
+    return replace(linear, held=held)
+
+
+def _turned_columns(linear: Linear, blocks: Sequence[Block]) -> Float:
+    """The matrix of the layer with its outputs turned."""
     own = linear.matrix
-    matrix, offset = own.copy(), linear.offset.copy()
+    matrix = own.copy()
     for places, block in blocks:
         matrix[0][:, places] = own[0][:, places] @ block
-        offset[places] = linear.offset[places] @ block
-    return replace(linear, held=matrix, offset=offset)
+    return matrix
 
 
-def _turned_rows(linear: Linear, blocks: Sequence[Block]) -> Linear:
-    """The layer as it reads inputs that are turned."""
+def _turned_rows(linear: Linear, blocks: Sequence[Block]) -> Float:
+    """The matrix of the layer as it reads inputs that are turned."""
     own = linear.matrix
     matrix = own.copy()
     for places, block in blocks:
         for tap in range(linear.taps):
             rows = places * linear.taps + tap
             matrix[0][rows] = np.linalg.solve(block, own[0][rows])
-    return replace(linear, held=matrix)
+    return matrix
 
 
 def rank(

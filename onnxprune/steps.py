@@ -16,9 +16,12 @@ from onnxprune.allocation import ALLOCATORS, Curve, Quadratic, Stepped, out_of_r
 from onnxprune.cost import COSTS
 from onnxprune.coupling import Coupling, Group
 from onnxprune.errors import BudgetError
+from onnxprune.plan import Weights
+from onnxprune.rewrite import with_weights
 from onnxprune.run import Run
 from onnxprune.scope import least_width, prunable, what_stands_in_the_way
 from onnxprune.statistics import Moments, collect, gathered_bytes, moments_bytes
+from onnxprune.walk import Store
 
 Ints = NDArray[np.int64]
 PROBE_SAMPLES = 256, 32  # at most, and at least
@@ -61,7 +64,7 @@ def rank(run: Run) -> Ranked:
     rankings: list[selection.Ranking] = []
     moments: dict[str, list[Moments]] = {}
     turns: dict[str, factorize.Turn] = {}
-    portions = list(in_portions(run, groups))
+    portions, store = list(in_portions(run, groups)), Store(run.coupling.graph)
     for portion in portions:
         found = None if run.blind else moments_of(run, portion, len(portions))
         activity = _activity(run, portion) if run.method.needs == "activity" else {}
@@ -83,7 +86,7 @@ def rank(run: Run) -> Ranked:
 
         with run.timed("select") as progress, ThreadPoolExecutor(_workers(run, portion)) as pool:
             for one in pool.map(ranking, portion):
-                rankings.append(one)
+                rankings.append(_put_away(store, one))
                 progress(len(rankings), 2 * len(groups))
         if run.mode not in ("ls", "none") and found is not None:
             moments |= found  # the layers are refitted one by one from what is known now
@@ -105,6 +108,15 @@ def rank(run: Run) -> Ranked:
             lambda number, total: progress(total + number, 2 * total),
         )
     return timed(run, Ranked([replace(r, trial={}) for r in rankings], curves, moments, turns))
+
+
+def _put_away(store: Store, ranking: selection.Ranking) -> selection.Ranking:
+    """The ranking with the weights of its trial, which wait for the probe of all, in a store."""
+    trial = {
+        index: [with_weights(layer, store.keep(layer, Weights(layer.matrix, layer.offset))) for layer in layers]
+        for index, layers in ranking.trial.items()
+    }
+    return replace(ranking, trial=trial)
 
 
 def _levels(run: Run, groups: Sequence[Group]) -> list[Ints]:

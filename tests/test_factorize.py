@@ -9,10 +9,11 @@ import pytest
 from cases import CASES
 
 import onnxprune
-from onnxprune import factorize, unrepaired
+from onnxprune import factorize, files, unrepaired
 from onnxprune.errors import UsageError
 from onnxprune.graph import Graph
 from onnxprune.heads import attend, names
+from onnxprune.ops.linear import Later
 from onnxprune.plan import Plan
 from onnxprune.runtime import Runtime
 from onnxprune.statistics import Moments
@@ -147,6 +148,21 @@ def test_moments_of_turned_inputs():
     np.testing.assert_allclose(one.moments(sums(rows)).mean, expected.mean(0), rtol=1e-5)
     gram = one.moments(sums(rows)).gram_about(expected.mean(0))
     np.testing.assert_allclose(gram, np.cov(expected.T, bias=True), rtol=1e-4, atol=1e-6)
+
+
+def test_turned_matrices_of_a_big_model_are_made_when_asked_for(monkeypatch):
+    found, moments = [], {"y": sums(np.random.default_rng(2).normal(3, 1, (40, 12)))}
+    for size in (files.BIG, 1):
+        monkeypatch.setattr(files, "BIG", size)
+        coupling = attend(Graph(CASES["attention_across"].model()), "rank")
+        turn = factorize.turn(coupling, coupling.by_name["v0"], moments)
+        found.append(factorize.layers(coupling, [turn]))
+    for index, one in found[0].items():
+        for plain, big in ((one.before, found[1][index].before), (one.after, found[1][index].after)):
+            assert isinstance(big.held, Later)
+            assert isinstance(plain.held, np.ndarray)
+            np.testing.assert_allclose(big.matrix, plain.matrix, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(big.offset, plain.offset, rtol=1e-5, atol=1e-6)
 
 
 CORRELATED = np.random.default_rng(5).normal(size=(6, 6)) * np.asarray([4, 2, 1, 0.5, 0.2, 0.1])
