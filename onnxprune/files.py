@@ -68,7 +68,7 @@ class Model:
 
 
 def load(path: str | Path) -> Model:
-    """Read a model file; weights beside it are mapped. `ModelError` says in one sentence why it can't be read."""
+    """Read a model file; weights beside it are mapped, those in it read. ModelError says why it can't be read."""
     path = Path(path)
     proto = _parsed(path)
     if not proto.graph.node and not proto.graph.output:
@@ -90,7 +90,7 @@ def load(path: str | Path) -> Model:
 
 
 def whole(model: ModelProto) -> Model:
-    """A caller's model; ModelError if it was read without its external data."""
+    """A model whose message holds all its data, taken apart if it is big; ModelError if external data is missing."""
     missing = next((t.name for t in _tensors(model) if t.data_location == TensorProto.EXTERNAL), None)
     if missing is not None:
         raise ModelError(

@@ -445,6 +445,28 @@ def test_a_big_model_runs_when_its_files_are_gone(beside, external):
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5)
 
 
+def test_a_big_model_may_lie_in_several_files_at_odd_places(beside, tmp_path):
+    model, feed = onnx.load(MLP), {"x": np.load(MODELS / "digits_mlp.calib.npz")["x"][:4]}
+    expected = Runtime(threads=1).session(model).run(feed)
+    for number, tensor in enumerate(model.graph.initializer):
+        file = tmp_path / "weights" / f"{number % 2}.bin"
+        file.parent.mkdir(exist_ok=True)
+        before, content = file.read_bytes() if file.exists() else b"odd", numpy_helper.to_array(tensor).tobytes()
+        file.write_bytes(before + content)
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", f"weights/{file.name}"), ("offset", len(before)), ("length", len(content))):
+            tensor.external_data.add(key=key, value=str(value))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    found = load(tmp_path / "m.onnx")
+    assert len(found.data) == 2
+    save(found, tmp_path / "o.onnx")
+    assert len(load(tmp_path / "o.onnx").data) == 1
+    for path in (tmp_path / "m.onnx", tmp_path / "o.onnx"):
+        for name, value in Runtime(threads=1).session(path).run(feed).items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e4m3fn", "uint8", "bool"])
 def test_weights_of_any_type_that_a_big_model_holds_in_memory(dtype, beside):
     weight = np.tri(32).astype(dtype)
