@@ -17,6 +17,14 @@ from onnxprune.runtime import Runtime
 
 RUNTIME = Runtime(threads=1)
 Feed = dict[str, np.ndarray]
+FOUND = """
+    i = NonZero(c)
+    t = Transpose(i)
+    n = Shape(t)
+    k = Gather<axis=0>(n, zero)
+    p = Concat<axis=0>(k, minus)
+    l = Cast<to=1>(t)
+    f = Reshape(l, p)"""  # the places in c of what is true; it fails where nothing is
 
 
 def build(

@@ -136,23 +136,12 @@ def test_labels_come_from_a_file_a_pair_or_a_function(tmp_path):
         labelled_of(f"{script}:other", graph, PLAIN)
 
 
-FINDS = """
-    c = Greater(x, edge)
-    i = NonZero(c)
-    t = Transpose(i)
-    n = Shape(t)
-    k = Gather<axis=0>(n, zero)
-    p = Concat<axis=0>(k, minus)
-    r = Reshape(t, p)
-    f = Cast<to=1>(r)
-    y = MatMul(f, w)"""
-
-
 @pytest.mark.parametrize("mirror", [False, True])
 def test_samples_on_which_the_model_fails_are_left_out(mirror):
     """What a detector finds is known when it has run, and it may fail where it finds nothing."""
     weights = {"edge": np.float32([5]), "zero": [0], "minus": [-1], "w": (4, 2)}
-    model = models.build("float[1,1,2,3] x", "float[K,2] y", FINDS, weights)
+    text = f"c = Greater(x, edge) {models.FOUND} y = MatMul(f, w)"
+    model = models.build("float[1,1,2,3] x", "float[K,2] y", text, weights)
     x = np.zeros((20, 1, 2, 3), np.float32)
     x[::3, 0, 1, 2] = 9
     graph = Graph(model)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 from strategies import random_plan
 
-from models import build, mlp
+from models import FOUND, build, mlp
 from onnxprune import compare, files, inspect, oracle, prune
 from onnxprune.bodies import subgraphs
 from onnxprune.cli import main
@@ -369,20 +369,9 @@ def test_what_the_body_of_a_loop_reads_stays(op):
 
 def finder():
     """A detector, which fails when it finds nothing, and samples in which it finds something."""
-    text = """
-        a = MatMul(x, w1)
-        r = Relu(a)
-        h = MatMul(r, w2)
-        c = Greater(h, edge)
-        i = NonZero(c)
-        t = Transpose(i)
-        n = Shape(t)
-        k = Gather<axis=0>(n, zero)
-        p = Concat<axis=0>(k, minus)
-        f = Cast<to=1>(t)
-        y = Reshape(f, p)"""
+    text = f"a = MatMul(x, w1) r = Relu(a) h = MatMul(r, w2) c = Greater(h, edge) {FOUND}"
     constants = {"w1": (6, 32), "w2": (32, 8), "edge": np.float32([2]), "zero": [0], "minus": [-1]}
-    model, rng = Case("finds", "float[1,6] x", "float[K,2] y", text, constants).model(), np.random.default_rng(0)
+    model, rng = Case("finds", "float[1,6] x", "float[K,2] f", text, constants).model(), np.random.default_rng(0)
     session, feeds = RUNTIME.session(model), list[dict[str, np.ndarray]]()
     while len(feeds) < 24:
         feed = {"x": rng.normal(size=(1, 6)).astype(np.float32)}
