@@ -7,8 +7,9 @@ matter least; here is found out which dims that is true of.
 
 A *head* is one set of D dims with all its parts: the layers that make it (or several of it, as query heads that share
 a key head) and those that read it. All heads of a group lose equally many dims. An operator stands in the way unless
-its rule says that it commutes with a matrix, and a group in which one does isn't offered; if that holds for all of an
-attention block, its heads are, instead.
+its rule says that it commutes with a matrix. The dims of a group in which one does go as they are, if linear layers
+make them, or stay; if that holds for all of an attention block, its heads are offered instead, unless more goes with
+the dims.
 """
 
 from __future__ import annotations
