@@ -1302,6 +1302,24 @@ case("experts", "float[N,6] x", "float[N,3] y", """
     y = MatMul(c, wy)
 """, wg=(6, 4), up=(4, 8, 6), down=(4, 5, 8), side=(4, 5, 7), last=[-1], middle=[1], wy=(7, 3))  # fmt: skip
 
+case("experts_that_a_number_of_channels_chooses", "float[N,4] x", "float[N,3] y", """
+    a = MatMul(x, w1)
+    n = Shape<start=1>(a)
+    i = Sub(n, four)
+    u = Gather(up, i)
+    b = MatMul(a, u)
+    c = Squeeze(b, first)
+    r = Relu(c)
+    d = MatMul(r, w2)
+    m = Shape<start=1>(d)
+    j = Sub(m, four)
+    j1 = Unsqueeze(j, first)
+    s = GatherND(side, j1)
+    e = MatMul(d, s)
+    f = Squeeze(e, first)
+    y = MatMul(f, wy)
+""", w1=(4, 6), four=[4], up=(3, 6, 8), first=[0], w2=(8, 5), side=(3, 5, 7), wy=(7, 3))  # fmt: skip
+
 ASSIGNED = """
     q0 = MatMul(x, wq)
     k0 = MatMul(x, wk)
