@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from onnxprune.coupling import Coupling
 from onnxprune.fitting import Equations, Refit, completed, error_as_it_is, kept_rows, refit, silent
-from onnxprune.graph import Array
+from onnxprune.graph import Array, Graph
 from onnxprune.ops.choice import filled
 from onnxprune.ops.elementwise import bounds
 from onnxprune.ops.linear import Linear
@@ -103,6 +103,7 @@ def front_to_back(
 
     A layer that loses no inputs, but what it reads or what is added to it has drifted, gets the old weights as new ones
     unless others are better on samples that weren't fitted: so what is written depends on data in nothing but weights.
+    But for one whose weight is read elsewhere, too: it stays as it is.
     `parts` are the samples to fit and the samples to choose dampings by; `ahead` is what `refit_ahead` gave.
     Targets are those of the original (the graph's `reference`), of which the coupling's graph may lack some blocks.
     The `choices` of a layer (node index) name the channels that stay from its turn on, besides those of `keep`.
@@ -128,8 +129,8 @@ def front_to_back(
             flags, (before, linear) = mask.inputs(linear), turned.get(linear.index, (linear, linear))
             choice = choices.get(linear.index)
             whole = flags.all() and choice is None and linear.index not in turned
-            if linear.key in refits or (linear.key in coupling.tied and whole):
-                continue  # it is one with others
+            if linear.key in refits or (whole and _read_elsewhere(coupling.graph, linear.weight)):
+                continue  # it is one with others, or would need a second table beside that of an embedding
             if not flags.all() or walk.renewed or walk.otherwise or linear.index in turned or choice:
                 walk.advance(linear.index)
                 other = linear.index in walk.otherwise
@@ -157,6 +158,13 @@ def front_to_back(
                     refits[linear.key] = replace(found, weights=walk.renew(linear, found.weights))
             progress(number + 1, len(layers))
     return refits
+
+
+def _read_elsewhere(graph: Graph, name: str) -> bool:
+    """Whether something else reads a constant, too, or what it is made of."""
+    while len(graph.consumers.get(name, ())) == 1 and name in graph.producer:
+        name = next(iter(graph.nodes[graph.producer[name]].input), "")
+    return len(graph.consumers.get(name, ())) > 1
 
 
 class _Layer:

@@ -110,3 +110,18 @@ def test_layers_that_differ_in_anything_else_arent_one():
     body = "a = Gemm(x, w1)\nb = Gemm<alpha=2.0>(x, w1)\nc = Add(a, b)\nr = Relu(c)\ny = Gemm(r, w2)"
     coupling = models.coupled(models.build("float[N,6] x", "float[N,3] y", body, {"w1": (6, 8), "w2": (8, 3)}))
     assert not coupling.tied
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_table_of_an_embedding_is_not_written_twice(transposed):
+    """The last layer reads it, too, and loses no inputs: what it reads has drifted, but a table of its own is large."""
+    body = """e = Gather(table, t)
+        h = MatMul(e, w1) r = Relu(h) d = MatMul(r, w2) s = Add(e, d)"""
+    body += "z = Transpose<perm=[1,0]>(table) y = MatMul(s, z)" if transposed else " y = Gemm<transB=1>(s, table)"
+    weights = {"table": (20, 6), "w1": (6, 16), "w2": (16, 6)}
+    model = Case("tied", "int64[N] t", "float[N,20] y", body, weights).model()
+    tokens = [{"t": np.random.default_rng(i).integers(0, 20, 8)} for i in range(20)]
+    found = prune(model, target="params=0.8", round_to=1, calibration=tokens, measure_latency=False)
+    assert [g.channels > g.kept for g in found.report.groups] == [True, False]  # neurons, and the stream
+    shapes = [list(t.dims) for t in found.model.graph.initializer]
+    assert shapes.count([20, 6]) + shapes.count([6, 20]) == 1
