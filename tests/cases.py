@@ -1320,6 +1320,32 @@ case("experts_that_a_number_of_channels_chooses", "float[N,4] x", "float[N,3] y"
     y = MatMul(f, wy)
 """, w1=(4, 6), four=[4], up=(3, 6, 8), first=[0], w2=(8, 5), side=(3, 5, 7), wy=(7, 3))  # fmt: skip
 
+case("places_that_a_number_of_channels_names", "float[N,4] x", "float[N,3] y", """
+    a = MatMul(x, w1)
+    n = Shape<start=1>(a)
+    i = Sub(n, five)
+    i1 = Unsqueeze(i, first)
+    row = GatherND(table, i1)
+    d = MatMul(a, w2)
+    m = Shape<start=1>(d)
+    j = Sub(m, five)
+    j1 = Unsqueeze(j, first)
+    e = MatMul(x, w3)
+    t = MatMul(x, w6)
+    q = Shape<start=1>(t)
+    p = Sub(q, eight)
+    p1 = Unsqueeze(p, first)
+    u = ScatterND(e, p1, fill)
+    s = GatherND(u, j1)
+    g = MatMul(s, w4)
+    h = MatMul(d, w5)
+    k = Mul(h, row)
+    l = MatMul(t, w7)
+    o = Add(k, l)
+    y = Add(o, g)
+""", w1=(4, 6), five=[5], first=[0], table=(3, 3), w2=(6, 5), w3=(4, 7), w4=(7, 3), w5=(5, 3), w6=(4, 8),
+    eight=[8], fill=(1, 7), w7=(8, 3))  # fmt: skip
+
 ASSIGNED = """
     q0 = MatMul(x, wq)
     k0 = MatMul(x, wk)
