@@ -1259,6 +1259,14 @@ case("slices_scattered", "float[1,3,8,8] x", "float[1,2,8,8] y", """
 """, w1=(6, 3, 1, 1), w2=(6, 3, 1, 1), rows=np.asarray([[0], [4], [4]]), places=np.asarray([[7], [2], [0]]),
     base=(8, 1, 6, 8), w3=(2, 6, 1, 1))  # fmt: skip
 
+case("slices_of_channels_picked", "float[1,3,8,8] x", "float[1,2,8,8] y", """
+    a = Conv(x, w1)
+    at = Transpose<perm=[1,0,2,3]>(a)
+    g = GatherND(at, rows)
+    c = Transpose<perm=[1,0,2,3]>(g)
+    y = Conv(c, w3)
+""", w1=(6, 3, 1, 1), rows=np.asarray([[0], [4], [4]]), w3=(2, 3, 1, 1))  # fmt: skip
+
 case("slices_of_channels_scattered", "float[1,3,8,8] x", "float[1,2,8,8] y", """
     a = Conv(x, w1)
     b = Conv(x, w2)
