@@ -233,7 +233,8 @@ def release(array: NDArray[Any]) -> None:
     if whole is not None and hasattr(mmap, "MADV_DONTNEED"):
         before = whole.offset % mmap.ALLOCATIONGRANULARITY + _address(array) - _address(whole)
         start = before - before % mmap.PAGESIZE
-        whole.base.madvise(mmap.MADV_DONTNEED, start, before + array.nbytes - start)  # type: ignore[union-attr]
+        pages: Any = whole.base
+        pages.madvise(mmap.MADV_DONTNEED, start, before + array.nbytes - start)
 
 
 def mapping(array: NDArray[Any]) -> np.memmap[Any, Any] | None:

@@ -3506,7 +3506,7 @@ case("heads_in_the_batch_by_a_product_of_sizes", "float[N,4,6] x", "float[N,4,3]
 """, wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 3, 2], first=[0, 1], four=[4], two=[2], join=[0, 4, 6], wo=(6, 5),
     apart=[0, 1, -1], together=[0, 4, 5], wy=(5, 3))  # fmt: skip
 
-case("attention_with_a_mask_of_repeated_ones", "float[N,4,6] x", "float[N,4,3] y", """
+REPEATED_MASK = """
     q0 = MatMul(x, wq)
     k0 = MatMul(x, wk)
     v0 = MatMul(x, wv)
@@ -3521,7 +3521,7 @@ case("attention_with_a_mask_of_repeated_ones", "float[N,4,6] x", "float[N,4,3] y
     n = Slice(size, at0, at1)
     square = Concat<axis=0>(n, four)
     m0 = Expand(one, square)
-    m1 = Unsqueeze(m0, middle)
+    m1 = Unsqueeze(m0, apart)
     m = Neg(m1)
     z = Add(l, m)
     a = Softmax<axis=-1>(z)
@@ -3529,34 +3529,17 @@ case("attention_with_a_mask_of_repeated_ones", "float[N,4,6] x", "float[N,4,3] y
     o1 = Transpose<perm=[0,2,1,3]>(o)
     o2 = Reshape(o1, join)
     y = MatMul(o2, wo)
-""", wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 3, 2], at0=[0], at1=[1], four=[4], one=scalar(1), middle=[1, 2],
-    join=[0, 4, 6], wo=(6, 3))  # fmt: skip
+"""
+MASKED: dict[str, object] = {
+    "wq": (6, 6), "wk": (6, 6), "wv": (6, 6), "heads": [0, 4, 3, 2], "at0": [0], "at1": [1], "four": [4],
+    "one": scalar(1), "join": [0, 4, 6], "wo": (6, 3),
+}  # fmt: skip
 
-case("attention_with_a_mask_of_rows", "float[N,4,6] x", "float[N,4,3] y", """
-    q0 = MatMul(x, wq)
-    k0 = MatMul(x, wk)
-    v0 = MatMul(x, wv)
-    q1 = Reshape(q0, heads)
-    k1 = Reshape(k0, heads)
-    v1 = Reshape(v0, heads)
-    q = Transpose<perm=[0,2,1,3]>(q1)
-    k = Transpose<perm=[0,2,3,1]>(k1)
-    v = Transpose<perm=[0,2,1,3]>(v1)
-    l = MatMul(q, k)
-    size = Shape(x)
-    n = Slice(size, at0, at1)
-    square = Concat<axis=0>(n, four)
-    m0 = Expand(one, square)
-    m1 = Unsqueeze(m0, outer)
-    m = Neg(m1)
-    z = Add(l, m)
-    a = Softmax<axis=-1>(z)
-    o = MatMul(a, v)
-    o1 = Transpose<perm=[0,2,1,3]>(o)
-    o2 = Reshape(o1, join)
-    y = MatMul(o2, wo)
-""", wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 3, 2], at0=[0], at1=[1], four=[4], one=scalar(1), outer=[1, 3],
-    join=[0, 4, 6], wo=(6, 3))  # fmt: skip
+case(
+    "attention_with_a_mask_of_repeated_ones", "float[N,4,6] x", "float[N,4,3] y", REPEATED_MASK, **MASKED, apart=[1, 2]
+)
+
+case("attention_with_a_mask_of_rows", "float[N,4,6] x", "float[N,4,3] y", REPEATED_MASK, **MASKED, apart=[1, 3])
 
 case("einsum_of_relative_positions", "float[N,4,6] x, int64[2,2] at", "float[N,4,3] y", """
     q0 = MatMul(x, wq)
