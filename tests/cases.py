@@ -1424,6 +1424,68 @@ case("slices_of_other_heads_assigned", "float[N,4,6] x", "float[N,4,3] y",
      ASSIGNED.format(start="i1").replace("Slice(l, from, to, inner)", "Slice(l, first, to2d, outer)"),
      first=[1, 1, 1], to2d=[3, 4, 4], outer=[1, 2, 3], **INDICES)  # fmt: skip
 
+
+def numbered(k: int, count: str, data: str, updates: str) -> str:
+    """Text of a graph in which `updates` [T - 1, C] take the place of `data` [1, T, C] but for the first row.
+
+    C is given as `count`, T is that of x.
+    """
+    return f"""
+    t{k}0 = Shape<start=1, end=2>(x)
+    t{k} = Squeeze(t{k}0)
+    q{k} = Range(i1, t{k}, i1)
+    rows{k} = Reshape(q{k}, apart)
+    n{k} = Squeeze({count})
+    r{k} = Range(i0, n{k}, i1)
+    p{k} = Add(rows{k}, r{k})
+    size{k} = Shape(p{k})
+    e{k}0 = Expand(i0, size{k})
+    e{k}1 = Expand(rows{k}, size{k})
+    e{k}2 = Expand(r{k}, size{k})
+    u{k}0 = Unsqueeze(e{k}0, last)
+    u{k}1 = Unsqueeze(e{k}1, last)
+    u{k}2 = Unsqueeze(e{k}2, last)
+    at{k} = Concat<axis=-1>(u{k}0, u{k}1, u{k}2)
+    s{k} = ScatterND({data}, at{k}, {updates})
+"""
+
+
+PLACES = {"i0": np.asarray(0), "i1": np.asarray(1), "apart": [-1, 1], "last": [-1], "zero": [0], "one": [1],
+          "end": [2**63 - 1]}  # fmt: skip
+
+case("slices_numbered_by_another_layer", "float[1,T,6] x", "float[1,T,5] y, float[1,T,2] z", f"""
+    a = MatMul(x, wa)
+    b = MatMul(x, wb)
+    c0 = MatMul(x, wc)
+    c1 = Slice(c0, one, end, one)
+    c = Squeeze(c1, zero)
+    n = Shape<start=2>(b)
+    {numbered(0, "n", "a", "c")}
+    r = Relu(s0)
+    y = MatMul(r, w1)
+    z = MatMul(b, w2)
+""", wa=(6, 4), wb=(6, 4), wc=(6, 4), w1=(4, 5), w2=(4, 2), **PLACES)  # fmt: skip
+
+case("slices_numbered_by_heads", "float[1,T,6] x", "float[1,T,5] y, float[1,T,2] z", f"""
+    a = MatMul(x, wa)
+    b = MatMul(x, wb)
+    c0 = MatMul(x, wc)
+    c1 = Slice(c0, one, end, one)
+    c = Squeeze(c1, zero)
+    d = MatMul(x, wd)
+    h = Reshape(d, heads)
+    o = Gather<axis=3>(h, order)
+    n = Shape<start=2, end=3>(h)
+    m = Shape<start=2, end=3>(o)
+    {numbered(0, "n", "a", "c")}
+    {numbered(1, "m", "b", "c")}
+    r = Concat<axis=-1>(s0, s1)
+    y = MatMul(r, w1)
+    j = Reshape(h, join)
+    z = MatMul(j, w2)
+""", wa=(6, 3), wb=(6, 3), wc=(6, 3), wd=(6, 12), heads=[0, 0, 3, 4], order=[2, 3, 0, 1], join=[0, 0, -1],
+    w1=(6, 5), w2=(12, 2), **PLACES)  # fmt: skip
+
 case("diagonal_added", "float[N,6] x", "float[N,3] y", """
     a = MatMul(x, w1)
     e = EyeLike(a)
