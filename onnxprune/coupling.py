@@ -195,10 +195,13 @@ class Mask:
 
     def restated(self, name: str) -> bool:
         """Whether a computed size depends on a number of channels of which some go."""
-        if name not in self.coupling.notes.ids:
-            return False
-        labels = self.coupling.components.of(self.coupling.notes.ids[name])
-        return any(size in labels and not self.of(ids).all() for size, ids in self.coupling.components.sizes)
+        ids = self.coupling.notes.ids.get(name)
+        return ids is not None and not self._lower.isdisjoint(self.coupling.components.of(ids).ravel().tolist())
+
+    @cached_property
+    def _lower(self) -> frozenset[int]:
+        """The components of computed sizes that count channels of which some go."""
+        return frozenset(size for size, ids in self.coupling.components.sizes if not self.of(ids).all())
 
 
 def couple(graph: Graph, by_rank: Collection[int] = ()) -> Coupling:

@@ -150,7 +150,7 @@ def grouped(graph: Graph, ledger: Ledger, notes: Notes, components: Components) 
     for signature, (channels, places) in located.alike.items():
         cells, _ = _cells(ledger, components, channels)
         if np.bincount(cells)[0] == 1:
-            components.frozen.update(dict.fromkeys(channels.tolist(), SINGLE))
+            components.freeze(channels, SINGLE)
             continue
         at = [(located.ports[n], places[:, np.equal(signature, n)]) for n in sorted(set(signature))]
         group = _group(graph, notes, components, channels, at, cells, makers, streams, steps)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -76,18 +77,26 @@ def _blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], lis
 class Components:
     """What the ledger amounts to: a component number per id, and why some components can't lose channels."""
 
-    label: Ids  # id -> component
+    label: Ids  # id -> component; -1 for id 0
     frozen: dict[int, str]  # component -> the first reason
     sizes: list[tuple[int, Ids]]  # component of a computed size -> ids of the channels that it counts
 
     def of(self, ids: Ids) -> Ids:
         """Component of each id; -1 for id 0."""
-        return np.where(ids == 0, -1, self.label[ids])
+        return self.label[ids]
 
     def free(self, ids: Ids) -> Ids:
         """Component of each id; -1 for id 0 and for what is frozen."""
-        labels = self.of(ids)
-        return np.where(np.isin(labels, list(self.frozen)), -1, labels)
+        return self._open[ids]
+
+    def freeze(self, components: Ids, reason: str) -> None:
+        """No channels of these components can go after all."""
+        self.frozen.update(dict.fromkeys(components.tolist(), reason))
+        self.__dict__.pop("_open", None)
+
+    @cached_property
+    def _open(self) -> Ids:
+        return np.where(np.isin(self.label, list(self.frozen)), -1, self.label)
 
     def one(self, ids: Ids) -> bool:
         """Whether these can go, but only all at once."""
@@ -204,4 +213,6 @@ class Ledger:
                 for component in np.unique(label[ids]) if reason else ():
                     changed |= int(component) not in frozen
                     frozen.setdefault(int(component), reason)
-        return Components(label, frozen, [(int(label[d]), ids) for d, ids in self.dimensions])
+        sizes = [(int(label[d]), ids) for d, ids in self.dimensions]
+        label[0] = -1
+        return Components(label, frozen, sizes)

@@ -63,6 +63,8 @@ def evaluate(node: NodeProto, values: Sequence[Array | None], opset: int) -> lis
         return [constant(node)]
     if node.op_type == "GatherElements" and values[0] is not None and values[1] is not None:
         return [_gather_elements(values[0], values[1], attributes(node).get("axis", 0))]
+    if node.op_type == "Expand" and values[0] is not None and values[1] is not None:  # without writing the copies
+        return [np.broadcast_to(values[0], np.broadcast_shapes(values[0].shape, tuple(values[1].tolist())))]
     evaluator = ReferenceEvaluator(_alone(node, opset))
     feeds = {name: value for name, value in zip(node.input, values, strict=True) if name}
     with np.errstate(all="ignore"):  # what is infinite here is so when the model runs
