@@ -1,18 +1,27 @@
-"""The zoo's models from PyTorch: torchvision, timm and small configurations of transformers, by both its exporters.
+"""The zoo's models from PyTorch: torchvision, timm, and the libraries in `LIBRARIES`, by both its exporters.
 
-Needs torch 2.13.0 (CPU), then `pip install --no-deps torchvision==0.28.0 timm transformers`, and what they import:
-pillow, pyyaml, safetensors, huggingface_hub, tokenizers, regex, tqdm, onnxscript. Exporters are called `torchscript`
-(opset 17), `torchscript7` to `torchscript12` (older opsets), and `dynamo`.
+Needs torch 2.13.0 (CPU), then `pip install --no-deps torchvision==0.28.0 timm` and the other libraries that are to be
+built, and what they import: pillow, pyyaml, safetensors, huggingface_hub, tokenizers, regex, tqdm, onnxscript.
+Exporters are called `torchscript` (opset 17), `torchscript7` to `torchscript12` (older opsets), and `dynamo`.
+
+A library is a module with its name as `LIBRARY`, `names()`, which imports nothing of it, and `make(torch, name)`: a
+model with random weights, and inputs for it at batch 2. Axis 0 of each input and output is the batch, unless the model
+has `axes`: names of the symbolic axes of each input and output, by its name, in their order; sums of names may stand
+there.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from pathlib import Path
 from typing import Any
 
+import zoo_transformers
+
 Record = dict[str, Any]
+Axes = dict[str, dict[int, str]]
 
 OPSET = 17
 EMBEDDED = 450  # million parameters; a file holds 2 GB at most, so the weights of larger models lie beside it
@@ -40,57 +49,7 @@ hieradet_small inception_v3 lcnetv2_small legacy_seresnet18 mobilenetv5_base naf
 deepseek_vit_412m gemma4_vit_167m
 """
 
-BASE = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 128,
-    "vocab_size": 100,
-}
-TOKENS, IMAGE = (2, 12), (2, 3, 64, 64)
-SMALL_RESNET = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "out_features": ["stage2"]}
-WHISPER = {"d_model": 64, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 128}
-DETR = WHISPER | {"decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 128, "num_queries": 7}
-T5 = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4}
-
-TRANSFORMERS: dict[str, tuple[str, Record, tuple[int, ...]]] = {
-    "bert": ("BertModel", BASE, TOKENS),
-    "distilbert": (
-        "DistilBertModel",
-        {"vocab_size": 100, "dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4},
-        TOKENS,
-    ),
-    "roberta": ("RobertaModel", BASE, TOKENS),
-    "albert": ("AlbertModel", BASE | {"embedding_size": 32}, TOKENS),
-    "electra": ("ElectraModel", BASE | {"embedding_size": 64}, TOKENS),
-    "mobilebert": ("MobileBertModel", BASE | {"embedding_size": 32, "intra_bottleneck_size": 32}, TOKENS),
-    "gpt2": ("GPT2Model", {"vocab_size": 100, "n_embd": 64, "n_layer": 2, "n_head": 4}, TOKENS),
-    "opt": ("OPTModel", BASE | {"ffn_dim": 128, "word_embed_proj_dim": 64}, TOKENS),
-    "llama": ("LlamaModel", BASE | {"num_key_value_heads": 2}, TOKENS),
-    "mistral": ("MistralModel", BASE | {"num_key_value_heads": 2}, TOKENS),
-    "mixtral": ("MixtralModel", BASE | {"num_key_value_heads": 2, "num_local_experts": 3}, TOKENS),
-    "qwen2": ("Qwen2Model", BASE | {"num_key_value_heads": 2}, TOKENS),
-    "phi": ("PhiModel", BASE, TOKENS),
-    "gemma": ("GemmaModel", BASE | {"num_key_value_heads": 2, "head_dim": 16}, TOKENS),
-    "t5": ("T5EncoderModel", T5 | {"vocab_size": 100}, TOKENS),
-    "whisper": ("WhisperEncoder", WHISPER | {"num_mel_bins": 16, "max_source_positions": 20}, (2, 16, 40)),
-    "wav2vec2": ("Wav2Vec2Model", BASE | {"conv_dim": [32] * 7, "num_conv_pos_embedding_groups": 4}, (2, 3200)),
-    "vit": ("ViTModel", BASE | {"image_size": 64}, IMAGE),
-    "deit": ("DeiTModel", BASE | {"image_size": 64}, IMAGE),
-    "swin": (
-        "SwinModel",
-        {"image_size": 64, "embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4},
-        IMAGE,
-    ),
-    "clip": ("CLIPVisionModel", BASE | {"image_size": 64, "patch_size": 16}, IMAGE),
-    "mobilevit": ("MobileViTModel", {"image_size": 64, "neck_hidden_sizes": [16, 24, 32, 48, 64, 80, 160]}, IMAGE),
-    "segformer": (
-        "SegformerModel",
-        {"hidden_sizes": [16, 32, 64, 128], "num_attention_heads": [1, 2, 4, 8]},
-        IMAGE,
-    ),
-    "detr": ("DetrModel", DETR, IMAGE),
-}
+LIBRARIES: dict[str, Any] = {module.LIBRARY: module for module in (zoo_transformers,)}
 
 
 def exporters() -> list[str]:
@@ -107,7 +66,7 @@ def names(exporter: str) -> list[str]:
     found = [f"torchvision/{n}" for n in sorted(tv.list_models(), key=lambda n: parameters_of(tv, n))]
     timm = importlib.import_module("timm")
     found += [f"timm/{n}" for n in TIMM.split() if n in timm.list_models()]
-    return found + [f"transformers/{n}" for n in TRANSFORMERS]
+    return found + [f"{library}/{n}" for library, module in LIBRARIES.items() for n in module.names()]
 
 
 def parameters_of(tv: Any, name: str) -> int:
@@ -173,27 +132,36 @@ def export(name: str, exporter: str, path: Path, largest: float) -> Record:
     return {"parameters": size, **facts}
 
 
-def labels(prefix: str, count: int) -> list[str]:
-    """Names of inputs or outputs."""
-    return [f"{prefix}{i}" if i else prefix for i in range(count)]
+def axes_of(model: Any, inputs: list[Any], outputs: list[Any]) -> tuple[Axes, Axes]:
+    """Names of the inputs and outputs, and of their symbolic axes."""
+    if axes := getattr(model, "axes", None):
+        return dict(list(axes.items())[: len(inputs)]), dict(list(axes.items())[len(inputs) :])
+    sides = (("x", inputs), ("y", outputs))
+    ins, outs = ({f"{n}{i}" if i else n: {0: "N"} for i in range(len(side))} for n, side in sides)
+    return ins, outs
 
 
 def traced(torch: Any, model: Any, inputs: list[Any], outputs: list[Any], path: Path, exporter: str, _: float) -> None:
     """Export by the TorchScript exporter, which is taught what torchvision's compiled operators mean."""
     importlib.import_module("torchvision.ops._register_onnx_ops")
-    ins, outs = labels("x", len(inputs)), labels("y", len(outputs))
+    ins, outs = axes_of(model, inputs, outputs)
     batched = not isinstance(inputs[0], list)  # detectors take a list of images
     torch.onnx.export(
-        model, tuple(inputs), path, dynamo=False, input_names=ins, output_names=outs,
+        model, tuple(inputs), path, dynamo=False, input_names=list(ins), output_names=list(outs),
         opset_version=int(re.sub(r"\D", "", exporter) or OPSET),
-        dynamic_axes={n: {0: "N"} for n in ins + outs} if batched else {},
+        dynamic_axes=ins | outs if batched else {},
     )  # fmt: skip
 
 
-def with_dynamo(torch: Any, model: Any, inputs: list[Any], _: list[Any], path: Path, __: str, size: float) -> None:
-    """Export by the exporter of PyTorch 2, with a symbolic batch where the model allows one."""
-    shapes = tuple({0: torch.export.Dim("N", min=1, max=64)} for _ in inputs)
-    options = {"dynamo": True, "input_names": labels("x", len(inputs)), "verbose": False}
+def with_dynamo(torch: Any, model: Any, inputs: list[Any], outs: list[Any], path: Path, _: str, size: float) -> None:
+    """Export by the exporter of PyTorch 2, with symbolic axes where the model allows them."""
+    names, dim = axes_of(model, inputs, outs)[0], torch.export.Dim
+    shapes: Any = tuple(
+        {i: dim(n, min=1, max=64) if n == "N" else dim.DYNAMIC for i, n in axes.items()} for axes in names.values()
+    )
+    kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}
+    shapes = (shapes,) if inspect.Parameter.VAR_POSITIONAL in kinds else shapes
+    options = {"dynamo": True, "input_names": list(names), "verbose": False}
     options["external_data"] = size > EMBEDDED
     try:
         torch.onnx.export(model, tuple(inputs), path, dynamic_shapes=shapes, **options)
@@ -211,8 +179,9 @@ def make(name: str) -> tuple[Any, list[Any]]:
         convolutional = model.default_cfg.get("pool_size") is not None and not model.default_cfg.get("fixed_input_size")
         convolutional = convolutional and not architecture.startswith(("bat_", "halonet", "csatv2", "vgg"))
         return model, [torch.randn(2, 3, *[96 if convolutional and side >= 192 else side] * 2)]
-    if library == "transformers":
-        return transformer(torch, architecture)
+    if library in LIBRARIES:
+        model, inputs = LIBRARIES[library].make(torch, architecture)
+        return model, inputs
     tv = importlib.import_module("torchvision").models
     options: Record = {"weights": None}
     if architecture.startswith("quantized_"):  # as it is before quantization: what prunes comes first
@@ -236,36 +205,6 @@ def make(name: str) -> tuple[Any, list[Any]]:
     if "rcnn" in architecture or architecture.startswith(("retinanet", "fcos", "ssd")):
         return model, [[torch.rand(3, 96, 96)]]
     return model, [torch.randn(2, 3, side, side)]
-
-
-def transformer(torch: Any, name: str) -> tuple[Any, list[Any]]:
-    """A small configuration of one of transformers' architectures; it answers with one plain tensor."""
-    library = importlib.import_module("transformers")
-    kind, special, shape = TRANSFORMERS[name]
-    tokens = len(shape) == 2 and name != "wav2vec2"
-    if name == "detr":
-        backbone = library.ResNetConfig(**SMALL_RESNET)
-        special = special | {"use_timm_backbone": False, "backbone": None, "backbone_config": backbone}
-    if name == "whisper":
-        encoder = importlib.import_module("transformers.models.whisper.modeling_whisper").WhisperEncoder
-    else:
-        encoder = getattr(library, kind)
-    config = encoder.config_class(**special)
-    config._attn_implementation = "eager"
-    config._experts_implementation = "batched_mm"  # the others loop over what the data chooses
-    if hasattr(config, "use_cache"):
-        config.use_cache = False
-    inner = encoder(config)
-
-    class Plain(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, x: Any) -> Any:
-            return self.inner(x, attention_mask=torch.ones_like(x))[0] if tokens else self.inner(x)[0]
-
-    return Plain(), [torch.randint(0, 100, shape) if tokens else torch.randn(*shape)]
 
 
 def flat(value: Any) -> list[Any]:
