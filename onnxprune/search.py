@@ -250,14 +250,15 @@ class Search:
     def widened(self, kind: str, goal: float, widths: Sequence[int], most: Sequence[int]) -> list[int]:
         """Widths from `widths` to `most` of which none can be larger, but for what is at most SHORT of the goal.
 
-        What lowers the predicted error most goes first.
+        What lowers the predicted error most goes first. A group for which there was no room isn't tried again, as the
+        others only get wider.
         """
-        widths = list(widths)
+        widths, full = list(widths), set[int]()
         while self.share(kind, self.kept(widths), biased=False) < (1 - SHORT) * goal:
             found = []
             for i, (ranking, curve) in enumerate(zip(self.ranked.rankings, self.ranked.curves, strict=True)):
                 above = ranking.levels[(ranking.levels > widths[i]) & (ranking.levels <= most[i])]
-                if len(above):
+                if len(above) and i not in full:
                     lower, upper = np.interp([widths[i], above[0]], curve.levels, curve.errors)
                     found.append((upper - lower, i, int(above[0])))
             for _, i, width in sorted(found):
@@ -265,6 +266,7 @@ class Search:
                 if self.share(kind, self.kept(wider)) <= goal + 1e-12:
                     widths = wider
                     break
+                full.add(i)
             else:
                 break
         return widths
