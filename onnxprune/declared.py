@@ -26,6 +26,12 @@ def length(dimension: TensorShapeProto.Dimension) -> int | None:
     return dimension.dim_value if dimension.dim_value > 0 else None
 
 
+def summed(name: str, sizes: Mapping[str, int]) -> int | None:
+    """The length that a name like `past + sequence` or `length + 1` states, where all its terms are known."""
+    terms = [int(term) if term.isdecimal() else sizes.get(term) for term in map(str.strip, name.split("+"))]
+    return sum(term or 0 for term in terms) if len(terms) > 1 and None not in terms else None
+
+
 @dataclass(frozen=True)
 class Declared:
     """An index over what a ModelProto, which is never changed, says by itself.
@@ -87,7 +93,7 @@ class Declared:
         """
         sizes: dict[str, int] = {}
         shapes: dict[str, Shape] = {}
-        for value in self.inputs:
+        for value in sorted(self.inputs, key=_sums):
             declared = value.type.tensor_type.shape.dim
             given = self.dims.get(value.name)
             if not value.type.tensor_type.HasField("shape"):
@@ -100,7 +106,7 @@ class Declared:
                 )
             shape = []
             for axis, d in enumerate(declared):
-                if (fixed := length(d)) is not None:
+                if (fixed := length(d) or summed(d.dim_param, sizes)) is not None:
                     size = fixed
                 elif axis == 0:
                     size = sizes.setdefault(d.dim_param, batch) if d.dim_param else batch
@@ -111,3 +117,8 @@ class Declared:
                 shape.append(size)
             shapes[value.name] = tuple(shape)
         return shapes
+
+
+def _sums(value: onnx.ValueInfoProto) -> bool:
+    """Whether a length is named as a sum of others, which are to be known first."""
+    return any("+" in d.dim_param for d in value.type.tensor_type.shape.dim)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.declared import summed
 from onnxprune.errors import DataError
 
 Array = NDArray[Any]
@@ -117,13 +118,13 @@ def pinned(inputs: Sequence[Input], shapes: Shapes) -> tuple[Input, ...]:
             raise DataError(f"shape {show(shape)} doesn't fit {item}: only symbolic sizes can be chosen")
         sizes |= {dim: size for dim, size in zip(item.shape or (), shape or (), strict=False) if dim is not None}
     sizes |= dict.fromkeys(_batches(inputs), 1)
-    known = [shapes.get(i.name) or (i.shape and tuple(sizes.get(d, d) for d in i.shape)) for i in inputs]
+    known = [shapes.get(i.name) or (i.shape and tuple(_known(d, sizes) for d in i.shape)) for i in inputs]
     return tuple(item.sized(shape) if shape else item for item, shape in zip(inputs, known, strict=True))
 
 
 def filled(inputs: Iterable[Input]) -> list[Input]:
     """The inputs with a default for every size that is still symbolic: for all of one name that of the first one."""
-    found, named = list[Input](), dict[str, int]()
+    found, named = list[tuple[Input, list[tuple[int | str | None, int]]]](), dict[str, int]()
     for item in inputs:
         if item.shape is None:
             raise DataError(f"{item}: the model declares no shape, choose one with --input-shapes")
@@ -132,9 +133,20 @@ def filled(inputs: Iterable[Input]) -> list[Input]:
             sizes[-3:] = (picture.channels, 224, 224) if picture.first else (224, 224, picture.channels)
         pairs = list(zip(item.shape, sizes, strict=True))
         named = {d: 1 if "batch" in d.lower() else size for d, size in pairs if isinstance(d, str)} | named
-        known = (named.get(d, size) if isinstance(d, str) else size if d is None else d for d, size in pairs)
-        found.append(item.sized(tuple(known)))
-    return found
+        found.append((item, pairs))
+    named |= {d: total for d in named if (total := summed(d, named)) is not None}
+    return [
+        item.sized(tuple(named[d] if isinstance(d, str) else size if d is None else d for d, size in pairs))
+        for item, pairs in found
+    ]
+
+
+def _known(dim: int | str | None, sizes: Mapping[int | str | None, int]) -> int | str | None:
+    """A length by its name, in a sum of names as much of it as is known."""
+    if not isinstance(dim, str) or dim in sizes or "+" not in dim:
+        return sizes.get(dim, dim)
+    name = " + ".join(str(sizes.get(term, term)) for term in map(str.strip, dim.split("+")))
+    return summed(name, {}) or name
 
 
 def _batches(inputs: Sequence[Input]) -> set[int | str | None]:

@@ -497,3 +497,14 @@ def test_sidecar(tmp_path):
     assert sidecar(model) is None
     beside = npz(tmp_path / "net.v1.calib.npz", x=normal(1, 4))
     assert sidecar(str(model)) == beside == Path(beside)
+
+
+def test_made_up_sizes_may_be_sums_of_others():
+    inputs = [floats(("N", "past + now"), "mask"), floats(("N", "past"), "past"), floats(("N", "now"), "x")]
+    for given, lengths in (
+        ({}, (32, 16, 16)),
+        ({"past": (1, 4)}, (20, 4, 16)),
+        ({"past": (1, 4), "x": (1, 3)}, (7, 4, 3)),
+    ):
+        samples = synthetic(inputs, count=2, shapes=given)
+        assert [samples.feed([0, 1])[name].shape for name in ("mask", "past", "x")] == [(2, n) for n in lengths]

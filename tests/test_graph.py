@@ -139,6 +139,21 @@ def test_equal_names_are_equal_sizes():
     assert Graph(case.model()).input_shapes() == {"x": (1, 16), "z": (1, 16)}
 
 
+def test_a_size_may_be_named_as_a_sum_of_others():
+    case = Case(
+        "sizes",
+        "float[N,Both] mask, float[N,Next] z, float[N,S] x, float[N,P] past",
+        "float[N,M] y",
+        "both = Concat<axis=1>(past, x) y = Add(mask, both)",
+    )
+    model = case.model()
+    for value, name in zip(model.graph.input, ("P + S", "S + 1"), strict=False):
+        value.type.tensor_type.shape.dim[1].dim_param = name
+    sizes = {"mask": (1, 32), "z": (1, 17), "x": (1, 16), "past": (1, 16)}
+    assert Graph(model).input_shapes() == sizes
+    assert [p.shapes["y"] for p in Graph(model).probes] == [(1, 32), (2, 64)]
+
+
 def test_shape_arithmetic_has_values():
     g = graph("shuffle_by_shape_arithmetic")
     assert [p.values["t1"].tolist() for p in g.probes] == [[1, 2, 4, 224, 224], [2, 2, 4, 448, 448]]
