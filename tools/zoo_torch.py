@@ -18,6 +18,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import zoo_torchaudio
 import zoo_transformers
 
 Record = dict[str, Any]
@@ -49,7 +50,7 @@ hieradet_small inception_v3 lcnetv2_small legacy_seresnet18 mobilenetv5_base naf
 deepseek_vit_412m gemma4_vit_167m
 """
 
-LIBRARIES: dict[str, Any] = {module.LIBRARY: module for module in (zoo_transformers,)}
+LIBRARIES: dict[str, Any] = {module.LIBRARY: module for module in (zoo_transformers, zoo_torchaudio)}
 
 
 def exporters() -> list[str]:
@@ -157,7 +158,7 @@ def with_dynamo(torch: Any, model: Any, inputs: list[Any], outs: list[Any], path
     """Export by the exporter of PyTorch 2, with symbolic axes where the model allows them."""
     names, dim = axes_of(model, inputs, outs)[0], torch.export.Dim
     shapes: Any = tuple(
-        {i: dim(n, min=1, max=64) if n == "N" else dim.DYNAMIC for i, n in axes.items()} for axes in names.values()
+        {i: dim(n, min=1, max=64) if n == "N" else dim.AUTO for i, n in axes.items()} for axes in names.values()
     )
     kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}
     shapes = (shapes,) if inspect.Parameter.VAR_POSITIONAL in kinds else shapes
