@@ -2240,6 +2240,62 @@ case("lstm_in_both_directions", "float[N,S,5] x", "float[N,S,3] y", """
 """, at=np.asarray(1), axis0=[0], two=[2], six=[6], w=(2, 24, 5), r=(2, 24, 6), b=(2, 48), join=[0, 0, -1],
     w2=(2, 16, 12), r2=(2, 16, 4), b2=(2, 32), join2=[0, 0, 8], wy=(8, 3))  # fmt: skip
 
+case("first_states_of_stacked_layers_in_one", "float[N,S,5] x", "float[N,S,3] y", """
+    t = Transpose<perm=[1,0,2]>(x)
+    size = Shape<start=1, end=2>(t)
+    state = Concat<axis=0>(four, size, six)
+    zeros = ConstantOfShape(state)
+    first = Slice(zeros, from0, to2, axis0)
+    second = Slice(zeros, to2, to4, axis0)
+    a, h, c = LSTM<hidden_size=6, direction="bidirectional">(t, w, r, b, "", first, first)
+    p = Transpose<perm=[0,2,1,3]>(a)
+    q = Reshape(p, join)
+    d, e, f = LSTM<hidden_size=6, direction="bidirectional">(q, w2, r2, b2, "", second, second)
+    u = Transpose<perm=[2,0,1,3]>(d)
+    v = Reshape(u, join)
+    y = MatMul(v, wy)
+""", four=[4], six=[6], from0=[0], to2=[2], to4=[4], axis0=[0], w=(2, 24, 5), r=(2, 24, 6), b=(2, 48), join=[0, 0, -1],
+    w2=(2, 24, 12), r2=(2, 24, 6), b2=(2, 48), wy=(12, 3))  # fmt: skip
+
+case("first_state_of_a_map", "float[N,3,4,4] x", "float[N,2,4,4] y", """
+    size = Shape<start=0, end=1>(x)
+    shape = Concat<axis=0>(size, sizes)
+    zeros = ConstantOfShape(shape)
+    joined = Concat<axis=1>(x, zeros)
+    gates = Conv<pads=[1,1,1,1]>(joined, w1)
+    into, forget, out, new = Split<axis=1>(gates, parts)
+    i = Sigmoid(into)
+    f = Sigmoid(forget)
+    o = Sigmoid(out)
+    n = Tanh(new)
+    old = Mul(f, zeros)
+    add = Mul(i, n)
+    cell = Add(old, add)
+    short = Tanh(cell)
+    h = Mul(o, short)
+    y = Conv(h, w2)
+""", sizes=[6, 4, 4], w1=(24, 9, 3, 3), parts=[6] * 4, w2=(2, 6, 1, 1))  # fmt: skip
+
+case("constant_map_that_is_repeated", "float[N,5] x", "float[N,2,4,3] y", """
+    size = Shape<start=0, end=1>(x)
+    shape = Concat<axis=0>(size, ones)
+    start = Expand(map, shape)
+    a = Gemm<transB=1>(x, w1)
+    style = Unsqueeze(a, space)
+    b = Mul(start, style)
+    y = Conv(b, w2)
+""", map=(1, 6, 4, 3), ones=[1, 1, 1], w1=(6, 5), space=[2, 3], w2=(2, 6, 1, 1))  # fmt: skip
+
+case("constant_map_that_is_repeated_to_a_size", "float[N,5] x", "float[N,2,4,3] y", """
+    size = Shape<start=0, end=1>(x)
+    shape = Concat<axis=0>(size, sizes)
+    start = Expand(map, shape)
+    a = Gemm<transB=1>(x, w1)
+    style = Unsqueeze(a, space)
+    b = Mul(start, style)
+    y = Conv(b, w2)
+""", map=(1, 6, 4, 3), sizes=[6, 4, 3], w1=(6, 5), space=[2, 3], w2=(2, 6, 1, 1))  # fmt: skip
+
 case("first_state_of_repeated_zeros", "float[N,5] x", "float[N,3] y", """
     size = Shape(x)
     n = Slice(size, at0, one)

@@ -21,6 +21,7 @@ from onnxprune.ops.registry import Cut, View, Visit, rule
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 MOVES = {"Cast", "Expand", "Identity", "Reshape", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
+MOVES |= {"Gather", "Slice", "Split"}
 W, R, B, INITIAL_H, INITIAL_C, P = 1, 2, 3, 5, 6, 7
 
 

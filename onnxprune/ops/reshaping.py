@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.graph import Shape, key
 from onnxprune.ids import Ids, reshape
 from onnxprune.ops.registry import Cut, View, Visit, always, rule
-from onnxprune.ops.sizes import always_stated, lower_sizes, stretched
+from onnxprune.ops.sizes import always_stated, lower_sizes, repeated_along, stretched
 
 STAYS = "moves them in a way that can't be written for fewer channels"
 
@@ -83,7 +83,7 @@ def shrink_expand(cut: Cut) -> None:
     """Lengths along the channel axis follow."""
     name, stated = key(cut.node), repeats(cut.view)
     if stated is None and not cut.view.fixed(1):
-        if np.prod(cut.shape(cut.node.input[0])) == 1:
+        if cut.view.static(0):
             lower_sizes(cut, 1)
         return
     if not (cut.restated(cut.node.input[1]) or cut.changes(name)):
@@ -125,23 +125,23 @@ def repeats_by_count(v: Visit, ids: Ids) -> bool:
 
 
 def repeat_constant(v: Visit) -> None:
-    """A constant vector that is repeated (the class token of every image) makes channels along its axis.
+    """A constant that is repeated (the class token of every image) makes channels along an axis of its own.
 
     A single number that is repeated as often as there are channels has a copy for each of these. So has one that is
     always repeated equally often along one axis, as the first state of a recurrent layer that is written as a loop.
     """
     shape, sizes = v.shape(0), v.ids(1)
-    axes = [axis for axis, n in enumerate(shape) if n > 1]
-    if not axes and sizes.any() and stretched(v, 1):
+    single = np.prod(shape) == 1
+    if single and sizes.any() and stretched(v, 1):
         return
     if not (known := v.fixed(1) or repeats(v) is not None):
         v.freeze(sizes, "repeats a constant as often as they say")
-    if not known and not sizes.any() and np.prod(shape) == 1 and len(same := always_stated(v, 1)) == 1:
-        v.set_channels(v.ledger.fresh(("repeated", v.index), v.out_shape()[same[0]]), same[0])
+    if not known and not sizes.any() and single and (axis := repeated_along(v, 1)) is not None:
+        v.set_channels(v.ledger.fresh(("repeated", v.index), v.out_shape()[axis]), axis)
+    elif (axis := repeated_along(v)) is not None and (known or keeps(v, shape) or axis in always_stated(v, 1)):
+        v.set_channels(v.parameter(0, axis - len(v.out_shape()) + len(shape)), axis)
     elif not known and not keeps(v, shape):
         v.set(v.staying("repeats it to a size that is known only at run time"))
-    elif len(axes) == 1:
-        v.set_channels(v.parameter(0, axes[0]), axes[0] - len(shape) + len(v.out_shape()))
 
 
 def keeps(v: Visit, shape: Shape) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.graph import key
+from onnxprune.graph import Graph, key
 from onnxprune.ops.registry import Cut, View, Visit, always, rule
 
 
@@ -40,11 +40,49 @@ def always_stated(v: View, i: int) -> list[int]:
     return (np.flatnonzero(same) + len(v.out_shape()) - len(same)).tolist()
 
 
+BY_PLACES = {"Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization", "GroupNormalization"}
+THROUGH = {"Add", "Sub", "Mul", "Div", "Concat", "Split", "Slice", "Sigmoid", "Tanh", "Relu", "LeakyRelu", "Identity"}
+
+
+def repeated_along(v: View, i: int | None = None) -> int | None:
+    """The axis along which the places of a repeated number or constant are channels, if it can be told.
+
+    It is the only one that sizes (input i) which depend on the input always state alike, or, of a constant, along which
+    it has several elements. Where there are several, the first layer tells that reads it.
+    """
+    if i is None:
+        rank = len(v.out_shape())
+        axes = [axis - len(v.shape(0)) + rank for axis, n in enumerate(v.shape(0)) if n > 1]
+    else:
+        axes = always_stated(v, i)
+    if len(axes) > 1:
+        axis = _read_along(v.graph, v.node.output[0], set())
+        axes = [a for a in axes if axis is not None and a - len(v.out_shape()) == axis]
+    return axes[0] if axes else None
+
+
+def _read_along(graph: Graph, name: str, seen: set[str]) -> int | None:
+    """The axis (from the end) along which the first layer behind a value has channels, followed axis by axis."""
+    for reader in graph.consumers.get(name, []) if name not in seen else []:
+        node, rank = graph.nodes[reader], len(graph.shapes.get(name, ()))
+        if node.op_type in BY_PLACES and node.input[0] == name:
+            return 1 - rank
+        if node.op_type in ("Gemm", "MatMul", "LayerNormalization") and node.input[0] == name:
+            return -1
+        if node.op_type in THROUGH:
+            seen.add(name)
+            axis = _read_along(graph, key(node), seen)
+            if axis is not None:
+                return axis
+    return None
+
+
 def lower_sizes(cut: Cut, i: int) -> None:
     """Take what goes off the sizes in input i that always say the same; those that count channels follow anyway."""
     name, sizes = key(cut.node), cut.node.input[i]
-    if cut.changes(name) and always_stated(cut.view, i) and not cut.restated(sizes):
-        gone = np.subtract(cut.shape(name), cut.kept(name)).astype(np.int64)
+    if cut.changes(name) and (same := always_stated(cut.view, i)) and not cut.restated(sizes):
+        gone = np.zeros(len(cut.shape(name)), np.int64)
+        gone[same] = np.subtract(cut.shape(name), cut.kept(name))[same]
         cut.lower_input(i, gone[-cut.shape(sizes)[0] :])
 
 
@@ -57,10 +95,10 @@ def shrink_filled(cut: Cut) -> None:
 def filled(v: Visit) -> None:
     """Repeats a number. Along an axis whose size counts channels, each place belongs to one of these.
 
-    Along the only axis whose size is always the same there are channels, too, as of the class token of every image.
+    Along an axis whose size is always the same there are channels, too, as of the class token of every image.
     """
-    if not v.ids(0).any() and len(same := always_stated(v, 0)) == 1:
-        v.set_channels(v.ledger.fresh(("repeated", v.index), v.out_shape()[same[0]]), same[0])
+    if not v.ids(0).any() and (axis := repeated_along(v, 0)) is not None:
+        v.set_channels(v.ledger.fresh(("repeated", v.index), v.out_shape()[axis]), axis)
     elif not stretched(v, 0):
         made(v)
 
