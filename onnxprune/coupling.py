@@ -7,7 +7,8 @@ with a reason.
 
 A matrix product may act on another axis than that of the channels. They pass through; but where they can't go anyway,
 the graph is walked once more, and the product makes channels of its own (the hidden units of a mixer of places).
-Likewise for copies: keys that all heads share can only go as a whole, so then the copies are the channels. And for
+Likewise for copies: keys that all heads share can only go as a whole, and those that a decoder is given not at all, so
+then the copies are the channels. And for
 grouped convolutions: where what a group reads goes together (a head), and what it makes, the groups go.
 
 Both probes of the graph are walked with the same ids of parameters, so a coupling has to hold for every size of the
@@ -222,9 +223,9 @@ def couple(graph: Graph, by_rank: Collection[int] = ()) -> Coupling:
             for rows in rows_of_groups:
                 ledger.tie(rows, rows[:1], UNEQUAL)
             components = _one_axis(ledger, walks)
-        stuck = {i: why for i, ids in walks[0].passing.items() if (why := components.why(ids))}
-        moved = [*walks[0].passing.items(), *walks[0].copied.items()]
-        stuck |= {i: SINGLE for i, ids in moved if components.one(ids)}
+        passing, copied = walks[0].passing, walks[0].copied
+        moved = {i: (components.why(ids), components.one(ids)) for i, ids in (passing | copied).items()}
+        stuck = {i: why or (SINGLE if i in passing else "") for i, (why, one) in moved.items() if why or one}
         if not stuck:
             groups = grouped(graph, ledger, walks[0], components)
             return Coupling(graph, groups, _left_alone(graph, walks[0], components, groups), walks[0], components)

@@ -1087,6 +1087,35 @@ case("attention_of_one_key_expanded", "float[N,4,6] x", "float[N,4,3] y", """
 """, wq=(6, 6), wk=(6, 2), wv=(6, 2), heads=[0, 4, 3, 2], one=[0, 4, 1, 2], join=[0, 4, 6], wo=(6, 3),
     two=[2], copies=[1, 1, 3, 1, 1], merged=[0, 3, 4, 2])  # fmt: skip
 
+case("attention_of_grouped_queries_with_earlier_keys", """float[N,S,6] x, float[N,2,P,2] past_k,
+    float[N,2,P,2] past_v""", "float[N,S,3] y, float[N,2,T,2] present_k, float[N,2,T,2] present_v", """
+    q_ = MatMul(x, wq)
+    k_ = MatMul(x, wk)
+    v_ = MatMul(x, wv)
+    q1 = Reshape(q_, heads)
+    q = Transpose<perm=[0,2,1,3]>(q1)
+    k1 = Reshape(k_, shared)
+    k0 = Transpose<perm=[0,2,1,3]>(k1)
+    present_k = Concat<axis=2>(past_k, k0)
+    ku = Unsqueeze(present_k, two)
+    ke = Expand(ku, copies)
+    k = Reshape(ke, merged)
+    v1 = Reshape(v_, shared)
+    v0 = Transpose<perm=[0,2,1,3]>(v1)
+    present_v = Concat<axis=2>(past_v, v0)
+    vu = Unsqueeze(present_v, two)
+    ve = Expand(vu, copies)
+    v = Reshape(ve, merged)
+    kt = Transpose<perm=[0,1,3,2]>(k)
+    l = MatMul(q, kt)
+    p = Softmax<axis=-1>(l)
+    o0 = MatMul(p, v)
+    o1 = Transpose<perm=[0,2,1,3]>(o0)
+    o = Reshape(o1, join)
+    y = MatMul(o, wo)
+""", wq=(6, 12), wk=(6, 4), wv=(6, 4), heads=[0, -1, 6, 2], shared=[0, -1, 2, 2], join=[0, -1, 12], wo=(12, 3),
+    two=[2], copies=[1, 1, 3, 1, 1], merged=[0, 6, -1, 2])  # fmt: skip
+
 case("attention_of_one_key_tiled", "float[N,4,6] x", "float[N,4,3] y", """
     q_ = MatMul(x, wq)
     k_ = MatMul(x, wk)

@@ -160,16 +160,16 @@ def run_time(v: Visit, ids: Ids, *inputs: int) -> None:
 def makes_copies(v: Visit, ids: Ids) -> bool:
     """Whether the copies along an axis that had length 1 are channels, which can go one by one.
 
-    They are where it turned out that what is copied can only go as a whole, as keys that all heads share.
+    They are where it turned out that what is copied can only go as a whole, as keys that all heads share, or must stay.
     """
     before = (1,) * (len(v.out_shape()) - len(v.shape(0))) + tuple(v.shape(0))
     made = [axis for axis, (a, b) in enumerate(zip(before, v.out_shape(), strict=True)) if a == 1 < b]
-    if len(made) != 1 or ids.size == 1:
+    if len(made) != 1 or not ids.any():
         return False
     if v.index not in v.notes.apart:
         v.notes.copied[v.index] = ids
         return False
-    v.freeze(ids, "repeats them, one copy for each of several channels")
+    v.ledger.freeze(ids, v.notes.apart[v.index] or f"{v} repeats them, one copy for each of several channels")
     v.set_channels(v.ledger.fresh(("copies", v.index), v.out_shape()[made[0]]), made[0])
     return True
 
