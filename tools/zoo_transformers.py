@@ -75,7 +75,7 @@ SMALL: Record = {  # what a configuration has of these
     **dict.fromkeys(("n_layer", "n_layers", "num_layers"), 2),
     **dict.fromkeys(("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads", "n_head"), 4),
     **dict.fromkeys(("intermediate_size", "encoder_ffn_dim", "decoder_ffn_dim", "ffn_dim", "d_inner", "d_ff"), 128),
-    **dict.fromkeys(("head_dim", "d_kv", "d_head", "patch_size"), 16),
+    **dict.fromkeys(("head_dim", "d_kv", "d_head"), 16),
     "num_key_value_heads": 2,
     "vocab_size": 100,
     "image_size": 64,
@@ -254,7 +254,7 @@ MORE: dict[str, tuple[str, Record, Record]] = {
     "data2vec_vision": ("Data2VecVisionModel", {}, PIXELS),
     "dpt": (
         "DPTForDepthEstimation",
-        {"backbone_out_indices": [0, 1, 0, 1], "neck_hidden_sizes": [16, 24, 32, 48]},
+        {"backbone_out_indices": [0, 1, 2, 3], "num_hidden_layers": 4, "neck_hidden_sizes": [16, 24, 32, 48]},
         PIXELS,
     ),
     "sam": (
@@ -471,7 +471,12 @@ def small(kind: str, special: Record) -> Any:
     module, _, name = kind.rpartition(".")
     found = getattr(importlib.import_module(f"transformers.models.{module}") if module else library, name)
     config_class = found.config_class
-    own = {key: value for key, value in SMALL.items() if hasattr(config_class, key)}
+    own = {
+        key: value
+        for key, value in SMALL.items()
+        if hasattr(config_class, key) and not isinstance(getattr(config_class, key), property)
+    }
+    own |= {"patch_size": 16} if getattr(config_class, "patch_size", 0) in (14, 32) else {}
     if isinstance(special.get("backbone_config"), dict):
         special = special | {"backbone_config": library.ResNetConfig(**special["backbone_config"])}
     for refused in REFUSED.get(config_class.__name__, ()):
