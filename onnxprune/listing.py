@@ -2,8 +2,10 @@
 
 In the place of a node that onnxruntime's optimizer merged stand its parts (see `contrib`), in that of an If the body
 that is chosen, in that of a Loop all its iterations, where constants or sizes decide that (see `bodies`), and elements
-of known sequences are read as what they are (see `sequences`). Inference goes along, because all of these ask for what
-is known of the values before them.
+of known sequences are read as what they are (see `sequences`). A size that no input can change is written down where a
+constant is cut or arranged by it, which makes that a constant, too: MXNet cuts all weights of a recurrent layer out of
+one vector, by sizes of its input. Inference goes along, because all of these ask for what is known of the values before
+them.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, helper
+from onnx.numpy_helper import from_array
 
 from onnxprune import contrib
 from onnxprune.bodies import ITERATIONS, chosen, stored, subgraphs, unrolled
@@ -36,7 +39,7 @@ def listed(declared: Declared) -> Listing:
     """All nodes of a model."""
     nodes = list(declared.model.graph.node)
     static = constants(declared.initializers, nodes)
-    branches = any(node.op_type in ("If", "Loop") for node in nodes)
+    branches = any(node.op_type in ("If", "Loop") or _sized(node, static) for node in nodes)
     if not branches and not any(contrib.merged(node, static) or node.op_type in READING for node in nodes):
         return Listing(nodes, {})
     others = ((2, 2), (2, 1), (1, 2)) if declared.symbolic else ((1, 1),)
@@ -80,6 +83,8 @@ class _Walk:
     def _parts(self, node: NodeProto) -> list[NodeProto]:
         """What stands in the place of a node: those that it merges, the body that is chosen, or all iterations."""
         walk, opset, name = self.inferences[0], self.declared.opset, self.sequences.name
+        if _sized(node, self.static) and self.fixed.issuperset(filter(None, node.input)):
+            return self._written(node)
         if not decided(node, self.fixed):
             parts = contrib.apart(node, walk.types, self.static, opset, name)
             return self.sequences.apart(node) if parts[0] is node else parts
@@ -92,6 +97,17 @@ class _Walk:
             return unrolled(node, turns(node, count, values, opset), name, opset)
         except (KeyError, ValueError):  # a constant too large to be known here, or a body of another form
             return [node]
+
+    def _written(self, node: NodeProto) -> list[NodeProto]:
+        """The node with the sizes that it reads as constants, and these before it."""
+        known, written = self.inferences[0].values, NodeProto()
+        written.CopyFrom(node)
+        before = []
+        for i, x in enumerate(node.input):
+            if x and x not in self.static:
+                written.input[i] = self.sequences.name(f"{x}_known")
+                before.append(helper.make_node("Constant", [], [written.input[i]], value=from_array(known[x])))
+        return [*before, written]
 
     def _learn(self, node: NodeProto) -> None:
         """Go past a node."""
@@ -115,6 +131,12 @@ class _Walk:
             return set()
         known = (name for name in node.output if name in one.values and name in two.values)
         return {name for name in known if np.array_equal(one.values[name], two.values[name])}
+
+
+def _sized(node: NodeProto, static: Container[str]) -> bool:
+    """Whether a node cuts or arranges a constant by sizes that aren't constants."""
+    moves = node.domain in STANDARD and node.op_type in ("Slice", "Reshape") and node.input[0] in static
+    return moves and any(x not in static for x in node.input if x)
 
 
 def decided(node: NodeProto, fixed: Container[str]) -> bool:

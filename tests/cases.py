@@ -2354,6 +2354,29 @@ case("lstm_of_repeated_zeros", "float[S,N,5] x", "float[S,N,3] y", """
 """, one=[1], two=[2], six=[6], zero=scalar(0), axis0=[0], w=(2, 24, 5), r=(2, 24, 6), b=(2, 48), join=[0, 0, -1],
     wy=(12, 3))  # fmt: skip
 
+case("lstm_of_weights_cut_by_sizes", "float[S,N,5] x", "float[S,N,3] y", """
+    a = LSTM<hidden_size=6>(x, w, r)
+    t = Squeeze(a, one)
+    size = Shape(t)
+    n = Slice(size, one, two)
+    width = Slice(size, two, three)
+    end = Mul(rows, width)
+    w1 = Slice(flat, zero, end)
+    shape = Concat<axis=0>(one, rows, width)
+    w2 = Reshape(w1, shape)
+    last = Add(end, square)
+    r1 = Slice(flat, end, last)
+    r2 = Reshape(r1, to)
+    state = Concat<axis=0>(one, n, units)
+    ones = ConstantOfShape<value = float[1] {1.0}>(state)
+    zeros = Mul(still, ones)
+    b = LSTM<hidden_size=4>(t, w2, r2, "", "", zeros, zeros)
+    u = Squeeze(b, one)
+    y = MatMul(u, wy)
+""", w=(1, 24, 5), r=(1, 24, 6), zero=[0], one=[1], two=[2], three=[3], rows=[16], units=[4], square=[64],
+    flat=np.random.default_rng(0).normal(size=160).astype(np.float32) / 4, to=[1, 16, 4],
+    still=np.zeros((1, 1, 4), np.float32), wy=(4, 3))  # fmt: skip
+
 BOTH = {"w": (2, 24, 5), "r": (2, 24, 6), "b": (2, 48)}
 
 case("last_states_of_both_directions", "float[S,2,5] x", "float[2,3] y", """
@@ -2682,6 +2705,29 @@ case("slice_of_32_bit_indices", X, "float[N,2,4,4] y", """
     y = Conv(u, w2)
 """, w1=(8, 3, 1, 1), starts=np.asarray([1, 0, 0], np.int32), ends=np.asarray([7, 4, 4], np.int32),
     axes=np.asarray([1, 2, 3], np.int32), w2=(2, 6, 1, 1))  # fmt: skip
+
+case("slice_up_to_symbolic_ends", "float[N,3,H,W] x", "float[N,2,H,W] y", """
+    a = Conv(x, w1)
+    size = Shape(a)
+    n = Slice(size, zero, one)
+    hw = Slice(size, two, four)
+    ends = Concat<axis=0>(n, five, hw)
+    s = Slice(a, starts, ends)
+    y = Conv(s, w2)
+""", w1=(6, 3, 1, 1), zero=[0], one=[1], two=[2], four=[4], five=[5], starts=[0, 1, 0, 0], w2=(2, 4, 1, 1))  # fmt: skip
+
+case("axes_swapped_by_moving_sizes", "float[N,S,5] x", "float[N,2,S] y", """
+    a = MatMul(x, w1)
+    size = Shape(a)
+    picked = GatherND(size, places)
+    swapped = ScatterND(size, others, picked)
+    longer = Pad(size, behind, one)
+    r = Reshape(a, longer)
+    t = Transpose<perm=[0,2,1,3,4]>(r)
+    s = Reshape(t, swapped)
+    y = Conv(s, w2)
+""", w1=(5, 6), places=np.asarray([[1], [2]]), others=np.asarray([[2], [1]]), behind=[0, 2], one=np.asarray(1),
+    w2=(2, 6, 1))  # fmt: skip
 
 case("slice_to_a_dynamic_size", "float[N,3,H,W] x", "float[N,2,H2,W2] y", """
     a = Conv<pads=[1,1,1,1]>(x, w1)
@@ -3141,6 +3187,18 @@ case("constant_of_a_computed_shape", "float[N,3,8,8] x", "float[N,2,8,8] y", """
     b = Mul(a, m)
     y = Conv(b, w2)
 """, w1=(6, 3, 1, 1), one=[1], two=[2], six=(6,), w2=(2, 6, 1, 1))  # fmt: skip
+
+case("constant_of_a_compared_shape", "float[N,3,8,8] x", "float[N,2,8,8] y", """
+    a = Conv(x, w1)
+    s = Shape(a)
+    c = Slice(s, one, two)
+    n = Slice(s, zero, one)
+    l = Min(n, one)
+    t = Concat<axis=0>(c, l, one)
+    k = Reshape(six, t)
+    b = Mul(a, k)
+    y = Conv(b, w2)
+""", w1=(6, 3, 1, 1), zero=[0], one=[1], two=[2], six=(6,), w2=(2, 6, 1, 1))  # fmt: skip
 
 case("batchnorm_of_elements", "float[N,3,8,8] x", "float[N,2,8,8] y", """
     a = Conv(x, w1)

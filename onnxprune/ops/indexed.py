@@ -8,6 +8,7 @@ from onnxprune.graph import Shape
 from onnxprune.ids import Ids
 from onnxprune.ops.experts import choose, chooses
 from onnxprune.ops.registry import Visit, always, rule
+from onnxprune.ops.sizes import moves_sizes
 
 INDEXED = "moves them to places that its indices say"
 
@@ -20,6 +21,8 @@ def gather_nd(v: Visit) -> None:
         return
     if v.static(0):
         v.freeze_all("looks its values up in a table")
+        return
+    if moves_sizes(v, 0):
         return
     batch, indices = v.attr("batch_dims", 0), v.shape(1)
     behind = batch + indices[-1]
@@ -39,7 +42,7 @@ def scatter_nd(v: Visit) -> None:
 
     Channels along an axis that is indexed stay, unless each keeps its own number.
     """
-    if keeps_numbers(v):
+    if moves_sizes(v, 0, 2) or keeps_numbers(v):
         return
     ahead = {0: v.shape(1)[-1], 2: len(v.shape(1)) - 1}
     v.freeze(v.ids(1), INDEXED)

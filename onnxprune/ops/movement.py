@@ -11,6 +11,8 @@ from onnxprune.ops.experts import choose, chooses
 from onnxprune.ops.registry import Cut, View, Visit, always, rule
 from onnxprune.ops.reshaping import STAYS
 
+END = 2**31 - 1  # a place behind the last one of any axis, in indices of 32 bits, too
+
 
 @rule("Concat", commutes=always)
 def concat(v: Visit) -> None:
@@ -72,7 +74,7 @@ def cut_along(v: Visit, axes: set[int]) -> Ids:
 
 
 def slice_terms(v: View) -> list[tuple[int, int, int, int]] | None:
-    """(axis, start, stop, step) of a Slice node; None if any is unknown."""
+    """(axis, start, stop, step) of each axis of which a Slice node takes a part; None if any is unknown."""
     rank = len(v.shape(0))
     if v.graph.opset < 10:
         starts, ends = v.attr("starts"), v.attr("ends")
@@ -87,9 +89,27 @@ def slice_terms(v: View) -> list[tuple[int, int, int, int]] | None:
     return [(a % rank, s, e, t) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)]
 
 
+def lasting_terms(v: View) -> list[tuple[int, int, int, int]] | None:
+    """The terms of a Slice node that hold for all sizes of symbolic dimensions; None if there are others.
+
+    An axis that is always taken whole is taken up to whatever its end is.
+    """
+    found, lasting = [slice_terms(View(v.graph, probe, v.index)) for probe in v.graph.probes], []
+    for several in zip(*(terms or [] for terms in found), strict=False):
+        axis = several[0][0]
+        lengths = [probe.shapes[v.name(0)][axis] for probe in v.graph.probes]
+        if all(
+            (a, *slice(*term).indices(n)) == (axis, 0, n, 1) for (a, *term), n in zip(several, lengths, strict=True)
+        ):
+            lasting.append((axis, 0, END, 1))
+        elif len(set(several)) == 1:
+            lasting.append(several[0])
+    return lasting if found[0] is not None and len(lasting) == len(found[0]) else None
+
+
 def shrink_slice(cut: Cut) -> None:
     """Starts and ends along the channel axis count the channels kept before them."""
-    x, terms = cut.node.input[0], slice_terms(cut.view)
+    x, terms = cut.node.input[0], lasting_terms(cut.view)
     counted = [name for name in cut.node.input[1:3] if cut.restated(name)]
     if terms is None or not (counted or any(not cut.mask(x, axis).all() for axis, *_ in terms)):
         return
@@ -117,7 +137,7 @@ def cut_out(v: Visit) -> None:
         v.freeze_all("cuts them at places that are known only at run time")
         return
     whole = cut_along(v, {axis for axis, *_ in terms})
-    known = all(v.fixed(i) for i in range(1, 5))
+    known = lasting_terms(v) is not None
     strewn = {axis for axis, *_, step in terms if whole.shape[axis] > 1 and not (step == 1 and known)}
     ids = whole = v.gather(whole, strewn, STAYS)
     for axis, start, end, step in terms:

@@ -38,19 +38,26 @@ def shrink_recurrent(cut: Cut) -> None:
 
 def zeros(v: View, i: int) -> bool:
     """Whether input i is made of zeros, in a size that is known only at run time."""
-    return not v.static(i) and _zero(v.graph, v.name(i))
+    return not v.static(i) and _filled_with(v.graph, v.name(i)) == 0
 
 
-def _zero(graph: Graph, name: str) -> bool:
+def _filled_with(graph: Graph, name: str) -> float | None:
+    """The one number that all elements of a value are, as far as the nodes that make it tell."""
     if name in graph.static:
-        return not graph.array(name).any()
+        values = graph.array(name)
+        return float(values.flat[0]) if values.size and (values == values.flat[0]).all() else None
     if name not in graph.producer:
-        return False
+        return None
     node = graph.nodes[graph.producer[name]]
     if node.op_type == "ConstantOfShape":
-        return not node.attribute or not constant(node).any()
-    moved = node.input if node.op_type == "Concat" else node.input[:1] if node.op_type in MOVES else []
-    return bool(moved) and all(_zero(graph, part) for part in moved)
+        return float(constant(node).flat[0]) if node.attribute else 0.0
+    if node.op_type not in MOVES | {"Concat", "Mul"}:
+        return None
+    read = node.input[:1] if node.op_type in MOVES else node.input
+    one, *others = (_filled_with(graph, part) for part in read)
+    if node.op_type == "Mul":
+        return None if one is None or others[0] is None else one * others[0]
+    return one if all(other == one for other in others) else None
 
 
 def input_linear(graph: Graph, index: int) -> Linear | None:

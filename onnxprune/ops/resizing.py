@@ -10,6 +10,7 @@ from onnxprune.ids import Ids
 from onnxprune.ops.choice import pads
 from onnxprune.ops.registry import Cut, Visit, rule
 from onnxprune.ops.reshaping import STAYS, run_time
+from onnxprune.ops.sizes import moves_sizes
 
 
 def shrink_pad(cut: Cut) -> None:
@@ -32,6 +33,8 @@ def shrink_pad(cut: Cut) -> None:
 @rule("Pad", shrink=shrink_pad)
 def pad(v: Visit) -> None:
     """Channels that are added have ids of their own: they can go, too. They hold a constant."""
+    if v.graph.opset >= 11 and moves_sizes(v, 0, 2):
+        return
     ids, found = v.ids(0), pads(v)
     if found is None:
         if any(n > 1 for n in ids.shape):

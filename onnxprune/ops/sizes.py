@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.graph import Graph, key
+from onnxprune.ids import widen
+from onnxprune.inference import evaluate
 from onnxprune.ops.registry import Cut, View, Visit, always, rule
 
 
@@ -23,6 +25,16 @@ def shape_of(v: Visit) -> None:
             lengths[axis] = v.ledger.fresh(("length", v.name(0), axis), 1)[0]
             v.ledger.measured(int(lengths[axis]), ids, axis)
     v.set(lengths[v.attr("start", 0) : v.attr("end", len(lengths))])
+
+
+def moves_sizes(v: Visit, *moved: int) -> bool:
+    """Whether these inputs are sizes, which the others move to places that are always the same; the ids move so."""
+    made, inputs = v.probe.values.get(key(v.node)), [i for i in range(len(v.node.input)) if v.has(i)]
+    if made is None or made.dtype != np.int64 or not all(i in moved or v.fixed(i) for i in inputs):
+        return False
+    given = {i: widen(v.ids(i), v.shape(i)) if i in moved else v.value(i) for i in inputs}
+    v.set(evaluate(v.node, [given.get(i) for i in range(len(v.node.input))], v.graph.opset)[0])
+    return True
 
 
 @rule("Size")
