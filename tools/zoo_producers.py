@@ -8,7 +8,6 @@ nothing but onnx.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from zoo_older import PRODUCERS as OLDER
+from zoo_older import Producer
 
 Record = dict[str, Any]
 SIDE = 96
@@ -249,7 +250,6 @@ def positive(model: onnx.ModelProto, rng: np.random.Generator) -> None:
             tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
 
 
-Producer = tuple[str, Callable[[], list[str]], Callable[[str, Path], None]]
 PRODUCERS: dict[str, Producer] = {
     "tf2onnx": ("keras", KERAS.split, with_tf2onnx),
     "keras": ("keras", KERAS.split, with_keras),
@@ -257,4 +257,4 @@ PRODUCERS: dict[str, Producer] = {
     "jax2onnx": ("flax", FLAX.split, with_jax),
     "skl2onnx": ("sklearn", SCIKIT.split, with_skl2onnx),
     "caffe2": ("onnx", light_names, from_caffe2),
-}
+} | OLDER
