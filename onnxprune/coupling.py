@@ -26,7 +26,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto
+from onnx import GraphProto, NodeProto
 
 from onnxprune import contrib
 from onnxprune.bodies import subgraphs
@@ -366,11 +366,22 @@ def _left_alone(graph: Graph, notes: Notes, components: Components, groups: Iter
 
 
 def _has_weights(graph: Graph, node: NodeProto) -> bool:
-    """Whether the node computes with a constant matrix, or is an operator that does so as a rule."""
+    """Whether the node, or one in its bodies, computes with a constant matrix, or is of a kind that does as a rule."""
     if all(name in graph.static for name in node.output if name):
         return False
+    if any(subgraphs(node)):
+        return any(_layers_inside(graph, body) for body in subgraphs(node))
     shapes = [graph.shapes.get(name, ()) for name in node.input if name in graph.static]
     matrix = any(sum(n > 1 for n in shape) > 1 for shape in shapes)
     known = find(node)
     alone = node.op_type not in ("MatMul", "Gather")
     return matrix if known is None else known.linear is not None and (matrix or alone)
+
+
+def _layers_inside(graph: Graph, body: GraphProto) -> bool:
+    """Whether a body, or one in it, has a layer with weights of its own or of the graph around it."""
+    matrices = {t.name for t in body.initializer if len(t.dims) > 1}
+    matrices |= {name for name in graph.static if len(graph.shapes.get(name, ())) > 1}
+    layers = [node for node in body.node if (known := find(node)) is not None and known.linear is not None]
+    inside = (inner for node in body.node for inner in subgraphs(node))
+    return any(not matrices.isdisjoint(node.input) for node in layers) or any(_layers_inside(graph, b) for b in inside)

@@ -111,7 +111,8 @@ class Declared:
                 elif axis == 0:
                     size = sizes.setdefault(d.dim_param, batch) if d.dim_param else batch
                 else:
-                    default = DEFAULT_DIM.get(len(declared), 16) if axis > 1 else 16
+                    rows = axis == len(declared) - 2 and (length(declared[-1]) or 1) > 4  # of one length: no image
+                    default = DEFAULT_DIM.get(len(declared), 16) if axis > 1 and not rows else 16
                     size = factor * (given[axis] if given is not None else default)
                     size = sizes.setdefault(d.dim_param, size) if d.dim_param else size
                 shape.append(size)

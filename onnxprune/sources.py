@@ -67,13 +67,18 @@ class Input:
         return 1 if self.joinable else first if isinstance(first, int) else 0
 
     def picture(self, layout: str = "auto") -> Picture | None:
-        """How it holds images, None if it doesn't: it needs an axis of 1, 3, 4 or any number of channels."""
+        """How it holds images, None if it doesn't: it needs an axis of 1, 3, 4 or any number of channels.
+
+        Any number of rows of one length are none: they are the keys of each head, or what belongs to each step.
+        """
         if self.shape is None or len(self.shape) not in (3, 4) or (len(self.shape) == 3 and self.joinable):
             return None
         before, after = self.shape[-3], self.shape[-1]
         fits = before in MODES or (after not in MODES and not isinstance(before, int))
         first = layout == "nchw" or (layout == "auto" and fits)
         channels, (height, width) = (before, self.shape[-2:]) if first else (after, self.shape[-3:-1])
+        if isinstance(width, int) and not isinstance(height, int):
+            return None
         channels = channels if isinstance(channels, int) else 3
         size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
         return Picture(channels, size, first) if channels in MODES else None

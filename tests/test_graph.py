@@ -154,6 +154,11 @@ def test_a_size_may_be_named_as_a_sum_of_others():
     assert [p.shapes["y"] for p in Graph(model).probes] == [(1, 32), (2, 64)]
 
 
+def test_any_number_of_rows_of_one_length_are_no_image():
+    case = Case("sizes", "float[N,4,P,16] keys, float[N,3,H,W] image", "float[N,4,P,16] y", "y = Relu(keys)", {})
+    assert Graph(case.model()).input_shapes() == {"keys": (1, 4, 16, 16), "image": (1, 3, 224, 224)}
+
+
 def test_shape_arithmetic_has_values():
     g = graph("shuffle_by_shape_arithmetic")
     assert [p.values["t1"].tolist() for p in g.probes] == [[1, 2, 4, 224, 224], [2, 2, 4, 448, 448]]

@@ -176,6 +176,20 @@ def test_an_if_of_a_constant_condition_is_looked_through():
     assert rewrite(of(model), Plan()) == model
 
 
+def test_layers_that_are_all_in_bodies_are_named():
+    """A decoder with and without earlier keys, merged: an input chooses, and the weights are the outer graph's."""
+    body = """
+        y = If (first) <
+            then_branch = a () => (ya) { h = MatMul(x, w1) r = Relu(h) ya = MatMul(r, w2) },
+            else_branch = b () => (yb) { h2 = MatMul(x, w1) r2 = Sigmoid(h2) yb = MatMul(r2, w2) }
+        >
+    """
+    coupling = of(
+        Case("merged", "float[N,4] x, bool first", "float[N,3] y", body, {"w1": (4, 6), "w2": (6, 3)}).model()
+    )
+    assert coupling.left_alone == {0: "If 'y' has a body that isn't looked into"}
+
+
 def test_an_if_that_fixed_sizes_decide_is_looked_through():
     """A batch of seven isn't among the sizes that are tried, and a comparison hides in what is made of it."""
     case = CASES["if_that_a_size_decides"]

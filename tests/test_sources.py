@@ -67,6 +67,20 @@ def test_which_axis_counts_samples(shape, joinable, rows):
     assert (floats(shape).joinable, floats(shape).rows) == (joinable, rows)
 
 
+@pytest.mark.parametrize(
+    ("shape", "picture"),
+    [
+        (("N", 3, "H", "W"), True),
+        (("N", 3, 32, "W"), True),
+        (("N", "H", "W", 3), True),
+        (("N", 4, "past", 16), False),  # keys of four heads
+        (("N", 1, "steps", 80), False),  # a spectrogram
+    ],
+)
+def test_what_holds_images(shape, picture):
+    assert (floats(shape).picture() is not None) == picture
+
+
 def test_an_input_shows_its_type_and_shape():
     assert str(IMAGE) == "input 'data' (float32 (N, 3, 8, 8))"
     assert str(floats((None,))) == "input 'data' (float32 (?))"

@@ -124,6 +124,13 @@ def weighted(coupling: Any) -> list[int]:
 def unnamed(coupling: Any) -> str:
     """Which layers are neither pruned nor named with a reason; empty if none."""
     pruned = {i for g in coupling.groups for i in g.writers}
+    pruned |= {  # products of several matrices, of which some go
+        i
+        for g in coupling.groups
+        for m in g.members
+        for i in coupling.graph.consumers.get(m.tensor, [])
+        if coupling.graph.nodes[i].op_type == "MatMul" and m.axis < len(coupling.graph.shapes[m.tensor]) - 2
+    }
     found = [i for i in weighted(coupling) if i not in pruned and not coupling.left_alone.get(i)]
     return f"{len(found)} layers are neither pruned nor named ('{coupling.layer(found[0])}')" if found else ""
 

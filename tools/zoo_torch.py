@@ -7,7 +7,7 @@ Exporters are called `torchscript` (opset 17), `torchscript7` to `torchscript12`
 A library is a module with its name as `LIBRARY`, `names()`, which imports nothing of it, and `make(torch, name)`: a
 model with random weights, and inputs for it at batch 2. Axis 0 of each input and output is the batch, unless the model
 has `axes`: names of the symbolic axes of each input and output, by its name, in their order; sums of names may stand
-there.
+there. With `first`, what `make` returns for the same decoder without a cache, both are merged.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import zoo_merged
 import zoo_torchaudio
 import zoo_transformers
 
@@ -126,11 +127,37 @@ def export(name: str, exporter: str, path: Path, largest: float) -> Record:
         return {"error": f"left out: {size:.0f} million parameters", "parameters": size}
     randomize(torch, model, inputs)
     model.eval()
+    given = write(torch, model, inputs, path, exporter, size)
+    if hasattr(model, "first"):
+        with_past, without = (path.with_suffix(f".{part}.onnx") for part in ("later", "first"))
+        path.rename(with_past)
+        first, own = model.first
+        write(torch, first, own, without, exporter, size)
+        zoo_merged.merge(with_past, without, path)
+        given["use_cache_branch"] = torch.tensor([True])
+        with_past.unlink()
+        without.unlink()
+    runs(path, given)
+    facts = {"family": type(model).__module__} if name.startswith("timm/") else {}
+    return {"parameters": size, **facts}
+
+
+def write(torch: Any, model: Any, inputs: list[Any], path: Path, exporter: str, size: float) -> Record:
+    """Export a model; its inputs, by name."""
     with torch.no_grad():
         outputs = flat(model(*inputs))
         (with_dynamo if exporter == "dynamo" else traced)(torch, model, inputs, outputs, path, exporter, size)
-    facts = {"family": type(model).__module__} if name.startswith("timm/") else {}
-    return {"parameters": size, **facts}
+    return dict(zip(axes_of(model, inputs, outputs)[0], flat(inputs), strict=False))
+
+
+def runs(path: Path, inputs: Record) -> None:
+    """Raise unless onnxruntime runs what was exported: exporters get shapes wrong, and write what nothing can load."""
+    ort = importlib.import_module("onnxruntime")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session.run(None, {value.name: inputs[value.name].numpy() for value in session.get_inputs()})
 
 
 def axes_of(model: Any, inputs: list[Any], outputs: list[Any]) -> tuple[Axes, Axes]:

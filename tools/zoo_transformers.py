@@ -1,7 +1,8 @@
 """The zoo's small configurations of transformers: `pip install --no-deps transformers==5.23.0`.
 
 Decoders `with_past` take the keys and values of earlier tokens, and answer with those and the new ones, as Hugging
-Face's optimum exports them for onnxruntime; its names of inputs, outputs and axes are used.
+Face's optimum exports them for onnxruntime; its names of inputs, outputs and axes are used. Those that are `merged` are
+its other form (see `zoo_merged`).
 """
 
 from __future__ import annotations
@@ -174,7 +175,6 @@ MORE: dict[str, tuple[str, Record, Record]] = {
     "led": ("LEDModel", {"attention_window": 4}, BOTH),
     "bigbird_pegasus": ("BigBirdPegasusModel", {"attention_type": "original_full"}, BOTH),
     "longt5": ("LongT5Model", T5 | {"local_radius": 3}, BOTH),
-    "switch_transformers": ("SwitchTransformersModel", T5 | {"num_sparse_encoder_layers": 1, "num_experts": 2}, BOTH),
     "umt5": ("UMT5Model", T5, BOTH),
     "fsmt": ("FSMTModel", {"src_vocab_size": 100, "tgt_vocab_size": 100, "langs": ["en", "de"]}, BOTH),
     "t5gemma": ("T5GemmaModel", {}, BOTH),
@@ -387,7 +387,7 @@ PAST: dict[str, tuple[str, Record]] = {
     "mistral": ("MistralForCausalLM", {"sliding_window": 8}),
     "mixtral": ("MixtralForCausalLM", {}),
     "gpt_neox": ("GPTNeoXForCausalLM", {}),
-    "gpt_neo": ("GPTNeoForCausalLM", {"attention_types": [[["global", "local"], 1]]}),
+    "gpt_neo": ("GPTNeoForCausalLM", {"num_heads": 4, "attention_types": [[["global", "local"], 1]]}),
     "gptj": ("GPTJForCausalLM", {"rotary_dim": 8}),
     "codegen": ("CodeGenForCausalLM", {"rotary_dim": 8}),
     "gpt_bigcode": ("GPTBigCodeForCausalLM", {}),
@@ -437,6 +437,7 @@ PAST: dict[str, tuple[str, Record]] = {
     "minimax_m2": ("MiniMaxM2ForCausalLM", {}),
     "bart_decoder": ("BartForCausalLM", {}),
 }
+MERGED = ("llama", "gpt2", "gpt_neox", "falcon")
 CROSSED = {  # decoders of sequences to sequences, with the keys and values of what was encoded, too
     "bart": ("BartForConditionalGeneration", {}),
     "t5": ("T5ForConditionalGeneration", T5),
@@ -451,7 +452,7 @@ CROSSED = {  # decoders of sequences to sequences, with the keys and values of w
 def names() -> list[str]:
     """Every architecture that is tried."""
     cached = [f"{n}_with_past" for n in PAST] + [f"{n}_decoder_with_past" for n in CROSSED]
-    return [*TRANSFORMERS, *MORE, *cached]
+    return [*TRANSFORMERS, *MORE, *cached, *(f"{n}_merged" for n in MERGED)]
 
 
 def make(torch: Any, name: str) -> Made:
@@ -461,8 +462,14 @@ def make(torch: Any, name: str) -> Made:
     if name in MORE:
         kind, special, shapes = MORE[name]
         return called(torch, small(kind, special), shapes)
-    decoder = name.removesuffix("_with_past")
-    return stepped(torch, small(*PAST[decoder])) if decoder in PAST else crossed(torch, decoder)
+    decoder = name.removesuffix("_with_past").removesuffix("_merged")
+    if decoder not in PAST:
+        return crossed(torch, decoder)
+    inner = small(*PAST[decoder])
+    model, inputs = stepped(torch, inner)
+    if name.endswith("_merged"):
+        model.first = begun(torch, inner, model.axes)
+    return model, inputs
 
 
 def small(kind: str, special: Record) -> Any:
@@ -526,6 +533,19 @@ def stepped(torch: Any, inner: Any) -> Made:
     }
     inputs = [torch.randint(3, 99, (2, 5)), torch.ones(2, 11, dtype=torch.int64), *past]
     return wrapped(torch, inner, call, axes), inputs
+
+
+def begun(torch: Any, inner: Any, axes: dict[str, dict[int, str]]) -> Made:
+    """The same decoder without anything earlier."""
+
+    def call(model: Any, tokens: Any, mask: Any) -> Any:
+        answer = model(input_ids=tokens, attention_mask=mask, use_cache=True)
+        return answer.logits, *[t for layer in answer.past_key_values.layers for t in (layer.keys, layer.values)]
+
+    kept = {name: own for name, own in axes.items() if not name.startswith("past_key_values")}
+    kept = {name: {i: n.removeprefix("past_sequence_length + ") for i, n in own.items()} for name, own in kept.items()}
+    inputs = [torch.randint(3, 99, (2, 5)), torch.ones(2, 5, dtype=torch.int64)]
+    return wrapped(torch, inner, call, kept), inputs
 
 
 BOTH_LENGTHS = "past_sequence_length + sequence_length"
