@@ -45,7 +45,7 @@ def reshape(ids: Ids, old: Sequence[int], new: Sequence[int]) -> Ids:
     pieces_out: list[int] = []
     widened = list(ids.shape)
     for rows, columns in _blocks(old, new):
-        varies = any(ids.shape[a] > 1 for a in rows)
+        varies = any(ids.shape[a] != 1 for a in rows)  # none at all, where a part is empty
         for a in rows:
             widened[a] = old[a] if varies else 1
         pieces_in.append(prod(widened[a] for a in rows))

@@ -4017,6 +4017,19 @@ case("dynamic_space", "float[N,3,H,W] x", "float[N,2] y", """
     y = Gemm<transB=1>(f, w3)
 """, w1=(6, 3, 3, 3), w2=(5, 6, 3, 3), flat=[0, -1], w3=(2, 5))  # fmt: skip
 
+case("empty_part", "float[N,4,6] x", "float[N,4,3] y", """
+    a = MatMul(x, w1)
+    h = Reshape(a, heads)
+    turned = Slice(h, zero, six, last)
+    rest = Slice(h, six, seven, last)
+    r = Unsqueeze(rest, zero)
+    s = Squeeze(r, zero)
+    t = Tanh(turned)
+    c = Concat<axis=3>(t, s)
+    o = Reshape(c, join)
+    y = MatMul(o, w2)
+""", w1=(6, 12), heads=[0, 4, 2, 6], zero=[0], six=[6], seven=[7], last=[3], join=[0, 4, 12], w2=(12, 3))  # fmt: skip
+
 case("channels_into_the_batch", X, "float[N,2,8,8] y", """
     a = Conv(x, w1)
     s = Reshape(a, one)

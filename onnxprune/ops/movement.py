@@ -16,9 +16,11 @@ END = 2**31 - 1  # a place behind the last one of any axis, in indices of 32 bit
 
 @rule("Concat", commutes=always)
 def concat(v: Visit) -> None:
-    """Puts values side by side."""
+    """Puts values side by side. An empty one, as the channels of a head that aren't turned where all are, adds none."""
     axis = v.attr("axis", 1) % len(v.out_shape())
-    inputs = range(len(v.node.input))
+    empty = {i for i in range(len(v.node.input)) if not v.shape(i)[axis]}
+    v.accept(*empty)
+    inputs = [i for i in range(len(v.node.input)) if i not in empty] or [0]
     lanes = not any(v.static(i) for i in inputs)
     active = {i: v.ids(i, lanes=lanes) for i in inputs if not v.static(i)}
     varying = [a for a in range(len(v.out_shape())) if any(ids.shape[a] > 1 for ids in active.values())]
@@ -26,7 +28,7 @@ def concat(v: Visit) -> None:
     if varying and axis not in varying:
         v.set(v.united(parts))
         return
-    parts = [widen(part, v.shape(i), [axis]) for i, part in enumerate(parts)]
+    parts = [widen(part, v.shape(i), [axis]) for i, part in zip(inputs, parts, strict=True)]
     common = np.broadcast_shapes(*(tuple(n for a, n in enumerate(p.shape) if a != axis) for p in parts))
     parts = [np.broadcast_to(p, (*common[:axis], p.shape[axis], *common[axis:])) for p in parts]
     v.set(np.concatenate(parts, axis))
