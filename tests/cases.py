@@ -4017,6 +4017,20 @@ case("dynamic_space", "float[N,3,H,W] x", "float[N,2] y", """
     y = Gemm<transB=1>(f, w3)
 """, w1=(6, 3, 3, 3), w2=(5, 6, 3, 3), flat=[0, -1], w3=(2, 5))  # fmt: skip
 
+case("inputs_times_states", "float[N,4,3] x", "float[N,4,2] y", """
+    a = MatMul(x, wa)
+    b = MatMul(x, wb)
+    c = MatMul(x, wc)
+    rows = Unsqueeze(a, last)
+    columns = Unsqueeze(b, third)
+    states = Mul(rows, columns)
+    decay = Mul(states, k)
+    read = Unsqueeze(c, last)
+    m = MatMul(decay, read)
+    s = Squeeze(m, last)
+    y = MatMul(s, w)
+""", wa=(3, 6), wb=(3, 4), wc=(3, 4), k=(6, 4), last=[3], third=[2], w=(6, 2))  # fmt: skip
+
 case("empty_part", "float[N,4,6] x", "float[N,4,3] y", """
     a = MatMul(x, w1)
     h = Reshape(a, heads)

@@ -252,8 +252,9 @@ def combine(v: Visit) -> Ids:
 
     An operand that really has length 1 along all axes along which channels vary is repeated over them: its own channel
     stays (dropping it would leave none), and the others are free. One that all attention heads share, which has a
-    length along the axis within them only, keeps heads whole. A constant has ids of its own on the axis along which
-    channels vary; where it alone has more than one element, it makes the channels.
+    length along the axis within them only, keeps heads whole. Of a product of all with all, as of the inputs and the
+    states of a recurrence, those stay that are fewer. A constant has ids of its own on the axis along which channels
+    vary; where it alone has more than one element, it makes the channels.
     """
     if (number := calculated(v)) is not None:
         return number
@@ -262,7 +263,9 @@ def combine(v: Visit) -> Ids:
     active = [i for i in operands if not v.static(i)]
     lengths = {i: _aligned(v.shape(i), len(shape)) for i in operands}
     ids = {i: v.ids(i).reshape(_aligned(v.ids(i).shape, len(shape))) for i in active}
-    for i in [i for i in active if crossed(ids) and not v.notes.made(ids[i])]:
+    for i in sorted(active, key=lambda i: (v.notes.made(ids[i]), len(np.unique(ids[i])))):
+        if not crossed(ids):
+            break
         v.freeze(ids[i], CROSSED)
         ids[i] = np.zeros((1,) * len(shape), np.int64)
     varies = [a for a, n in enumerate(shape) if n > 1 and _channels_vary(a, n, ids, lengths)]
