@@ -372,8 +372,8 @@ def _has_weights(graph: Graph, node: NodeProto) -> bool:
     if any(subgraphs(node)):
         return any(_layers_inside(graph, body) for body in subgraphs(node))
     shapes = [graph.shapes.get(name, ()) for name in node.input if name in graph.static]
-    matrix = any(sum(n > 1 for n in shape) > 1 for shape in shapes)
-    known = find(node)
+    known, column = find(node), node.op_type == "MatMul"
+    matrix = any((len(shape) if column else sum(n > 1 for n in shape)) > 1 for shape in shapes)
     alone = node.op_type not in ("MatMul", "Gather")
     return matrix if known is None else known.linear is not None and (matrix or alone)
 

@@ -1288,6 +1288,72 @@ case("slices_scattered", "float[1,3,8,8] x", "float[1,2,8,8] y", """
 """, w1=(6, 3, 1, 1), w2=(6, 3, 1, 1), rows=np.asarray([[0], [4], [4]]), places=np.asarray([[7], [2], [0]]),
     base=(8, 1, 6, 8), w3=(2, 6, 1, 1))  # fmt: skip
 
+case("graph_by_its_edges", "float[7,5] x, int64[4] start, int64[4,1] end", "float[7,3] y", """
+    a = MatMul(x, w1)
+    g = Gather(a, start)
+    size = Shape(g)
+    places = Expand(end, size)
+    sizes = Shape(a)
+    zeros = ConstantOfShape(sizes)
+    s = ScatterElements<axis=0, reduction="add">(zeros, places, g)
+    r = Relu(s)
+    b = MatMul(r, w2)
+    h = Gather(b, start)
+    wide = Expand(end, as_wide)
+    t = ScatterElements<axis=0, reduction="add">(base, wide, h)
+    u = ScatterElements<axis=0>(t, listed, b)
+    y = MatMul(u, w3)
+""", w1=(5, 8), w2=(8, 6), w3=(6, 3), as_wide=[4, 6], base=(7, 6),
+    listed=np.arange(42).reshape(7, 6) * 5 % 7)  # fmt: skip
+
+case("elements_gathered", "float[N,3,5] x, int64[N,2] index", "float[N,3] y", """
+    a = MatMul(x, w1)
+    column = Unsqueeze(index, last)
+    wide = Expand(column, as_wide)
+    e = GatherElements<axis=1>(a, wide)
+    t = Transpose<perm=[0,2,1]>(a)
+    row = Unsqueeze(index, middle)
+    size = Shape(t)
+    three = Slice(size, from1, from2)
+    others = Concat<axis=0>(middle, three, middle)
+    tall = Expand(row, others)
+    f = GatherElements<axis=2>(t, tall)
+    back = Transpose<perm=[0,2,1]>(f)
+    s = Add(e, back)
+    m = ReduceMean<axes=[1], keepdims=0>(s)
+    y = MatMul(m, w2)
+""", w1=(5, 8), w2=(8, 3), last=[2], as_wide=[1, 1, 8], middle=[1], from1=[1], from2=[2])  # fmt: skip
+
+case("elements_of_channels_gathered", "float[3,6] x, int64[3,4] index, int64[1,7] place", "float[3,3] y", """
+    a = MatMul(x, w1)
+    e = GatherElements<axis=1>(a, index)
+    b = MatMul(e, w2)
+    c = MatMul(x, w3)
+    one = GatherElements(c, part)
+    d = MatMul(one, w4)
+    k = MatMul(x, w5)
+    named = GatherElements(k, place)
+    f = ScatterElements<axis=0>(k, place, named)
+    g = MatMul(f, w6)
+    y = Sum(b, d, g)
+""", w1=(6, 8), w2=(4, 3), w3=(6, 7), part=np.asarray([[0, 1, 0, 1], [1, 1, 0, 0], [2] * 4]), w4=(4, 3), w5=(6, 7),
+    w6=(7, 3))  # fmt: skip
+
+case("stack_of_matrices_behind_what_mixes", "float[N,6,8] x", "float[N,6,3] y", """
+    a = MatMul(x, phi)
+    across = Softmax<axis=1>(a)
+    within = Softmax<axis=2>(a)
+    t = Transpose<perm=[0,2,1]>(across)
+    s = MatMul(t, x)
+    slots = Reshape(s, apart)
+    b = MatMul(slots, w1)
+    c = Relu(b)
+    e = Einsum<equation="nesd,edh->nesh">(c, w2)
+    joined = Reshape(e, together)
+    z = MatMul(within, joined)
+    y = MatMul(z, w3)
+""", phi=(8, 4), apart=[0, 2, 2, 8], w1=(2, 8, 10), w2=(2, 10, 7), together=[0, 4, 7], w3=(7, 3))  # fmt: skip
+
 case("slices_of_channels_picked", "float[1,3,8,8] x", "float[1,2,8,8] y", """
     a = Conv(x, w1)
     at = Transpose<perm=[1,0,2,3]>(a)

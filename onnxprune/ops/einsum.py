@@ -174,6 +174,6 @@ def _pass(v: Visit, ids: Ids, x: Letters, result: Letters, own: dict[str, Ids]) 
     for letter, parameter in own.items():
         v.tie(ids, parameter.reshape([-1 if c == letter else 1 for c in x]))
     if not own:
-        v.notes.passing[v.index] = ids
-    v.notes.refused[v.index] = f"{v} works along another axis than that of the channels, which pass through"
+        v.notes.refused[v.index] = f"{v} works along another axis than that of the channels, which pass through"
+    v.notes.passing[v.index] = ids
     v.set(_arrange(ids, x, result))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import helper
 
-from onnxprune.graph import Shape
+from onnxprune.graph import Shape, key
 from onnxprune.ids import Ids
 from onnxprune.ops.experts import choose, chooses
-from onnxprune.ops.registry import Visit, always, rule
+from onnxprune.ops.registry import Cut, Visit, always, rule
 from onnxprune.ops.sizes import moves_sizes
 
 INDEXED = "moves them to places that its indices say"
@@ -60,6 +61,42 @@ def _slices(v: Visit, i: int, axes: int) -> Ids:
     """Ids of the slices of input i, which lie along its first axes."""
     ids = v.gather(v.ids(i), set(range(axes)), INDEXED)
     return ids.reshape(ids.shape[axes:])
+
+
+def shrink_elements(cut: Cut) -> None:
+    """Of indices that know nothing of the channels, those of the channels that stay are picked first."""
+    y, indices = key(cut.node), cut.node.input[1]
+    for axis in range(len(cut.shape(indices))):
+        kept = cut.mask(y, axis)
+        if axis == cut.view.attr("axis", 0) % len(cut.shape(y)) or kept.all() or not cut.mask(indices, axis).all():
+            continue
+        picked = cut.fresh(f"{indices}_kept")
+        places = cut.constant(np.flatnonzero(kept), f"{indices}_places")
+        cut.before.append(helper.make_node("Gather", [indices, places], [picked], picked, axis=axis))
+        cut.node.input[1] = picked
+
+
+@rule("GatherElements", "ScatterElements", "Scatter", shrink=shrink_elements)
+def elements(v: Visit) -> None:
+    """Moves each element along one axis, to or from a place of its own; channels along other axes keep theirs."""
+    axis, moved = v.attr("axis", 0) % len(v.shape(0)), [0, 2][: len(v.node.input) - 1]
+    active = {i: v.gather(v.ids(i), {axis}, INDEXED) for i in moved if not v.static(i)}
+    varying = [a for a in range(len(v.shape(0))) if any(ids.shape[a] > 1 for ids in active.values())]
+    if any(v.shape(i)[a] != v.shape(0)[a] for i in range(len(v.node.input)) for a in varying):
+        v.freeze_all(INDEXED)
+        return
+    parts = [active[i] if i in active else _constant(v, i, varying) for i in moved]
+    if (indices := v.ids(1)).size > 1 and not v.ledger.sizes(indices):
+        parts.append(v.gather(indices, {axis}, INDEXED))
+    else:
+        v.freeze(indices, INDEXED)
+    v.set(v.united(parts))
+
+
+def _constant(v: Visit, i: int, varying: list[int]) -> Ids:
+    """A constant has ids of its own along the axis on which channels vary, if it is one."""
+    shape = [-1 if axis in varying else 1 for axis in range(len(v.shape(i)))]
+    return v.parameter(i, varying[0]).reshape(shape) if len(varying) == 1 else np.zeros((1,) * len(shape), np.int64)
 
 
 def keeps_numbers(v: Visit) -> bool:

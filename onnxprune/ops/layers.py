@@ -289,25 +289,28 @@ def matmul(v: Visit) -> None:
     if len(shape) < 2:
         v.freeze_all("multiplies by a constant vector")
         return
-    if np.prod(shape[:-2]) != 1:
-        stack(v, weight, x)
+    if np.prod(shape[:-2]) != 1 and stack(v, weight, x):
         return
     rows, columns = len(shape) - 2, len(shape) - 1
     read, write = (rows, columns) if weight else (columns, rows)
     product(v, read, write, max(ids.ndim - 2 + weight, 0), weight)
 
 
-def stack(v: Visit, weight: int, x: int) -> None:
-    """The product with a stack of matrices, as queries that are constants: heads along an axis of it have one each.
+def stack(v: Visit, weight: int, x: int) -> bool:
+    """Whether channels pass through the product with a stack of matrices, as through queries that are constants.
 
-    Those that lie along the axis of the product that is x's own pass through.
+    Heads along an axis of the stack have a matrix each. Those that lie along the axis of the product that is x's own
+    pass through. Where none of them can go anyway, or there are none, the product is a layer of as many members as
+    there are matrices, which all have the same channels.
     """
     shape, rank, ids = v.shape(weight), len(v.out_shape()), v.ids(x)
+    if ids.ndim < 2:
+        v.freeze_all("multiplies by a stack of matrices")
+        return True
     heads = [axis - ids.ndim for axis in range(ids.ndim - 2) if ids.shape[axis] > 1]
     passing, summed = (-2, -1) if weight else (-1, -2)
-    if not heads and (ids.ndim < 2 or ids.shape[passing] == 1):
-        v.freeze_all("multiplies by a stack of matrices")
-        return
+    if v.index in v.notes.apart or not (heads or ids.shape[passing] > 1):
+        return False
     whole = v.unite(ids, (-2, -1) if heads else (summed,))
     each = [axis for axis in heads if -axis <= len(shape) and shape[axis] > 1]
     for axis in each:
@@ -315,4 +318,6 @@ def stack(v: Visit, weight: int, x: int) -> None:
         v.tie(whole, own.reshape([-1 if a - ids.ndim == axis else 1 for a in range(ids.ndim)]))
     if not each:
         v.notes.refused[v.index] = f"{v} {ELSEWHERE}"
+    v.notes.passing[v.index] = whole
     v.set(whole.reshape((1,) * (rank - ids.ndim) + whole.shape))
+    return True

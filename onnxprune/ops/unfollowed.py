@@ -7,9 +7,7 @@ a rule; a test compares both with the definitions of the installed onnx, so that
 from __future__ import annotations
 
 OPERATORS = {
-    "moves elements to places that its indices count over all channels": (
-        *("GatherElements", "MaxUnpool", "Scatter", "ScatterElements"),
-    ),
+    "moves elements to places that its indices count over all channels": ("MaxUnpool",),
     "picks elements by their values": ("Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique"),
     "makes its elements of indices": ("OneHot", "TfIdfVectorizer"),
     "transforms into frequencies": ("DFT", "MelWeightMatrix", "STFT"),
