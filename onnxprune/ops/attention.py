@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxprune.graph import Shape
 from onnxprune.ids import Ids, widen
+from onnxprune.ops.elementwise import CROSSED
 from onnxprune.ops.registry import Bools, Cut, Product, Visit, always, rule
 
 MIXED = "multiplies them by channels of another layer"
@@ -54,10 +55,11 @@ def _length(shape: Shape, axis: int) -> int:
 def _one_matrix(v: Visit, a: Ids, b: Ids) -> Ids:
     """Without heads, channels along M or N pass through, if along one of the two only; those along K stay."""
     passing = [x for x, own, other in ((a, -2, -1), (b, -1, -2)) if x.shape[own] > 1 and x.shape[other] == 1]
+    why = CROSSED if len(passing) == 2 else ONE_HEAD
     for ids in (a, b):
         if len(passing) != 1 or ids is not passing[0]:
-            v.freeze(ids, ONE_HEAD)
-    return passing[0] if len(passing) == 1 else v.staying(ONE_HEAD, a.ndim)
+            v.freeze(ids, why)
+    return passing[0] if len(passing) == 1 else v.staying(why, a.ndim)
 
 
 # ---------------------------------------------------------------------------------------------- dims of heads
