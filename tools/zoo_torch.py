@@ -18,6 +18,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import zoo_images
 import zoo_merged
 import zoo_torchaudio
 import zoo_transformers
@@ -51,7 +52,7 @@ hieradet_small inception_v3 lcnetv2_small legacy_seresnet18 mobilenetv5_base naf
 deepseek_vit_412m gemma4_vit_167m
 """
 
-LIBRARIES: dict[str, Any] = {module.LIBRARY: module for module in (zoo_transformers, zoo_torchaudio)}
+LIBRARIES: dict[str, Any] = {m.LIBRARY: m for m in (zoo_transformers, zoo_torchaudio, *zoo_images.LIBRARIES)}
 
 
 def exporters() -> list[str]:
