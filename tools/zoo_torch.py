@@ -186,7 +186,7 @@ def with_dynamo(torch: Any, model: Any, inputs: list[Any], outs: list[Any], path
     """Export by the exporter of PyTorch 2, with symbolic axes where the model allows them."""
     names, dim = axes_of(model, inputs, outs)[0], torch.export.Dim
     shapes: Any = tuple(
-        {i: dim(n, min=1, max=64) if n == "N" else dim.AUTO for i, n in axes.items()} for axes in names.values()
+        {i: dim(n, min=1, max=64) if n == "N" else n for i, n in axes.items()} for axes in names.values()
     )
     kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}
     shapes = (shapes,) if inspect.Parameter.VAR_POSITIONAL in kinds else shapes

@@ -26,6 +26,8 @@ BASE = {
 }
 TOKENS, IMAGE = (2, 12), (2, 3, 64, 64)
 SMALL_RESNET = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "out_features": ["stage2"]}
+DINO = {"model_type": "dinov2", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 56}
+DINO |= {"patch_size": 14, "out_features": ["stage1", "stage2", "stage3", "stage4"], "reshape_hidden_states": False}
 WHISPER = {"d_model": 64, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 128}
 DETR = WHISPER | {"decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 128, "num_queries": 7}
 T5 = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4}
@@ -141,7 +143,7 @@ MORE: dict[str, tuple[str, Record, Record]] = {
     "canine": ("CanineModel", {"downsampling_rate": 2, "local_transformer_stride": 4}, IDS),
     "nystromformer": (
         "NystromformerModel",
-        {"segment_means_seq_len": 12, "num_landmarks": 4, "max_position_embeddings": 12},
+        {"segment_means_seq_len": 12, "num_landmarks": 12, "max_position_embeddings": 12},
         IDS,
     ),
     "yoso": ("YosoModel", {"use_expectation": True}, IDS),
@@ -177,7 +179,6 @@ MORE: dict[str, tuple[str, Record, Record]] = {
     "longt5": ("LongT5Model", T5 | {"local_radius": 3}, BOTH),
     "umt5": ("UMT5Model", T5, BOTH),
     "fsmt": ("FSMTModel", {"src_vocab_size": 100, "tgt_vocab_size": 100, "langs": ["en", "de"]}, BOTH),
-    "t5gemma": ("T5GemmaModel", {}, BOTH),
     # speech
     "hubert": ("HubertModel", {}, WAVES),
     "wavlm": ("WavLMModel", {}, WAVES),
@@ -217,16 +218,19 @@ MORE: dict[str, tuple[str, Record, Record]] = {
         | {"feature_projection_input_dim": 20},
         FEATURES,
     ),
-    "parakeet": ("ParakeetEncoder", {"num_mel_bins": 20, "subsampling_conv_channels": 16}, FEATURES),
+    "parakeet": (
+        "ParakeetEncoder",
+        {"num_mel_bins": 16, "subsampling_conv_channels": 16},
+        {"input_features": (2, 40, 16)},
+    ),
     "encodec": ("EncodecModel", CODEC | {"sampling_rate": 24000, "upsampling_ratios": [4, 2]}, CODES),
-    "mimi": ("MimiModel", CODEC | {"vector_quantization_hidden_dimension": 16, "codebook_dim": 16}, CODES),
+    "mimi": ("MimiModel", {"num_filters": 8, "hidden_size": 128, "codebook_size": 32}, CODES),
     "dac": ("DacModel", {"encoder_hidden_size": 8, "decoder_hidden_size": 64, "codebook_size": 32}, CODES),
     "speecht5_hifigan": (
         "SpeechT5HifiGan",
         {"model_in_dim": 20, "upsample_initial_channel": 64},
         {"spectrogram": (2, 16, 20)},
     ),
-    "fastspeech2_conformer": ("FastSpeech2ConformerModel", {}, IDS),
     "vits": (
         "VitsModel",
         {"upsample_initial_channel": 32, "prior_encoder_num_flows": 2, "flow_size": 32, "spectrogram_bins": 33}
@@ -290,7 +294,6 @@ MORE: dict[str, tuple[str, Record, Record]] = {
     ),
     "mask2former": ("Mask2FormerForUniversalSegmentation", {}, PIXELS),
     "maskformer": ("MaskFormerForInstanceSegmentation", {}, PIXELS),
-    "upernet": ("UperNetForSemanticSegmentation", {"hidden_size": 32}, PIXELS),
     "segformer_classes": (
         "SegformerForSemanticSegmentation",
         {"hidden_sizes": [16, 32, 48, 64], "num_attention_heads": [1, 2, 4, 4], "decoder_hidden_size": 32},
@@ -312,8 +315,7 @@ MORE: dict[str, tuple[str, Record, Record]] = {
     "poolformer": ("PoolFormerModel", STAGES, PIXELS),
     "pvt": ("PvtModel", STAGES | {"num_attention_heads": [1, 2, 2, 4], "image_size": 64}, PIXELS),
     "pvt_v2": ("PvtV2Model", STAGES | {"num_attention_heads": [1, 2, 2, 4], "image_size": 64}, PIXELS),
-    "pvt_v2_linear": ("PvtV2Model", STAGES | {"num_attention_heads": [1, 2, 2, 4], "linear_attention": True}, PIXELS),
-    "cvt": ("CvtModel", {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 1, 2]}, PIXELS),
+    "cvt": ("CvtModel", {"depth": [1, 1, 1]}, PIXELS),
     "glpn": (
         "GLPNForDepthEstimation",
         STAGES | {"num_attention_heads": [1, 2, 2, 4], "decoder_hidden_size": 16},
@@ -328,19 +330,16 @@ MORE: dict[str, tuple[str, Record, Record]] = {
     ),
     "mobilenet_v1": ("MobileNetV1Model", {"depth_multiplier": 0.25}, PIXELS),
     "mobilenet_v2": ("MobileNetV2Model", {"depth_multiplier": 0.35}, PIXELS),
-    "mobilevitv2": ("MobileViTV2Model", {"width_multiplier": 0.5}, PIXELS),
     "swiftformer": ("SwiftFormerModel", {"embed_dims": [16, 32, 48, 64], "depths": [1, 1, 1, 1]}, PIXELS),
     "depth_anything": (
         "DepthAnythingForDepthEstimation",
-        {"reassemble_hidden_size": 64, "neck_hidden_sizes": [16, 24, 32, 48], "fusion_hidden_size": 16},
+        {"backbone_config": DINO, "reassemble_hidden_size": 64, "neck_hidden_sizes": [16, 24, 32, 48]}
+        | {"fusion_hidden_size": 16, "patch_size": 14},
         {"pixel_values": (2, 3, 56, 56)},
     ),
-    "groupvit": ("GroupViTVisionModel", {"depths": [1, 1, 1], "num_group_tokens": [8, 4, 0]}, PIXELS),
-    "superpoint": ("SuperPointForKeypointDetection", {}, PIXELS),
+    "groupvit": ("GroupViTVisionModel", {"depths": [1, 1, 1]}, PIXELS),
     "hgnet_v2": ("HGNetV2ForImageClassification", {}, PIXELS),
     "textnet": ("TextNetModel", {}, PIXELS),
-    "vitpose": ("VitPoseForPoseEstimation", {}, PIXELS),
-    "vitmatte": ("VitMatteForImageMatting", {}, {"pixel_values": (2, 4, 64, 64)}),
     "videomae": ("VideoMAEModel", {"num_frames": 4}, {"pixel_values": (2, 4, 3, 64, 64)}),
     "vivit": ("VivitModel", {"num_frames": 4}, {"pixel_values": (2, 4, 3, 64, 64)}),
     "timesformer": ("TimesformerModel", {"num_frames": 4}, {"pixel_values": (2, 4, 3, 64, 64)}),
@@ -348,7 +347,7 @@ MORE: dict[str, tuple[str, Record, Record]] = {
     # series
     "patchtst": (
         "PatchTSTModel",
-        {"context_length": 32, "patch_length": 4, "patch_stride": 4},
+        {"context_length": 32, "patch_length": 4, "patch_stride": 4, "num_input_channels": 3},
         {"past_values": (2, 32, 3)},
     ),
     "patchtsmixer": ("PatchTSMixerModel", {"num_input_channels": 3, "patch_length": 8}, {"past_values": (2, 32, 3)}),
@@ -419,7 +418,11 @@ PAST: dict[str, tuple[str, Record]] = {
     "diffllama": ("DiffLlamaForCausalLM", {}),
     "dbrx": (
         "DbrxForCausalLM",
-        {"n_heads": 4, "attn_config": {"kv_n_heads": 2}, "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 3}},
+        {
+            "n_heads": 4,
+            "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4},
+            "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 3},
+        },
     ),
     "deepseek_v2": (
         "DeepseekV2ForCausalLM",
@@ -485,7 +488,8 @@ def small(kind: str, special: Record) -> Any:
     }
     own |= {"patch_size": 16} if getattr(config_class, "patch_size", 0) in (14, 32) else {}
     if isinstance(special.get("backbone_config"), dict):
-        special = special | {"backbone_config": library.ResNetConfig(**special["backbone_config"])}
+        kind_of = library.Dinov2Config if "model_type" in special["backbone_config"] else library.ResNetConfig
+        special = special | {"backbone_config": kind_of(**special["backbone_config"])}
     for refused in REFUSED.get(config_class.__name__, ()):
         own.pop(refused, None)
     config = config_class(**(own | special))
@@ -506,6 +510,8 @@ def called(torch: Any, inner: Any, shapes: Record) -> Made:
         if inputs_of[0] == "input_ids":
             given["attention_mask"] = torch.ones_like(inputs[0])
         answer = model(**given, return_dict=True)
+        if hasattr(answer, "shape"):
+            return answer
         heads = [answer[n] for n in ("logits", "pred_boxes", "masks_queries_logits") if answer.get(n) is not None]
         return tuple(heads) or next(v for v in answer.to_tuple() if hasattr(v, "shape"))
 
