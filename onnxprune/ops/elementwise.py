@@ -263,11 +263,13 @@ def combine(v: Visit) -> Ids:
     active = [i for i in operands if not v.static(i)]
     lengths = {i: _aligned(v.shape(i), len(shape)) for i in operands}
     ids = {i: v.ids(i).reshape(_aligned(v.ids(i).shape, len(shape))) for i in active}
+    across = set[int]()
     for i in sorted(active, key=lambda i: (v.notes.made(ids[i]), len(np.unique(ids[i])))):
         if not crossed(ids):
             break
         v.freeze(ids[i], CROSSED)
         ids[i] = np.zeros((1,) * len(shape), np.int64)
+        across.add(i)
     varies = [a for a, n in enumerate(shape) if n > 1 and _channels_vary(a, n, ids, lengths)]
     inner = _within_heads(v, varies, ids, lengths)
     ids = {i: v.unite(one, inner) for i, one in ids.items()}
@@ -281,6 +283,8 @@ def combine(v: Visit) -> Ids:
             v.freeze(ids[i], "repeats it over several channels")
         else:
             whole.append(ids[i])
+            for one in ids.values() if i in across else ():
+                v.freeze(one, CROSSED)
     result = v.united(whole or [np.zeros((1,) * len(shape), np.int64)])
     for i in set(operands) - set(active):
         for axis in varies:
