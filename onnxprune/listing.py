@@ -5,12 +5,13 @@ that is chosen, in that of a Loop all its iterations, where constants or sizes d
 of known sequences are read as what they are (see `sequences`). A size that no input can change is written down where a
 constant is cut or arranged by it, which makes that a constant, too: MXNet cuts all weights of a recurrent layer out of
 one vector, by sizes of its input. Inference goes along, because all of these ask for what is known of the values before
-them.
+them. A constant that several nodes compute alike is listed once: where a recurrent layer is written step by step, its
+weights may be put together anew in each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from onnx import NodeProto, helper
 from onnx.numpy_helper import from_array
 
 from onnxprune import contrib
-from onnxprune.bodies import ITERATIONS, chosen, stored, subgraphs, unrolled
+from onnxprune.bodies import ITERATIONS, chosen, outer_names, stored, subgraphs, unrolled
 from onnxprune.contrib import STANDARD
 from onnxprune.declared import Array, Declared
 from onnxprune.errors import ModelError
@@ -41,7 +42,7 @@ def listed(declared: Declared) -> Listing:
     static = constants(declared.initializers, nodes)
     branches = any(node.op_type in ("If", "Loop") or _sized(node, static) for node in nodes)
     if not branches and not any(contrib.merged(node, static) or node.op_type in READING for node in nodes):
-        return Listing(nodes, {})
+        return Listing(told_once(nodes, static, declared.outputs), {})
     others = ((2, 2), (2, 1), (1, 2)) if declared.symbolic else ((1, 1),)
     for batch, factor in others if branches else ():
         try:
@@ -78,7 +79,8 @@ class _Walk:
             else:
                 waiting += parts[::-1]
         probes = dict(zip(self.sizes, (one.probe() for one in self.inferences), strict=True))
-        return Listing(self.sequences.needed(plain, self.declared.outputs), probes)
+        nodes = self.sequences.needed(plain, self.declared.outputs)
+        return Listing(told_once(nodes, self.static, self.declared.outputs), probes)
 
     def _parts(self, node: NodeProto) -> list[NodeProto]:
         """What stands in the place of a node: those that it merges, the body that is chosen, or all iterations."""
@@ -131,6 +133,29 @@ class _Walk:
             return set()
         known = (name for name in node.output if name in one.values and name in two.values)
         return {name for name in known if np.array_equal(one.values[name], two.values[name])}
+
+
+def told_once(nodes: Sequence[NodeProto], static: Container[str], outputs: Iterable[str]) -> list[NodeProto]:
+    """The nodes without those that compute a constant of others just as an earlier one does, which is read instead.
+
+    Those stay whose values bodies read, or that are outputs.
+    """
+    apart = set(outputs).union(*(outer_names(body) for node in nodes for body in subgraphs(node)))
+    first, same, kept = dict[tuple[object, ...], NodeProto](), dict[str, str](), list[NodeProto]()
+    for node in nodes:
+        if not same.keys().isdisjoint(node.input):
+            node, read = NodeProto(), node
+            node.CopyFrom(read)
+            node.input[:] = [same.get(name, name) for name in read.input]
+        if node.input and foreseeable(node, static) and apart.isdisjoint(node.output):
+            attributes = tuple(sorted(a.SerializeToString(deterministic=True) for a in node.attribute))
+            said = (node.op_type, node.domain, attributes, *node.input, None, *map(bool, node.output))
+            if said in first:
+                same.update(zip(node.output, first[said].output, strict=True))
+                continue
+            first[said] = node
+        kept.append(node)
+    return kept
 
 
 def _sized(node: NodeProto, static: Container[str]) -> bool:

@@ -2443,6 +2443,21 @@ case("lstm_of_weights_cut_by_sizes", "float[S,N,5] x", "float[S,N,3] y", """
     flat=np.random.default_rng(0).normal(size=160).astype(np.float32) / 4, to=[1, 16, 4],
     still=np.zeros((1, 1, 4), np.float32), wy=(4, 3))  # fmt: skip
 
+case("steps_that_put_their_weights_together", "float[N,2,5] x", "float[N,3] y", """
+    t, u = Split<axis=1>(x, ones)
+    a = Squeeze(t, one)
+    b = Squeeze(u, one)
+    c = Concat<axis=1>(w1, w2)
+    d = MatMul(a, c)
+    e = Tanh(d)
+    f = MatMul(e, r)
+    g = Concat<axis=1>(w1, w2)
+    h = MatMul(b, g)
+    i = Add(f, h)
+    j = Tanh(i)
+    y = MatMul(j, wy)
+""", ones=[1, 1], one=[1], w1=(5, 4), w2=(5, 2), r=(6, 6), wy=(6, 3))  # fmt: skip
+
 BOTH = {"w": (2, 24, 5), "r": (2, 24, 6), "b": (2, 48)}
 
 case("last_states_of_both_directions", "float[S,2,5] x", "float[2,3] y", """
