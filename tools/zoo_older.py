@@ -40,6 +40,7 @@ shufflenet_v2_x0_5 mnasnet_050 vgg11 googlenet inception_v3 inception_v4 xceptio
 regnet_x_400mf regnet_y_400mf efficientnet_b0 convnext_tiny vit_b_32_224 swin_tiny mlp_mixer_s_p32 poolformer_s12
 seresnet18 rexnet_09 resnest14 skresnet18 repvgg_a0 mixnet_s mobilevit_xx_small pvt_tiny hrnet_w32 dpn92
 """
+CELLS = "residual decoder attention"
 NNABLA = "lenet residual separable decoder gated"
 
 
@@ -257,15 +258,77 @@ def with_oneflow(name: str, path: Path) -> None:
 
 
 def with_mindspore(name: str, path: Path) -> None:
-    """One of MindCV's networks."""
+    """One of MindCV's networks, or a small one of MindSpore's layers."""
     ms = importlib.import_module("mindspore")
     ms.set_seed(0)
-    net = importlib.import_module("mindcv").create_model(name, num_classes=10, pretrained=False)
-    net.set_train(False)
     side = 299 if name.startswith(("inception", "xception")) else 96 if name.endswith("_96") else 224
-    ms.export(net, ms.Tensor(np.zeros((1, 3, side, side), "float32")), file_name=str(path), file_format="ONNX")
+    create: Any = importlib.import_module("mindcv").create_model
+    if name in CELLS.split():
+        net, shape = mindspore_model(name)
+    else:
+        net, shape = create(name, num_classes=10, pretrained=False), (3, side, side)
+    net.set_train(False)
+    ms.export(net, ms.Tensor(np.zeros((1, *shape), "float32")), file_name=str(path), file_format="ONNX")
     path.chmod(0o644)
     noise(path)
+
+
+def mindspore_model(name: str) -> tuple[Any, tuple[int, ...]]:
+    """A small network and one sample's shape."""
+    nn: Any = importlib.import_module("mindspore.nn")
+    ops: Any = importlib.import_module("mindspore.ops")
+
+    class Residual(nn.Cell):  # type: ignore[misc]  # the library has no types here, as it is imported late
+        def __init__(self, *layers: Any) -> None:
+            super().__init__()
+            self.branch = nn.SequentialCell(*layers)
+
+        def construct(self, x: Any) -> Any:
+            return x + self.branch(x)
+
+    class Pool(nn.Cell):  # type: ignore[misc]
+        def __init__(self, axes: Any) -> None:
+            super().__init__()
+            self.axes = axes
+
+        def construct(self, x: Any) -> Any:
+            return x.mean(self.axes)
+
+    class Attention(nn.Cell):  # type: ignore[misc]
+        """Of 4 heads of 8 dims."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v, self.out = (nn.Dense(32, 32) for _ in range(4))
+            self.softmax = nn.Softmax(-1)
+
+        def construct(self, x: Any) -> Any:
+            q, k, v = (ops.transpose(f(x).reshape(1, 20, 4, 8), (0, 2, 1, 3)) for f in (self.q, self.k, self.v))
+            scores = self.softmax(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))) / 8**0.5)
+            return self.out(ops.transpose(ops.matmul(scores, v), (0, 2, 1, 3)).reshape(1, 20, 32))
+
+    conv = partial(nn.Conv2d, kernel_size=3)
+    if name == "residual":
+        blocks = [
+            Residual(conv(16, 24), nn.BatchNorm2d(24), nn.ReLU(), conv(24, 16), nn.BatchNorm2d(16)) for _ in range(2)
+        ]
+        head = [nn.ReLU(), conv(16, 32, stride=2), nn.LeakyReLU(), Pool((2, 3)), nn.Dense(32, 5)]
+        return nn.SequentialCell(conv(3, 16), nn.BatchNorm2d(16), nn.ReLU(), *blocks, *head), (3, 32, 32)
+    if name == "decoder":
+        up = partial(nn.Conv2dTranspose, kernel_size=4, stride=2)
+        layers = [
+            conv(3, 16, stride=2),
+            nn.PReLU(16),
+            conv(16, 24),
+            nn.Tanh(),
+            up(24, 16),
+            nn.BatchNorm2d(16),
+            nn.ReLU6(),
+        ]
+        return nn.SequentialCell(*layers, nn.AvgPool2d(2, 2), up(16, 3), nn.Sigmoid()), (3, 32, 32)
+    feed = Residual(nn.LayerNorm((32,)), nn.Dense(32, 64), nn.GELU(), nn.Dense(64, 32))
+    layers = [nn.Dense(12, 32), Residual(nn.LayerNorm((32,)), Attention()), feed, Pool(1), nn.Dense(32, 5)]
+    return nn.SequentialCell(*layers), (20, 12)
 
 
 # ---------------------------------------------------------------------------------------------- NNabla
@@ -334,6 +397,6 @@ PRODUCERS: dict[str, Producer] = {
     "chainer": ("chainer", CHAINER.split, partial(with_chainer, 7)),
     "chainer-11": ("chainer", CHAINER.split, partial(with_chainer, 11)),
     "oneflow": ("oneflow", ONEFLOW.split, with_oneflow),
-    "mindspore": ("mindspore", MINDSPORE.split, with_mindspore),
+    "mindspore": ("mindspore", (MINDSPORE + CELLS).split, with_mindspore),
     "nnabla": ("nnabla", NNABLA.split, with_nnabla),
 }

@@ -1,16 +1,19 @@
 """The zoo's models from other producers: Keras, PaddlePaddle, Flax, scikit-learn, and Caffe2's as onnx carries them.
 
-Each needs an environment of its own, and only what it exports by: `tensorflow-cpu tf2onnx` (exporters `tf2onnx` and
-`keras`, Keras's own `export`), `paddlepaddle paddle2onnx packaging`, `jax2onnx flax`, `scikit-learn skl2onnx`, or
-nothing but onnx.
+Each needs an environment of its own, and only what it exports by: `tensorflow-cpu tf2onnx` (exporters `tf2onnx`,
+`tflite` by way of TensorFlow Lite, and `keras`, Keras's own `export`), `keras torch onnxscript` (`keras-torch`, the
+same with PyTorch below it), `paddlepaddle paddle2onnx packaging`, `jax2onnx flax`, `scikit-learn skl2onnx`,
+`hummingbird-ml onnx`, or nothing but onnx.
 """
 
 from __future__ import annotations
 
 import importlib
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -114,6 +117,22 @@ def with_tf2onnx(name: str, path: Path) -> None:
     onnx.checker.check_model(path)
 
 
+def with_torch_below(name: str, path: Path) -> None:
+    """Keras's own export, of a model that runs in PyTorch."""
+    with mock.patch.dict("os.environ", KERAS_BACKEND="torch"):
+        with_keras(name, path)
+
+
+def with_tflite(name: str, path: Path) -> None:
+    """A model of TensorFlow Lite, converted."""
+    tf = importlib.import_module("tensorflow")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.tflite"
+        file.write_bytes(tf.lite.TFLiteConverter.from_keras_model(keras_model(name)).convert())
+        importlib.import_module("tf2onnx").convert.from_tflite(str(file), opset=13, output_path=str(path))
+    onnx.checker.check_model(path)
+
+
 # ---------------------------------------------------------------------------------------------- Paddle
 
 
@@ -188,7 +207,24 @@ def flax_model(nnx: Any, name: str) -> tuple[Any, tuple[int, ...]]:
 
 
 def with_skl2onnx(name: str, path: Path) -> None:
-    """A perceptron fitted to random numbers, alone or behind a scaling and a projection."""
+    """What scikit-learn fitted, converted."""
+    model, x = fitted(name)
+    options = {} if name == "MLPRegressor" else {"zipmap": False}
+    converted = importlib.import_module("skl2onnx").to_onnx(model, x[:1], options={id(model): options})
+    onnx.save(converted, path)
+
+
+def with_hummingbird(name: str, path: Path) -> None:
+    """What scikit-learn fitted, as matrix products in PyTorch, exported."""
+    model, x = fitted(name)
+    torch = importlib.import_module("torch")
+    with mock.patch("torch.onnx.export", partial(torch.onnx.export, dynamo=False)):  # the exporter that it is made for
+        converted = importlib.import_module("hummingbird.ml").convert(model, "onnx", x[:1])
+    onnx.save(converted.model, path)
+
+
+def fitted(name: str) -> tuple[Any, Any]:
+    """A perceptron fitted to random numbers, alone or behind a scaling and a projection, and these numbers."""
     networks = importlib.import_module("sklearn.neural_network")
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(200, 12)).astype("float32"), rng.integers(0, 4, 200)
@@ -198,10 +234,7 @@ def with_skl2onnx(name: str, path: Path) -> None:
         scaler = importlib.import_module("sklearn.preprocessing").StandardScaler()
         reduction = importlib.import_module("sklearn.decomposition").PCA(8)
         model = importlib.import_module("sklearn.pipeline").make_pipeline(scaler, reduction, model)
-    model.fit(x, y)
-    options = {} if name == "MLPRegressor" else {"zipmap": False}
-    converted = importlib.import_module("skl2onnx").to_onnx(model, x[:1], options={id(model): options})
-    onnx.save(converted, path)
+    return model.fit(x, y), x
 
 
 # ---------------------------------------------------------------------------------------------- Caffe2
@@ -253,8 +286,11 @@ def positive(model: onnx.ModelProto, rng: np.random.Generator) -> None:
 PRODUCERS: dict[str, Producer] = {
     "tf2onnx": ("keras", KERAS.split, with_tf2onnx),
     "keras": ("keras", KERAS.split, with_keras),
+    "keras-torch": ("keras", KERAS.split, with_torch_below),
+    "tflite": ("keras", KERAS.split, with_tflite),
     "paddle2onnx": ("paddle", PADDLE.split, with_paddle),
     "jax2onnx": ("flax", FLAX.split, with_jax),
     "skl2onnx": ("sklearn", SCIKIT.split, with_skl2onnx),
+    "hummingbird": ("sklearn", SCIKIT.split, with_hummingbird),
     "caffe2": ("onnx", light_names, from_caffe2),
 } | OLDER
