@@ -128,10 +128,13 @@ def _offered(coupling: Coupling, turn: bool = True) -> Coupling:
 
 
 def _go_as_they_are(coupling: Coupling, group: Group) -> bool:
-    """Whether dims that can't be turned can be told apart: linear layers make them, and they are compared or read."""
+    """Whether dims that can't be turned can be told apart: linear layers make them, and they are compared or read.
+
+    Those of a single head may be both, as embeddings that are multiplied by each other beside a layer that reads them.
+    """
     compared = {p.index for p in coupling.notes.products if p.right is not None}
     made = [coupling.linear(i) for i in group.writers]
-    apart = group.reads.keys() <= compared or compared.isdisjoint(group.reads)
+    apart = group.reads.keys() <= compared or compared.isdisjoint(group.reads) or group.rows == 1
     return apart and all(linear is not None and linear.output for linear in made)
 
 

@@ -1763,6 +1763,19 @@ case("attention_that_is_an_output", "float[N,4,6] x", "float[N,4,3] y, float[N,3
     y = MatMul(o, wo)
 """, wq=(6, 6), wk=(6, 6), wv=(6, 6), heads=[0, 4, 3, 2], join=[0, 4, 6], wo=(6, 3))  # fmt: skip
 
+case("products_of_embeddings", "float[N,5] x, int64[N,2] ids", "float[N,1] y", """
+    a = Gemm(x, w1)
+    r = Relu(a)
+    own = Unsqueeze(r, middle)
+    looked = Gather(table, ids)
+    all = Concat<axis=1>(own, looked)
+    turned = Transpose<perm=[0,2,1]>(all)
+    products = MatMul(all, turned)
+    flat = Reshape(products, nine)
+    joined = Concat<axis=1>(r, flat)
+    y = Gemm(joined, w2)
+""", w1=(5, 8), middle=[1], table=(4, 8), nine=[0, 9], w2=(17, 1))  # fmt: skip
+
 case("products_of_activations", "float[4,6] x, float[5] z", "float[4,3] y, float[8,8] t, float[4] u", """
     a = Gemm(x, wa)
     b = Gemm(x, wb)
