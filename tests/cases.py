@@ -4125,6 +4125,24 @@ case("inputs_times_states", "float[N,4,3] x", "float[N,4,2] y", """
     y = MatMul(s, w)
 """, wa=(3, 6), wb=(3, 4), wc=(3, 4), k=(6, 4), last=[3], third=[2], w=(6, 2))  # fmt: skip
 
+case("rows_of_steps", "float[N,S,3] x", "float[N,S,2] y", """
+    shape = Shape(x)
+    two = Slice(shape, first, second)
+    flat = Concat<axis=0>(any, three)
+    r = Reshape(x, flat)
+    g = Gemm(r, w1, b1)
+    back = Concat<axis=0>(two, six)
+    h = Reshape(g, back)
+    a = Relu(h)
+    heads = Concat<axis=0>(two, parts)
+    t = Reshape(a, heads)
+    m = Mul(t, k)
+    joined = Concat<axis=0>(two, six)
+    j = Reshape(m, joined)
+    y = MatMul(j, w2)
+""", first=[0], second=[2], any=[-1], three=[3], w1=(3, 6), b1=(6,), six=[6],
+    parts=[3, 2], k=(3, 1), w2=(6, 2))  # fmt: skip
+
 case("empty_part", "float[N,4,6] x", "float[N,4,3] y", """
     a = MatMul(x, w1)
     h = Reshape(a, heads)

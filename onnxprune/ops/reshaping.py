@@ -41,8 +41,11 @@ def shrink_reshape(cut: Cut) -> None:
     name = key(cut.node)
     if not (cut.restated(cut.node.input[1]) or cut.changes(name) or cut.changes(cut.node.input[0])):
         return
-    stated = target(cut.view)
-    assert stated is not None  # coupling froze the channels otherwise
+    stated, sizes = target(cut.view), cut.node.input[1]
+    if stated is None:  # several lengths depend on the input: those stay as they are calculated
+        gone = np.subtract(cut.shape(name), cut.kept(name))
+        cut.lower_input(1, np.where(cut.graph.probes[0].values[sizes] > 0, gone, 0).astype(np.int64))
+        return
     stated = [after if s > 0 else s for s, after in zip(stated, cut.kept(name), strict=True)]
     cut.set_input(1, np.asarray(stated, np.int64), "kept")
     cut.drop_attr("allowzero")  # a 0 means "copied" again
@@ -55,9 +58,18 @@ def rereshape(v: Visit) -> None:
         return
     if target(v) is not None:
         v.accept(1)
-    else:
+    elif not always_numbers(v):
         run_time(v, v.ids(0), 1)
     v.set(reshape(v.ids(0, lanes=True), v.shape(0), v.out_shape()))
+
+
+def always_numbers(v: Visit) -> bool:
+    """Whether the new shape states, of all axes along which channels vary, numbers that never change."""
+    stated = [probe.values.get(v.name(1)) for probe in v.graph.probes]
+    axes = [axis for axis, n in enumerate(reshape(v.ids(0), v.shape(0), v.out_shape()).shape) if n > 1]
+    if v.ids(1).any() or any(sizes is None for sizes in stated):
+        return False
+    return all(sizes[axis] in (-1, v.out_shape()[axis]) for sizes in stated for axis in axes)  # type: ignore[index]
 
 
 @rule("Flatten", "Squeeze", "Unsqueeze", commutes=always)
