@@ -4125,6 +4125,22 @@ case("inputs_times_states", "float[N,4,3] x", "float[N,4,2] y", """
     y = MatMul(s, w)
 """, wa=(3, 6), wb=(3, 4), wc=(3, 4), k=(6, 4), last=[3], third=[2], w=(6, 2))  # fmt: skip
 
+case("zeros_of_a_fixed_size", "float[N,4,3] x", "float[N,4,2] y", """
+    shape = Shape(x)
+    steps = Slice(shape, one, two)
+    sizes = Concat<axis=0>(first, steps, three, second)
+    zeros = ConstantOfShape(sizes)
+    ones = ConstantOfShape<value = float[1] {1.0}>(sizes)
+    a = MatMul(x, w1)
+    h = Reshape(a, heads)
+    s = Add(h, zeros)
+    m = Mul(ones, s)
+    t = Tanh(m)
+    j = Reshape(t, join)
+    y = MatMul(j, w2)
+""", one=[1], two=[2], first=[1], three=[3], second=[2], w1=(3, 6), heads=[0, 4, 3, 2], join=[0, 4, 6],
+    w2=(6, 2))  # fmt: skip
+
 case("rows_of_steps", "float[N,S,3] x", "float[N,S,2] y", """
     shape = Shape(x)
     two = Slice(shape, first, second)

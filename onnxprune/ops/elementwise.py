@@ -6,11 +6,11 @@ from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, numpy_helper
 
 from onnxprune.contrib import DOMAIN
 from onnxprune.declared import FLOATS
-from onnxprune.graph import Graph, Shape
+from onnxprune.graph import Graph, Shape, attributes, key
 from onnxprune.ids import Ids
 from onnxprune.ops.linear import Float, per_channel
 from onnxprune.ops.registry import Cut, View, Visit, always, rule
@@ -209,9 +209,32 @@ def scales(v: Visit) -> bool:
     return all(other[a] == 1 for a in varies)
 
 
+def filling(v: View, i: int) -> NodeProto | None:
+    """What makes input i, if it is one number at every place, repeated to a size that is always the same."""
+    name = v.name(i)
+    maker = v.graph.nodes[v.graph.producer[name]] if name in v.graph.producer else None
+    if maker is None or maker.op_type != "ConstantOfShape" or v.static(i):
+        return None
+    return maker if len({probe.shapes.get(name) for probe in v.graph.probes}) == 1 else None
+
+
+def shrink_filling(cut: Cut) -> None:
+    """One number at every place has length 1 along the axes that lose channels."""
+    name = key(cut.node)
+    for i, x in enumerate(cut.node.input):
+        maker = filling(cut.view, i)
+        if maker is not None and cut.changes(name) and not cut.changes(x):
+            rank = len(cut.shape(name))
+            kept = _aligned(cut.kept(name), rank), _aligned(cut.shape(name), rank), _aligned(cut.shape(x), rank)
+            lengths = [n if after == before else 1 for after, before, n in zip(*kept, strict=True)]
+            value = attributes(maker).get("value")
+            number = np.zeros(1, np.float32) if value is None else numpy_helper.to_array(value)
+            cut.set_input(i, np.broadcast_to(number, lengths), "filling")
+
+
 @rule("Sum", "Max", "Min", "Mean", "Pow", "Mod", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 @rule("And", "Or", "Xor", "PRelu", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitShift", "SwiGLU")
-@rule("Mul", affine=mul_affine, commutes=scales)
+@rule("Mul", affine=mul_affine, commutes=scales, shrink=shrink_filling)
 @rule("Div", affine=div_affine, commutes=scales)
 def elementwise(v: Visit) -> None:
     """Channels at equal places of all operands are tied."""
@@ -238,7 +261,7 @@ def where(v: Visit) -> None:
         v.set(combine(v))
 
 
-@rule("Add", affine=add_affine)
+@rule("Add", affine=add_affine, shrink=shrink_filling)
 @rule("Sub", affine=sub_affine)
 def additive(v: Visit) -> None:
     """As `elementwise`; channels that pass through the sum of two layers' outputs form a residual stream."""
@@ -261,6 +284,8 @@ def combine(v: Visit) -> Ids:
     shape = v.out_shape()
     operands = [i for i in range(len(v.node.input)) if v.has(i)]
     active = [i for i in operands if not v.static(i)]
+    if v.node.op_type in ("Add", "Mul"):
+        active = [i for i in active if v.ids(i).any() or filling(v, i) is None] or active
     lengths = {i: _aligned(v.shape(i), len(shape)) for i in operands}
     ids = {i: v.ids(i).reshape(_aligned(v.ids(i).shape, len(shape))) for i in active}
     across = set[int]()
@@ -286,7 +311,7 @@ def combine(v: Visit) -> Ids:
             for one in ids.values() if i in across else ():
                 v.freeze(one, CROSSED)
     result = v.united(whole or [np.zeros((1,) * len(shape), np.int64)])
-    for i in set(operands) - set(active):
+    for i in {i for i in operands if v.static(i)}:
         for axis in varies:
             if lengths[i][axis] > 1:
                 result = _tie_constant(v, i, axis, result)
