@@ -80,8 +80,10 @@ def samples_of(
     sizes = {name: tuple(shape) for name, shape in (shapes or {}).items()}
     source = source if source is not None else calibration.sidecar(path) if path is not None else None
     if source is None:
-        return calibration.synthetic(inputs, count=samples or SYNTHETIC_SAMPLES, seed=seed, shapes=sizes)
-    return calibration.load(source, inputs, preprocessing=preprocessing, samples=samples, seed=seed, shapes=sizes)
+        found = calibration.synthetic(inputs, count=samples or SYNTHETIC_SAMPLES, seed=seed, shapes=sizes)
+    else:
+        found = calibration.load(source, inputs, preprocessing=preprocessing, samples=samples, seed=seed, shapes=sizes)
+    return found if graph.batched else replace(found, batchable=False)
 
 
 def bearable(samples: Samples, session: Session, progress: Progress = lambda done, total: None) -> Samples:

@@ -18,7 +18,7 @@ import numpy as np
 from onnx import NodeProto
 
 from onnxprune import files
-from onnxprune.declared import Array, Declared, Shape
+from onnxprune.declared import Array, Declared, Shape, length
 from onnxprune.errors import ModelError
 from onnxprune.files import Model
 from onnxprune.inference import PLACEHOLDERS, Inference, Probe, Sizes, evaluate
@@ -162,6 +162,14 @@ class Graph(Declared):
             except ModelError:
                 continue
         return (first,)
+
+    @property
+    def batched(self) -> bool:
+        """Whether more samples than one fit at once, as far as shapes tell: a named batch may be fixed further on."""
+        first, last = (self.probes[i].shapes for i in (0, -1))
+        dims = {v.name: v.type.tensor_type.shape.dim for v in self.inputs if first.get(v.name)}
+        named = [name for name, own in dims.items() if own and length(own[0]) is None]
+        return not named or any(first[name][0] != last[name][0] for name in named)
 
     @cached_property
     def uncounted(self) -> set[str]:

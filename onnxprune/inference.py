@@ -174,11 +174,7 @@ class Inference:
                 opsets = [onnx.helper.make_opsetid(d, v) for d, v in versions.items()]
                 inferred = infer_node_outputs(schema, node, known, self.protos, opset_imports=opsets)
         except onnx.shape_inference.InferenceError as error:
-            placed = any(name in self.placed for name in node.input)
-            if not placed and not any(subgraphs(node)):  # onnx doesn't see through every body
-                advice = "; say which sizes do with --input-shapes." if self.declared.symbolic else "."
-                where = f"node '{node.name or key(node)}' ({node.op_type})"
-                raise ModelError(f"shapes don't fit at {where}: {str(error).rstrip('.')}{advice}") from error
+            self._doubt(node, str(error))
         except (onnx.defs.SchemaError, onnx.checker.ValidationError):  # what the file declares must do
             pass
         if all(_shape(known.get(name, TypeProto())) is not None for name in node.input if name):
@@ -189,6 +185,18 @@ class Inference:
             elif name:
                 declared = self._declared(name, inferred.get(name))
                 self.types[name] = declared if _shape(declared) is not None else self._placed(node, name, declared)
+        if node.op_type == "Reshape" and node.domain in STANDARD:
+            old, new = (_shape(self.types.get(name, TypeProto())) for name in (node.input[0], node.output[0]))
+            if old is not None and new is not None and np.prod(old) != np.prod(new):  # as onnx doesn't see
+                self._doubt(node, f"{list(old)} can't become {list(new)}")
+
+    def _doubt(self, node: NodeProto, why: str) -> None:
+        """Refuse a node that its inputs don't fit, unless data decide their sizes."""
+        if any(name in self.placed for name in node.input) or any(subgraphs(node)):  # onnx doesn't see into all bodies
+            return
+        advice = "; say which sizes do with --input-shapes." if self.declared.symbolic else "."
+        where = f"node '{node.name or key(node)}' ({node.op_type})"
+        raise ModelError(f"shapes don't fit at {where}: {why.rstrip('.')}{advice}")
 
     def _placed(self, node: NodeProto, name: str, known: TypeProto) -> TypeProto:
         """The type of what a node makes, with a placeholder for the one length that data decide, if there is one."""

@@ -18,7 +18,7 @@ from onnxprune import compare, files, inspect, oracle, prune
 from onnxprune.bodies import subgraphs
 from onnxprune.cli import main
 from onnxprune.coupling import Coupling, couple
-from onnxprune.errors import BudgetError, DataError
+from onnxprune.errors import BudgetError, DataError, ModelError
 from onnxprune.graph import Graph
 from onnxprune.pipeline import begun
 from onnxprune.plan import Plan, Weights
@@ -804,3 +804,30 @@ def test_a_model_in_which_nothing_can_go(name, tmp_path: Path):
     assert len(said) == 1
     assert "nothing in this model can be pruned" in said[0]
     assert not (tmp_path / "out.onnx").exists()
+
+
+NAMED = Case("named", "float[N,4,6] x", "float[M,4,3] y", """
+    a = MatMul(x, w1)
+    r = Reshape(a, one)
+    t = Transpose<perm=[0,2,1,3]>(r)
+    u = Relu(t)
+    v = Transpose<perm=[0,2,1,3]>(u)
+    f = Reshape(v, flat)
+    y = MatMul(f, w2)
+""", {"w1": (6, 8), "one": [1, 4, 2, 4], "flat": [1, 4, 8], "w2": (8, 3)})  # fmt: skip
+
+
+def test_a_batch_that_is_named_but_fixed_further_on():
+    """Such a model takes one sample at a time, and so it is calibrated, checked and judged."""
+    model = NAMED.model()
+    assert not Graph(model).batched
+    x = np.random.default_rng(0).normal(size=(40, 4, 6)).astype(np.float32)
+    report = prune(model, target="params=0.8", calibration={"x": x}, round_to=1, measure_latency=False).report
+    assert report.surgery_check["ok"]
+    assert report.after.params <= 0.8 * report.before.params
+
+
+def test_sizes_that_fit_no_batch_are_refused():
+    model = Case("twice", NAMED.inputs, NAMED.outputs, NAMED.body, NAMED.weights | {"one": [2, 4, 2, 4]}).model()
+    with pytest.raises(ModelError, match=r"shapes don't fit at node 'r' .*can't become"):
+        couple(Graph(model))
