@@ -8,7 +8,7 @@ widths; but for what is added or folded when a model is written, which no functi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -25,7 +25,6 @@ from onnxprune.declared import FLOATS
 from onnxprune.files import Model
 from onnxprune.graph import Graph, attributes, key
 from onnxprune.ids import Ids
-from onnxprune.nodes import needed
 from onnxprune.ops.einsum import products as einsum_products
 from onnxprune.ops.linear import floating
 from onnxprune.ops.recurrent import GATES, R, W
@@ -141,8 +140,7 @@ def macs_of_widths(coupling: Coupling, groups: list[Group]) -> Bilinear:
 
 def parameters_of_widths(coupling: Coupling, groups: list[Group]) -> Bilinear:
     """Parameters as a function of the widths of `groups`, before any bias is added or BatchNormalization folded."""
-    types = coupling.graph.types
-    return _stored(coupling, groups, lambda name: int(types[name] in FLOATS), parameters(coupling.graph))
+    return _stored(coupling, groups, lambda name: 1, parameters(coupling.graph))
 
 
 def bytes_of_widths(coupling: Coupling, groups: list[Group]) -> Bilinear:
@@ -153,17 +151,13 @@ def bytes_of_widths(coupling: Coupling, groups: list[Group]) -> Bilinear:
 
 
 def _stored(coupling: Coupling, groups: list[Group], each: Callable[[str], int], total: int) -> Bilinear:
-    """The sum over all tensors of `each` (per element) as a function of widths; what isn't cut makes up the `total`.
-
-    Weights that are computed from constants are counted as what takes the place of these when they are cut.
-    """
+    """The sum over all tensors of `each` (per element) as a function of widths; what isn't cut makes up the `total`."""
     terms, graph, notes = _Terms(coupling, groups), coupling.graph, coupling.notes
     tensors: dict[str, dict[int, Ids]] = {}
     for (index, i), axes in notes.uses.items():
         tensors.setdefault(graph.nodes[index].input[i], {}).update(axes)
-    total += sum(each(name) * prod(graph.shapes[name]) * sign for name, sign in _folded(graph, tensors))
     for index, inputs in notes.readers.items():  # grouped convolutions: axis 1 holds one conv group's channels
-        name = graph.nodes[index].input[1]
+        name = "".join(graph.nodes[index].input[1:2])
         if len(tensors.get(name, {})) == 1:
             outputs = notes.writers[index]
             terms.add(each(name) * prod(graph.shapes[name]) / len(inputs) / len(outputs), inputs, outputs)
@@ -176,18 +170,6 @@ def _stored(coupling: Coupling, groups: list[Group], each: Callable[[str], int],
     terms.constant(0.0)
     terms.constant(total - terms.bilinear().total(everything))
     return terms.bilinear()
-
-
-def _folded(graph: Graph, cut: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """Of these constants those that are computed, with 1, and with -1 what only they are computed from."""
-    stored = {*graph.initializers, *(key(node) for node in graph.nodes if node.op_type == "Constant")}
-    computed = set(cut) - stored
-    read = graph.consumers.keys() | set(graph.outputs)
-    rest = [node for node in graph.nodes if computed.isdisjoint(node.output)]
-    live = needed(rest, graph.outputs, always=lambda node: read.isdisjoint(node.output))
-    still = {*graph.outputs, *cut, *(name for node in live for name in graph.reads(node))}
-    yield from ((name, 1) for name in computed)
-    yield from ((name, -1) for name in stored & graph.consumers.keys() - still)
 
 
 @dataclass(frozen=True)

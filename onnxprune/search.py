@@ -221,7 +221,7 @@ class Search:
     def exactly(self, kind: str, goal: float, most: Sequence[int]) -> list[int]:
         """Widths up to `most` that cost at most `goal` in the model that would be written.
 
-        The biases that are added there, less the nodes folded, are taken off the budget of the next try. Where what is
+        The biases that are added there, less what is folded, are taken off the budget of the next try. Where what is
         left then is more than SHORT of the goal, groups are widened as far as it allows. Raises BudgetError if the
         smallest widths cost more.
         """
@@ -229,10 +229,7 @@ class Search:
         full = max(count_of(self.run, kind), 1)
         budget = goal
         for _ in range(TRIES):
-            try:
-                widths = allocate(self.run, self.ranked, kind, budget, most)
-            except BudgetError:
-                break
+            widths = [min(pair) for pair in zip(self.allocated(kind, budget, most), most, strict=True)]
             left = self.share(kind, self.kept(widths))
             if least < left <= goal + 1e-12:
                 best, least = widths, left

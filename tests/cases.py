@@ -3476,6 +3476,33 @@ case("global_response_normalization", "float[N,4,4,6] x", "float[N,4,4,3] y", ""
     y = MatMul(z, w2)
 """, w1=(6, 8), w2=(8, 3))  # fmt: skip
 
+case("products_summed_over_channels", "float[N,6] x, float[N,5] x2", "float[N,1] y", """
+    a0 = MatMul(x, w1)
+    a = Relu(a0)
+    b0 = MatMul(x2, w2)
+    b = Tanh(b0)
+    p = Mul(a, b)
+    y = ReduceSum(p, last)
+""", w1=(6, 8), w2=(5, 8), last=[-1])  # fmt: skip
+
+case("mean_over_channels_as_attention_to_places", X, "float[N,2,8,8] y", """
+    a0 = Conv(x, w1)
+    a = Relu(a0)
+    m = ReduceMean<axes=[1]>(a)
+    g0 = Conv<pads=[1,1,1,1]>(m, wg)
+    g = Sigmoid(g0)
+    z = Mul(a, g)
+    y = Conv(z, w2)
+""", w1=(8, 3, 1, 1), wg=(1, 1, 3, 3), w2=(2, 8, 1, 1))  # fmt: skip
+
+case("softmax_of_channels_in_pieces", "float[N,6] x", "float[N,3] y", """
+    a = MatMul(x, w1)
+    e = Exp(a)
+    s = ReduceSum(e, last)
+    p = Div(e, s)
+    y = MatMul(p, w2)
+""", w1=(6, 8), w2=(8, 3), last=[-1])  # fmt: skip
+
 case("class_token_of_a_batch", "float[N,3,4,4] x", "float[N,3] y", """
     p = Conv<strides=[2,2]>(x, wp)
     f = Reshape(p, flat)

@@ -130,30 +130,6 @@ def test_counts_of_widths_are_those_of_the_model_that_is_written(name, seed, sha
     assert bytes_of_widths(coupling, groups).total(widths) == pytest.approx(file_bytes(pruned), abs=lengths)
 
 
-def test_weights_that_are_computed_count_as_they_are_written():
-    """What one is computed from goes when it is cut, unless something else reads it."""
-    text = """
-        m = ReduceMean<axes=[1]>(a)
-        w0 = Sub(b, m)
-        h = MatMul(x, w0)
-        r = Relu(h)
-        c = Constant<value = float[1] {2}>()
-        n = Mul(v, c)
-        w1 = Add(n, v)
-        y = MatMul(r, w1)
-        z = Mul(x, e)
-        k = ReduceMean<axes=[0], keepdims=0>(e)
-        w2 = Mul(u, k)
-        s = MatMul(r, w2)"""
-    weights = {"a": (8, 12), "b": (8, 12), "v": (12, 4), "e": (6, 8), "u": (12, 8)}
-    model = models.build("float[6,8] x", "float[6,4] y, float[6,8] z, float[6,8] s", text, weights)
-    coupling = models.coupled(model)
-    (group,) = coupling.groups
-    pruned = Graph(rewrite(coupling, Plan({group.name: np.arange(7)})))
-    assert parameters(pruned) == 7 * (8 + 4 + 8) + 48
-    assert parameters_of_widths(coupling, [group]).total(np.array([7])) == pytest.approx(parameters(pruned))
-
-
 def test_bytes_are_those_of_each_type():
     text = "h = MatMul(x, w0)\nr = Relu(h)\nc = Cast<to=10>(r)\ny = MatMul(c, w1)"
     weights = {"w0": (8, 12), "w1": np.ones((12, 4), np.float16)}

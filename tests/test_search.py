@@ -375,6 +375,25 @@ def test_a_loss_that_nothing_keeps_to():
     assert best.model.proto.SerializeToString() == found.run.coupling.graph.model.SerializeToString()
 
 
+def test_a_goal_is_met_where_cutting_takes_away_more_than_widths_say(monkeypatch):
+    """Weights computed from two constants of their size are one constant when they are cut."""
+    text = """
+        m0 = ReduceMean<axes=[1]>(a0)
+        w0 = Sub(b0, m0)
+        h = MatMul(x, w0)
+        r = Relu(h)
+        m1 = ReduceMean<axes=[1]>(a1)
+        w1 = Sub(b1, m1)
+        y = MatMul(r, w1)"""
+    weights = {"a0": (8, 40), "b0": (8, 40), "a1": (40, 6), "b1": (40, 6)}
+    found = Search(run(models.build("float[N,8] x", "float[N,6] y", text, weights), targets=["params=0.3"]))
+    monkeypatch.setattr(Search, "widened", lambda self, kind, goal, widths, most: widths)
+    best, failure = found.best()
+    assert failure is None
+    left = COSTS["params"].count(Graph.of(best.model)) / COSTS["params"].count(found.run.coupling.graph)
+    assert 0.27 < left <= 0.3
+
+
 # ---- Out of reach
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.contrib import DOMAIN
+from onnxprune.graph import Graph, key
 from onnxprune.ids import Ids
 from onnxprune.ops.elementwise import calculated
-from onnxprune.ops.registry import Visit, rule
+from onnxprune.ops.registry import View, Visit, rule
 
 
 @rule("MaxPool", "AveragePool", "LpPool")
@@ -26,7 +27,10 @@ def global_pool(v: Visit) -> None:
 @rule("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2")
 @rule("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare")
 def reduce(v: Visit) -> None:
-    """Mixes `axes`; of sizes it makes a number that is calculated from them."""
+    """Mixes `axes`; of sizes it makes a number that is calculated from them.
+
+    Sums and means of channels are of those that stay, where they aren't parts of a normalization or a softmax.
+    """
     if (number := calculated(v)) is not None:
         v.set(number.max().reshape((1,) * len(v.out_shape())))
         return
@@ -38,8 +42,33 @@ def reduce(v: Visit) -> None:
     reduced = {int(a) % ids.ndim for a in axes} if axes is not None and len(axes) else set(range(ids.ndim))
     if v.attr("noop_with_empty_axes", 0) and (axes is None or not len(axes)):
         reduced = set()
-    mixed = mix(v, reduced)
+    along = [axis for axis, n in enumerate(ids.shape) if n > 1]
+    adds_up = v.node.op_type in ("ReduceMean", "ReduceSum") and not normalizes(v)
+    if adds_up and len(along) == 1 and reduced.issuperset(along):
+        v.contracted(0, along[0])
+        if v.node.op_type == "ReduceMean":
+            v.notes.averages.add(v.index)
+        mixed = np.zeros((1,) * ids.ndim, np.int64)
+    else:
+        mixed = mix(v, reduced)
     v.set(mixed.reshape([n for a, n in enumerate(mixed.shape) if a not in reduced or v.attr("keepdims", 1)]))
+
+
+def normalizes(v: View) -> bool:
+    """Whether this is of squares or exponentials, or is subtracted from what it is of: parts of a normalization."""
+    x, readers = v.name(0), v.graph.consumers.get(key(v.node), [])
+    centres = any(v.graph.nodes[i].op_type == "Sub" and x in v.graph.nodes[i].input for i in readers)
+    return centres or normalized_by(v.graph, x)
+
+
+def normalized_by(graph: Graph, name: str) -> bool:
+    """Whether a value is a square or an exponential of another."""
+    node = graph.nodes[graph.producer[name]] if name in graph.producer else None
+    if node is None or node.op_type == "Cast":
+        return node is not None and normalized_by(graph, node.input[0])
+    if node.op_type == "Pow":
+        return node.input[1] in graph.static and bool((graph.array(node.input[1]) == 2).all())
+    return node.op_type == "Exp" or (node.op_type == "Mul" and node.input[0] == node.input[1])
 
 
 def mix(v: Visit, axes: set[int]) -> Ids:
