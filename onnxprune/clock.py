@@ -91,7 +91,7 @@ def in_turns(
     """
     known = [model if isinstance(model, Model) else files.read(model) for model in models]
     in_parts = in_parts or any(map(files.big, known))
-    sessions = [runtime.session(model, in_parts=in_parts) for model in known]
+    sessions = [runtime.session(model, in_parts=in_parts, planned=True) for model in known]
     alone = runtime.threads == 1 and runtime.provider == "cpu"
     now: Callable[[], float] = time.thread_time if alone else time.perf_counter
     repeats = []

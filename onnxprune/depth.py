@@ -100,7 +100,7 @@ class Shallowing(Search):
             return diagnose(run.coupling, blocks, run.feeds(chosen), run.options.runtime)
         run.warnings.append("the labels that judge the result have chosen the blocks, too.")
         order = np.random.default_rng(run.options.seed).permutation(labelled.samples.count)
-        feeds = labelled.samples.batches(order.tolist(), run.options.at_once)
+        feeds = labelled.samples.batches(order.tolist(), run.at_once)
         return diagnose(run.coupling, blocks, feeds, run.options.runtime, labelled.labels.ravel()[order])
 
     def after(self, outputs: Sequence[str]) -> Joined:

@@ -12,7 +12,7 @@ from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper
 
 from onnxprune import intervals
 from onnxprune.calibration import Samples
@@ -25,6 +25,8 @@ from onnxprune.runtime import Runtime, Session
 
 Float = NDArray[np.float64]
 Ints = NDArray[np.int64]
+BATCH = 64  # samples that are run at once, unless they are large
+GRANTED = 2e9  # bytes for what a model holds while it runs
 ANSWERS_HELD = 3e8  # bytes of answers that are kept to be compared; dense outputs are judged on fewer samples
 
 
@@ -41,6 +43,28 @@ def affordable(graph: Graph, names: Iterable[str], most: float = ANSWERS_HELD) -
     """For how many samples these values fit into memory granted for answers, at least 1."""
     size = sum(8 * prod(graph.shapes.get(name, ())) for name in names)
     return max(1, int(most // max(size, 1)))
+
+
+def at_once(graph: Graph, granted: float = GRANTED) -> int:
+    """How many samples are run at once by default: up to BATCH, as far as what a model holds fits into memory granted.
+
+    What is held are the values that are still to be read, when they are most; onnxruntime keeps up to twice as much.
+    """
+    last = {name: i for i, node in enumerate(graph.nodes) for name in (*node.output, *graph.reads(node))}
+    sizes = {name: _bytes(graph, name) for name in last if name not in graph.static}
+    change = np.zeros(len(graph.nodes) + 1)
+    for i, node in enumerate(graph.nodes):
+        for name in sizes.keys() & {*node.output}:
+            change[i] += sizes[name]
+            change[last[name] + 1] -= sizes[name]
+    most = float(np.cumsum(change).max(initial=0.0))
+    return max(1, min(BATCH, int(granted // max(2 * most, 1.0))))
+
+
+def _bytes(graph: Graph, name: str) -> float:
+    """Bytes of a value of one sample; 0 if that isn't known."""
+    elements = prod(graph.shapes[name]) if name in graph.shapes else 0
+    return float(elements) * helper.tensor_dtype_to_np_dtype(graph.types[name]).itemsize if elements else 0.0
 
 
 def answers(

@@ -106,7 +106,7 @@ class Judge:
 
     def _answers(self, model: Model, samples: Samples, indices: Sequence[int], *, changed: bool = False) -> list[Array]:
         """What is compared of a model; of a `changed` one that fails, empty arrays."""
-        runtime, batch = self.run.options.runtime, self.run.options.at_once
+        runtime, batch = self.run.options.runtime, self.run.at_once
         if self.guide is not None:
             found = self.guide.answers(model, samples, indices, batch, changed=changed)
         else:
@@ -162,8 +162,8 @@ def _scores(run: Run, model: Model) -> NDArray[np.float64] | None:
     if run.labelled is None:
         return None
     if run.labelled.function is None:
-        return evaluation.scores(model, None, run.labelled, run.options.runtime, run.options.at_once)
+        return evaluation.scores(model, None, run.labelled, run.options.runtime, run.at_once)
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
         path = Path(folder) / "model.onnx"
         files.save(model, path)
-        return evaluation.scores(model, path, run.labelled, run.options.runtime, run.options.at_once)
+        return evaluation.scores(model, path, run.labelled, run.options.runtime, run.at_once)

@@ -198,7 +198,8 @@ MACHINE = _options(
         "--batch",
         metavar="N",
         type=click.IntRange(1),
-        help="Samples that are run at once, also where models are timed.  [default: 64; 1 where models are timed]",
+        help="Samples that are run at once, also where models are timed.  [default: up to 64, fewer where activations "
+        "are large; 1 where models are timed]",
     ),
 )
 HOW = _options(

@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxprune import clock, evaluation, files, oracle
 from onnxprune.calibration import PLAIN, Preprocessing
-from onnxprune.data import labelled_of, samples_of
+from onnxprune.data import labelled_of, samples_of, shapes_of
 from onnxprune.declared import length
 from onnxprune.depth import Shallowing
 from onnxprune.errors import BudgetError, DataError, UsageError
@@ -39,7 +39,7 @@ from onnxprune.iteration import iterate
 from onnxprune.merging import planned
 from onnxprune.plan import Plan
 from onnxprune.report import Comparison, Inspection, Latency, Report, Target, group_reports, left_alone
-from onnxprune.run import BATCH, TIMED_BATCH, Options, Progress, Run, prepare
+from onnxprune.run import TIMED_BATCH, Options, Progress, Run, prepare
 from onnxprune.runtime import Runtime
 from onnxprune.scope import why_left_out
 from onnxprune.search import Candidate, Search, parse_targets, stamp
@@ -301,8 +301,8 @@ def compare(
     """Two models with the same inputs side by side: size, time, and how alike they answer to `data`.
 
     data, eval, preprocessing, samples, input_shapes: as the `calibration` and so on of `prune`; with labelled samples
-    and no data, those. batch: samples in a run; without it 64, but 1 where the models are timed. Raises DataError if
-    the outputs have different shapes.
+    and no data, those. batch: samples in a run; without it up to 64, but 1 where the models are timed. Raises
+    DataError if the outputs have different shapes.
     """
     runtime = runtime or Runtime()
     models = [files.read(m) for m in (before, after)]
@@ -315,10 +315,11 @@ def compare(
         found = samples_of(graphs[0], path, data, preprocessing, samples, 0, input_shapes)
     count = min(found.count, evaluation.affordable(graphs[0], graphs[0].outputs))
     guide = Guide.of(graphs[0], runtime, lambda name: graphs[0].shapes.get(name) == graphs[1].shapes.get(name, ()))
+    at_once = batch or evaluation.at_once(graphs[0].resized({**shapes_of(found), **graphs[0].dims}))
     if guide is not None:
-        answers = [guide.answers(p, found, range(count), batch or BATCH) for p in models]
+        answers = [guide.answers(p, found, range(count), at_once) for p in models]
     else:
-        answers = [evaluation.answers(p, found, range(count), runtime, batch or BATCH) for p in models]
+        answers = [evaluation.answers(p, found, range(count), runtime, at_once) for p in models]
     if [a.shape for a in answers[0]] != [a.shape for a in answers[1]]:
         raise DataError("the two models don't have the same outputs, so they can't be compared.")
     size = batch or TIMED_BATCH
@@ -332,8 +333,6 @@ def compare(
     fidelity = evaluation.fidelity(answers[0], answers[1], count, found.origin, guided=guide is not None)
     if labelled is None:
         return Comparison(sizes[0], sizes[1], fidelity, None, evaluation.loss(fidelity), told)
-    scores = [
-        evaluation.scores(p, m, labelled, runtime, batch or BATCH) for p, m in zip(models, (before, after), strict=True)
-    ]
+    scores = [evaluation.scores(p, m, labelled, runtime, at_once) for p, m in zip(models, (before, after), strict=True)]
     accuracy = {when: float(found.mean()) for when, found in zip(("before", "after"), scores, strict=True)}
     return Comparison(sizes[0], sizes[1], fidelity, accuracy, evaluation.loss(fidelity, *scores), told)

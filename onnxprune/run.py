@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune import calibration, methods, serialize
+from onnxprune import calibration, evaluation, methods, serialize
 from onnxprune.allocation import ALLOCATORS
 from onnxprune.calibration import Samples
 from onnxprune.cost import COSTS
 from onnxprune.coupling import GRANULARITIES, Coupling
 from onnxprune.data import Division, bearable, divide, inputs_of, shapes_of
 from onnxprune.errors import UsageError
-from onnxprune.evaluation import Labelled
+from onnxprune.evaluation import BATCH, Labelled
 from onnxprune.files import Model
 from onnxprune.graph import Array, Graph
 from onnxprune.heads import ATTENTION, attend, restored
@@ -36,7 +36,6 @@ Progress = Callable[[str, int, int], None]
 Retrain = str | Callable[[ModelProto], ModelProto]
 DEFAULT_DROP = 0.01
 SYNTHETIC_DROP = 0.001  # without real data nobody can tell what a loss means
-BATCH = 64  # samples that are run at once
 TIMED_BATCH = 1  # samples in a run that is timed
 BLOCKS = ("auto", "keep")  # residual blocks: whole ones may go where time counts, or not
 STREAMS = ("keep", "prune")  # residual streams: whole, or pruned like other groups, by all their readers together
@@ -60,7 +59,7 @@ class Options:
     keep: tuple[tuple[str, float], ...] | Mapping[str, float] = ()  # names of layers, shares of channels that stay
     round_to: int | None = None
     min_channels: int = 1
-    batch: int | None = None  # samples in a run; without it BATCH, but TIMED_BATCH where runs are timed
+    batch: int | None = None  # samples in a run; without it what `at_once` says, but TIMED_BATCH for times
     seed: int = 0
     max_memory: float = 2e9
     runtime: Runtime = field(default_factory=Runtime)
@@ -137,11 +136,6 @@ class Options:
         return self.mode == "none" and methods.find(self.method).needs == "weights"
 
     @property
-    def at_once(self) -> int:
-        """Samples that are run at once."""
-        return self.batch or BATCH
-
-    @property
     def for_time(self) -> bool:
         """Whether a target counts time."""
         return any(target.kind == "latency" for target in self.targets)
@@ -180,10 +174,15 @@ class Run:
     seen: int = 0  # samples that calibration has run, for its progress
     on_disk: int | None = None  # bytes of the original's file, where it has one
 
+    @cached_property
+    def at_once(self) -> int:
+        """Samples that are run at once."""
+        return self.options.batch or evaluation.at_once(self.original, self.options.max_memory)
+
     def feeds(self, indices: Ints, most: int = BATCH) -> Iterable[Mapping[str, Array]]:
         """The samples in batches, read when they are asked for; of at most so many, if nobody said of how many."""
         source = self.noise if methods.find(self.options.method).needs == "noise" else self.samples
-        return source.batches(indices.tolist(), self.options.batch or min(BATCH, most))
+        return source.batches(indices.tolist(), self.options.batch or min(self.at_once, most))
 
     @property
     def parts(self) -> list[Iterable[Mapping[str, Array]]]:

@@ -61,9 +61,17 @@ class Runtime:
         return str(ort.__version__)
 
     def session(
-        self, model: Model | ModelProto | str | Path, *, optimize: bool = True, in_parts: bool = False
+        self,
+        model: Model | ModelProto | str | Path,
+        *,
+        optimize: bool = True,
+        in_parts: bool = False,
+        planned: bool = False,
     ) -> Session:
-        """Load a model, `in_parts` as if it was a big one; ModelError says why onnxruntime can't."""
+        """Load a model, `in_parts` as if it was a big one; ModelError says why onnxruntime can't.
+
+        Memory isn't `planned` ahead for a size of inputs, as onnxruntime does by default: that takes it twice.
+        """
         if isinstance(model, str | Path):
             model = files.load(model)
         elif isinstance(model, ModelProto):
@@ -72,6 +80,7 @@ class Runtime:
         options.log_severity_level = 4
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
+        options.enable_mem_pattern = planned
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others work between two runs
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

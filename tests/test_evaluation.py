@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import models
-from onnxprune import calibration, evaluation
+from onnxprune import calibration, evaluation, prune
 from onnxprune.data import inputs_of
 from onnxprune.errors import DataError
 from onnxprune.evaluation import (
@@ -19,6 +19,7 @@ from onnxprune.evaluation import (
     size,
 )
 from onnxprune.graph import Graph
+from onnxprune.runtime import Session
 
 
 def samples(model, x):
@@ -272,3 +273,36 @@ def test_another_number_of_boxes_is_a_whole_change():
     assert fidelity([boxes], [np.ones((3, 4))], 2, "given").top1_agreement is None
     nothing = np.zeros((0, 4))
     assert fidelity([nothing], [nothing], 2, "given").top1_agreement is None
+
+
+# ---- Memory
+
+
+def test_as_many_samples_are_run_at_once_as_memory_is_granted_for():
+    """Of a chain of three values of 8 * 4 KB two are held at once, and the input of one value."""
+    text = "a = Conv(x, w1)\nb = Relu(a)\nc = Conv(b, w2)\ny = ReduceMean<axes=[1,2,3]>(c)"
+    graph = Graph(
+        models.build("float[N,1,32,32] x", "float[N,1,1,1] y", text, {"w1": (8, 1, 1, 1), "w2": (8, 8, 1, 1)})
+    )
+    each = 2 * 8 * 4096  # onnxruntime is taken to need as much again
+    assert evaluation.at_once(graph, 2 * each * 10) == 10
+    assert evaluation.at_once(graph, 2 * each * 9.5) == 9
+    assert evaluation.at_once(graph, 1) == 1
+    assert evaluation.at_once(graph) == evaluation.BATCH
+
+
+def test_large_activations_are_run_in_small_batches(monkeypatch):
+    model = models.build("float[N,1,32,32] x", "float[N,2,32,32] y", "a = Conv(x, w1)\nr = Relu(a)\ny = Conv(r, w2)",
+                         {"w1": (8, 1, 1, 1), "w2": (2, 8, 1, 1)})  # fmt: skip
+    sizes, run = set(), Session.run
+
+    def spied(self, feeds, outputs=None):
+        sizes.add(max(len(value) for value in feeds.values() if value.ndim == 4))
+        return run(self, feeds, outputs)
+
+    monkeypatch.setattr(Session, "run", spied)
+    data = np.random.default_rng(0).normal(size=(40, 1, 32, 32)).astype(np.float32)
+    prune(
+        model, target="macs=0.7", calibration=data, max_memory=10 * 2 * 2 * 8 * 4096, measure_latency=False, round_to=1
+    )
+    assert max(sizes) == 10

@@ -298,6 +298,7 @@ def test_what_is_gathered_at_once_fits_into_the_memory_granted(batch, memory, si
     each = sum(statistics.gathered_bytes(one.coupling.graph, linear, 54) for linear in linears)
     assert each == 4 * (11 * 8 * 9 + 72 + 60)  # 8 * 72 rows of the map in 54 samples; one row of each Gemm
     monkeypatch.setattr(steps, "collect", lambda graph, linears, parts, *_: sizes.extend(map(list, parts)))
+    monkeypatch.setattr(evaluation, "at_once", lambda graph, granted: evaluation.BATCH)
     one.options = replace(one.options, max_memory=memory or 7.5 * each / steps.GATHERED)
     steps.moments_of(one, prunable(one), 1)
     counts = [[len(feed["x"]) for feed in part] for part in sizes]
