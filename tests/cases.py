@@ -4168,6 +4168,23 @@ case("zeros_of_a_fixed_size", "float[N,4,3] x", "float[N,4,2] y", """
 """, one=[1], two=[2], first=[1], three=[3], second=[2], w1=(3, 6), heads=[0, 4, 3, 2], join=[0, 4, 6],
     w2=(6, 2))  # fmt: skip
 
+case("gates_in_between", "float[N,4,3] x", "float[N,4,2] y", """
+    a = MatMul(x, w1)
+    up = Slice(a, zero, end, last, two)
+    gate = Slice(a, one, far, last, two)
+    g = Sigmoid(gate)
+    m = Mul(up, g)
+    y = MatMul(m, w2)
+""", zero=[0], one=[1], two=[2], last=[2], end=[11], far=[2**60], w1=(3, 12), w2=(6, 2))  # fmt: skip
+
+case("every_third", "float[N,4,3] x", "float[N,4,2] y", """
+    a = MatMul(x, w1)
+    t = Slice(a, zero, end, last, three)
+    u = Slice(a, two, end, last, three)
+    c = Concat<axis=2>(t, u)
+    y = MatMul(c, w2)
+""", zero=[0], two=[2], three=[3], last=[2], end=[12], w1=(3, 12), w2=(8, 2))  # fmt: skip
+
 case("rows_of_steps", "float[N,S,3] x", "float[N,S,2] y", """
     shape = Shape(x)
     two = Slice(shape, first, second)

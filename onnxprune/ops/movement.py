@@ -120,7 +120,8 @@ def shrink_slice(cut: Cut) -> None:
         mask = cut.mask(x, axis)
         if not mask.all():
             first, stop, _ = slice(start, end, step).indices(shape[axis])
-            start, end = int(mask[:first].sum()), int(mask[: max(stop, first)].sum())
+            last = int(mask[: max(stop, first)].sum())
+            start, end = (int(mask[:first].sum()), last) if step == 1 else (first, int(mask.sum()))
         starts.append(start)
         ends.append(end)
     if cut.graph.opset < 10:
@@ -131,22 +132,41 @@ def shrink_slice(cut: Cut) -> None:
         cut.set_input(2, np.asarray(ends, np.int64), "ends")
 
 
-@rule("Slice", shrink=shrink_slice, commutes=always)
+def without_steps(v: Visit) -> bool:
+    """Whether all neighbours along the axes of channels are taken alike."""
+    return all(step == 1 or v.ids(0).shape[axis] == 1 for axis, *_, step in slice_terms(v) or [])
+
+
+@rule("Slice", shrink=shrink_slice, commutes=without_steps)
 def cut_out(v: Visit) -> None:
-    """Takes a part: of a channel axis only in steps of one and at known places, and else of all channels alike."""
+    """Takes a part: of a channel axis only at known places, and else of all channels alike.
+
+    In steps of more than one it takes one of each few, as the gates that lie between what they multiply: those few stay
+    or go together.
+    """
     terms = slice_terms(v)
     if terms is None:
         v.freeze_all("cuts them at places that are known only at run time")
         return
     whole = cut_along(v, {axis for axis, *_ in terms})
     known = lasting_terms(v) is not None
-    strewn = {axis for axis, *_, step in terms if whole.shape[axis] > 1 and not (step == 1 and known)}
+    few = {axis: step for axis, start, _, step in terms if whole.shape[axis] > 1 and one_of_each(v, axis, start, step)}
+    strewn = {axis for axis, *_, step in terms if whole.shape[axis] > 1 and not (known and (step == 1 or axis in few))}
     ids = whole = v.gather(whole, strewn, STAYS)
+    for axis in few.keys() - strewn:
+        rows = np.moveaxis(ids, axis, 0)
+        v.tie(rows, rows[np.arange(len(rows)) // few[axis] * few[axis]])
     for axis, start, end, step in terms:
         if ids.shape[axis] > 1:
             ids = ids[(slice(None),) * axis + (slice(start, end, step),)]
             v.accept(1, 2)
     v.set_part(ids, whole)
+
+
+def one_of_each(v: View, axis: int, start: int, step: int) -> bool:
+    """Whether a slice takes one of each few neighbours along an axis, from the first few to the last."""
+    n = v.shape(0)[axis]
+    return step > 1 and n % step == 0 and 0 <= start < step and v.out_shape()[axis] == n // step
 
 
 def shrink_gather(cut: Cut) -> None:
