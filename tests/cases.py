@@ -1306,6 +1306,19 @@ case("graph_by_its_edges", "float[7,5] x, int64[4] start, int64[4,1] end", "floa
 """, w1=(5, 8), w2=(8, 6), w3=(6, 3), as_wide=[4, 6], base=(7, 6),
     listed=np.arange(42).reshape(7, 6) * 5 % 7)  # fmt: skip
 
+case("numbers_of_neighbours", "float[7,5] x, int64[9] end", "float[7,3] y", """
+    a = MatMul(x, w1)
+    sums = ScatterElements<axis=0, reduction="add">(none, end, ones)
+    count = Reshape(sums, column)
+    wide = Expand(count, as_wide)
+    m = Mul(a, wide)
+    b = MatMul(m, w2)
+    twice = Tile(count, times)
+    p = Add(b, twice)
+    y = MatMul(p, w3)
+""", w1=(5, 8), none=np.ones(7, np.float32), ones=np.ones(9, np.float32), column=[-1, 1], as_wide=[1, 8], w2=(8, 6),
+    times=[1, 6], w3=(6, 3))  # fmt: skip
+
 case("elements_gathered", "float[N,3,5] x, int64[N,2] index", "float[N,3] y", """
     a = MatMul(x, w1)
     column = Unsqueeze(index, last)

@@ -362,7 +362,7 @@ class Siamese(nn.Module):
         return torch.sigmoid(self.last((self.tower(a) - self.tower(b)).abs()))
 
 
-@model((2, 3, 15, 15), (2, 3, 31, 31))
+@model((1, 3, 15, 15), (1, 3, 31, 31))
 class SiamFC(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.graph import Shape, key
 from onnxprune.ids import Ids, reshape
 from onnxprune.ops.registry import Cut, View, Visit, always, rule
-from onnxprune.ops.sizes import always_stated, lower_sizes, repeated_along, stretched
+from onnxprune.ops.sizes import always_stated, lower_sizes, read_along, repeated_along, stretched
 
 STAYS = "moves them in a way that can't be written for fewer channels"
 
@@ -172,10 +172,14 @@ def run_time(v: Visit, ids: Ids, *inputs: int) -> None:
 def makes_copies(v: Visit, ids: Ids) -> bool:
     """Whether the copies along an axis that had length 1 are channels, which can go one by one.
 
-    They are where it turned out that what is copied can only go as a whole, as keys that all heads share, or must stay.
+    They are where it turned out that what is copied can only go as a whole, as keys that all heads share, or must stay;
+    and of what has no channels where the first layer behind has them along that axis.
     """
     before = (1,) * (len(v.out_shape()) - len(v.shape(0))) + tuple(v.shape(0))
     made = [axis for axis, (a, b) in enumerate(zip(before, v.out_shape(), strict=True)) if a == 1 < b]
+    if len(made) == 1 and not ids.any() and read_along(v) == made[0]:
+        v.set_channels(v.ledger.fresh(("copies", v.index), v.out_shape()[made[0]]), made[0])
+        return True
     if len(made) != 1 or not ids.any():
         return False
     if v.index not in v.notes.apart:

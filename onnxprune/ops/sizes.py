@@ -68,9 +68,14 @@ def repeated_along(v: View, i: int | None = None) -> int | None:
     else:
         axes = always_stated(v, i)
     if len(axes) > 1:
-        axis = _read_along(v.graph, v.node.output[0], set())
-        axes = [a for a in axes if axis is not None and a - len(v.out_shape()) == axis]
+        axes = [a for a in axes if a == read_along(v)]
     return axes[0] if axes else None
+
+
+def read_along(v: View) -> int | None:
+    """The axis of output 0 along which the first layer behind it has channels, if there is one that tells."""
+    axis = _read_along(v.graph, v.node.output[0], set())
+    return None if axis is None else axis + len(v.out_shape())
 
 
 def _read_along(graph: Graph, name: str, seen: set[str]) -> int | None:
@@ -79,7 +84,7 @@ def _read_along(graph: Graph, name: str, seen: set[str]) -> int | None:
         node, rank = graph.nodes[reader], len(graph.shapes.get(name, ()))
         if node.op_type in BY_PLACES and node.input[0] == name:
             return 1 - rank
-        if node.op_type in ("Gemm", "MatMul", "LayerNormalization") and node.input[0] == name:
+        if node.op_type in ("Gemm", "MatMul") and node.input[0] == name and node.input[1] in graph.static:
             return -1
         if node.op_type in THROUGH:
             seen.add(name)
