@@ -1316,7 +1316,7 @@ case("numbers_of_neighbours", "float[7,5] x, int64[9] end", "float[7,3] y", """
     twice = Tile(count, times)
     p = Add(b, twice)
     y = MatMul(p, w3)
-""", w1=(5, 8), none=np.ones(7, np.float32), ones=np.ones(9, np.float32), column=[-1, 1], as_wide=[1, 8], w2=(8, 6),
+""", w1=(5, 8), none=(7,), ones=(9,), column=[-1, 1], as_wide=[1, 8], w2=(8, 6),
     times=[1, 6], w3=(6, 3))  # fmt: skip
 
 case("elements_gathered", "float[N,3,5] x, int64[N,2] index", "float[N,3] y", """
