@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
 import zoo
 import zoo_checks
+import zoo_merged
 import zoo_producers
 import zoo_table
 
@@ -27,8 +28,10 @@ from onnxprune.graph import Graph
 from onnxprune.oracle import check, comparable
 from onnxprune.plan import Plan
 from onnxprune.rewrite import rewrite
+from onnxprune.runtime import Runtime
 
 X = "float[N,3,8,8] x"
+RUNTIME = Runtime(threads=1)
 MODELS = sorted((Path(__file__).parent.parent / "models").glob("*.onnx"))
 
 
@@ -94,6 +97,24 @@ def test_nothing_is_wrong_where_nothing_can_go(case, tmp_path):
     record = zoo_checks.surgery(tmp_path / "m.onnx")
     assert (record["groups"], record["failures"]) == (0, [])
     assert "skipped" in zoo_checks.STAGES["reap"](tmp_path / "m.onnx")
+
+
+def test_merged_decoders_answer_as_each_and_share_their_weights(tmp_path):
+    body, weights = "h = MatMul(x, w1) r = Relu(h) {} y = MatMul(c, w2)", {"w1": (3, 5), "w2": (5, 2)}
+    first = Case("first", "float[N,3] x", "float[M,2] y", body.format("c = Identity(r)"), weights)
+    later = Case(
+        "later", "float[N,3] x, float[P,5] past", "float[M,2] y", body.format("c = Concat<axis=0>(past, r)"), weights
+    )
+    for case in (first, later):
+        onnx.save(case.model(), tmp_path / f"{case.name}.onnx")
+    zoo_merged.merge(tmp_path / "later.onnx", tmp_path / "first.onnx", tmp_path / "merged.onnx")
+    feed = {"x": np.ones((2, 3), np.float32), "past": np.ones((4, 5), np.float32)}
+    merged = RUNTIME.session(onnx.load(tmp_path / "merged.onnx"))
+    for case, given in ((first, {"x": feed["x"]}), (later, feed)):
+        found = merged.run(feed | {"use_cache_branch": np.array([case is later])})
+        np.testing.assert_array_equal(found["y"], RUNTIME.session(case.model()).run(given)["y"])
+    assert len(onnx.load(tmp_path / "merged.onnx").graph.initializer) == 2
+    assert zoo_checks.surgery(tmp_path / "merged.onnx")["reasons"] == [("If has a body that isn't looked into", 1)]
 
 
 def test_nothing_to_prune_fails_where_something_might_go(tmp_path):

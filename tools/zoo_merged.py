@@ -36,7 +36,7 @@ def body(graph: Any, prefix: str, weights: dict[bytes, TensorProto]) -> Any:
     for node in graph.node:
         for side in (node.input, node.output):
             side[:] = [name and outside.get(name, f"{prefix}/{name}") for name in side]
-        node.name = f"{prefix}{node.name}"
+        node.name = node.name and f"{prefix}{node.name}"
         if any(a.HasField("g") for a in node.attribute):
             raise ValueError(f"{node.name} has a body of its own")
     for value in graph.output:

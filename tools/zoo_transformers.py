@@ -366,6 +366,7 @@ MORE: dict[str, tuple[str, Record, Record]] = {
         {"input_ids": (2, 5)},
     ),
     "lfm2": ("Lfm2ForCausalLM", {"full_attn_idxs": [1]}, {"input_ids": (2, 5)}),
+    "gptj": ("GPTJModel", {"rotary_dim": 8}, IDS),
     "openai_gpt": ("OpenAIGPTModel", {}, IDS),
     "ctrl": ("CTRLModel", {"n_embd": 64, "dff": 128}, IDS),
     "qwen3_next": ("Qwen3NextForCausalLM", {}, {"input_ids": (2, 5)}),
