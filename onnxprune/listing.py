@@ -6,11 +6,13 @@ of known sequences are read as what they are (see `sequences`). A size that no i
 constant is cut or arranged by it, which makes that a constant, too: MXNet cuts all weights of a recurrent layer out of
 one vector, by sizes of its input. Inference goes along, because all of these ask for what is known of the values before
 them. A constant that several nodes compute alike is listed once: where a recurrent layer is written step by step, its
-weights may be put together anew in each.
+weights may be put together anew in each. Zeros that several nodes read are listed for each of these: the states that
+layers start from have channels of their own, though optimizers make them one.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,12 +21,12 @@ from onnx import NodeProto, helper
 from onnx.numpy_helper import from_array
 
 from onnxprune import contrib
-from onnxprune.bodies import ITERATIONS, chosen, outer_names, stored, subgraphs, unrolled
+from onnxprune.bodies import ITERATIONS, chosen, constant, outer_names, stored, subgraphs, unrolled
 from onnxprune.contrib import STANDARD
 from onnxprune.declared import Array, Declared
 from onnxprune.errors import ModelError
 from onnxprune.inference import FAITHFUL, PLACEHOLDERS, Inference, Probe, Sizes, evaluate
-from onnxprune.nodes import NOT_FUNCTIONS, constants, foreseeable, fresh, names, needed, reads
+from onnxprune.nodes import NOT_FUNCTIONS, constants, foreseeable, fresh, key, names, needed, reads
 from onnxprune.sequences import READING, Sequences
 
 
@@ -40,16 +42,17 @@ def listed(declared: Declared) -> Listing:
     """All nodes of a model."""
     nodes = list(declared.model.graph.node)
     static = constants(declared.initializers, nodes)
+    nodes = fills_apart(declared, nodes, static)
     branches = any(node.op_type in ("If", "Loop") or _sized(node, static) for node in nodes)
     if not branches and not any(contrib.merged(node, static) or node.op_type in READING for node in nodes):
         return Listing(told_once(nodes, static, declared.outputs), {})
     others = ((2, 2), (2, 1), (1, 2)) if declared.symbolic else ((1, 1),)
     for batch, factor in others if branches else ():
         try:
-            return _Walk(declared, static, Sizes(), Sizes(batch, factor, PLACEHOLDERS[1])).listing()
+            return _Walk(declared, nodes, static, Sizes(), Sizes(batch, factor, PLACEHOLDERS[1])).listing()
         except ModelError:
             continue
-    return _Walk(declared, static, Sizes()).listing()
+    return _Walk(declared, nodes, static, Sizes()).listing()
 
 
 class _Walk:
@@ -60,16 +63,16 @@ class _Walk:
     alike by chance.
     """
 
-    def __init__(self, declared: Declared, static: set[str], *sizes: Sizes) -> None:
-        self.declared, self.sizes = declared, sizes
+    def __init__(self, declared: Declared, nodes: Sequence[NodeProto], static: set[str], *sizes: Sizes) -> None:
+        self.declared, self.nodes, self.sizes = declared, nodes, sizes
         self.inferences = [Inference.at(declared, one) for one in sizes]
         self.static, self.fixed, self.compared = set(static), set(static), set[str]()
-        taken = names(declared.model.graph, declared.model.graph.node)
+        taken = names(declared.model.graph, nodes)
         self.sequences = Sequences(self.inferences[0].values, lambda like: fresh(like, taken), declared.opset)
 
     def listing(self) -> Listing:
         """The nodes with the parts of those that stand for several."""
-        plain, waiting = list[NodeProto](), list(self.declared.model.graph.node)[::-1]
+        plain, waiting = list[NodeProto](), list(self.nodes)[::-1]
         while waiting:
             node = waiting.pop()
             parts = self._parts(node)
@@ -135,12 +138,45 @@ class _Walk:
         return {name for name in known if np.array_equal(one.values[name], two.values[name])}
 
 
+def fills_apart(declared: Declared, nodes: list[NodeProto], static: Container[str]) -> list[NodeProto]:
+    """The nodes, with those that repeat one number, in sizes that aren't constant, listed for every node that reads it.
+
+    Where bodies read it, or it is an output, there is one.
+    """
+    fills = set[str]()
+    for node in nodes:
+        made = node.op_type == "ConstantOfShape" and (not node.attribute or constant(node).dtype.kind not in "biu")
+        if (made and node.input[0] not in static) or (node.op_type in ("Cast", "Identity") and node.input[0] in fills):
+            fills.update(node.output)
+    fills -= _read_apart(declared.outputs, nodes)
+    if max(Counter(x for node in nodes for x in fills.intersection(node.input)).values(), default=1) == 1:
+        return nodes
+    taken, wanted, kept = names(declared.model.graph, nodes), dict[str, list[str]](), list[NodeProto]()
+    for node in reversed(nodes):
+        for output in wanted.get(key(node), [key(node)]):
+            one = NodeProto()
+            one.CopyFrom(node)
+            for x in fills.intersection(node.input):
+                own = fresh(x, taken) if x in wanted else x
+                wanted.setdefault(x, []).append(own)
+                one.input[:] = [own if name == x else name for name in one.input]
+            if output not in node.output:
+                one.name, one.output[0] = "", output
+            kept.append(one)
+    return kept[::-1]
+
+
+def _read_apart(outputs: Iterable[str], nodes: Iterable[NodeProto]) -> set[str]:
+    """The outputs, and values that bodies read."""
+    return set(outputs).union(*(outer_names(body) for node in nodes for body in subgraphs(node)))
+
+
 def told_once(nodes: Sequence[NodeProto], static: Container[str], outputs: Iterable[str]) -> list[NodeProto]:
     """The nodes without those that compute a constant of others just as an earlier one does, which is read instead.
 
     Those stay whose values bodies read, or that are outputs.
     """
-    apart = set(outputs).union(*(outer_names(body) for node in nodes for body in subgraphs(node)))
+    apart = _read_apart(outputs, nodes)
     first, same, kept = dict[tuple[object, ...], NodeProto](), dict[str, str](), list[NodeProto]()
     for node in nodes:
         if not same.keys().isdisjoint(node.input):

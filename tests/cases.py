@@ -2484,6 +2484,23 @@ case("steps_that_put_their_weights_together", "float[N,2,5] x", "float[N,3] y", 
     y = MatMul(j, wy)
 """, ones=[1, 1], one=[1], w1=(5, 4), w2=(5, 2), r=(6, 6), wy=(6, 3))  # fmt: skip
 
+case("states_that_start_from_the_same_zeros", "float[N,5] x", "float[N,3] y", """
+    size = Shape(x)
+    n = Slice(size, zero, one)
+    state = Concat<axis=0>(n, six)
+    zeros = ConstantOfShape(state)
+    start = Cast<to=1>(zeros)
+    a = MatMul(x, w1)
+    b = Add(a, start)
+    c = Tanh(b)
+    d = MatMul(x, w2)
+    e = Add(d, start)
+    f = Tanh(e)
+    g = MatMul(c, w3)
+    h = MatMul(f, w4)
+    y = Add(g, h)
+""", zero=[0], one=[1], six=[6], w1=(5, 6), w2=(5, 6), w3=(6, 3), w4=(6, 3))  # fmt: skip
+
 BOTH = {"w": (2, 24, 5), "r": (2, 24, 6), "b": (2, 48)}
 
 case("last_states_of_both_directions", "float[S,2,5] x", "float[2,3] y", """

@@ -129,7 +129,7 @@ def with_tflite(name: str, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.tflite"
         file.write_bytes(tf.lite.TFLiteConverter.from_keras_model(keras_model(name)).convert())
-        importlib.import_module("tf2onnx").convert.from_tflite(str(file), opset=13, output_path=str(path))
+        importlib.import_module("tf2onnx").convert.from_tflite(str(file), opset=15, output_path=str(path))
     onnx.checker.check_model(path)
 
 
