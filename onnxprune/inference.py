@@ -185,10 +185,18 @@ class Inference:
             elif name:
                 declared = self._declared(name, inferred.get(name))
                 self.types[name] = declared if _shape(declared) is not None else self._placed(node, name, declared)
-        if node.op_type == "Reshape" and node.domain in STANDARD:
-            old, new = (_shape(self.types.get(name, TypeProto())) for name in (node.input[0], node.output[0]))
-            if old is not None and new is not None and np.prod(old) != np.prod(new):  # as onnx doesn't see
-                self._doubt(node, f"{list(old)} can't become {list(new)}")
+        if node.op_type in ("Reshape", "Conv") and node.domain in STANDARD:  # of these onnx doesn't see it
+            names = (node.input[0], node.output[0] if node.op_type == "Reshape" else node.input[1])
+            one, other = (_shape(self.types.get(name, TypeProto())) for name in names)
+            if one is not None and other is not None:
+                self._demand_fit(node, one, other)
+
+    def _demand_fit(self, node: NodeProto, one: Shape, other: Shape) -> None:
+        """Refuse a new shape of other elements, or a weight for other channels."""
+        if node.op_type == "Reshape" and np.prod(one) != np.prod(other):
+            self._doubt(node, f"{list(one)} can't become {list(other)}")
+        if node.op_type == "Conv" and one[1] != other[1] * attributes(node).get("group", 1):
+            self._doubt(node, f"its weight {list(other)} isn't for {one[1]} channels")
 
     def _doubt(self, node: NodeProto, why: str) -> None:
         """Refuse a node that its inputs don't fit, unless data decide their sizes."""

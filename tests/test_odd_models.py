@@ -831,3 +831,16 @@ def test_sizes_that_fit_no_batch_are_refused():
     model = Case("twice", NAMED.inputs, NAMED.outputs, NAMED.body, NAMED.weights | {"one": [2, 4, 2, 4]}).model()
     with pytest.raises(ModelError, match=r"shapes don't fit at node 'r' .*can't become"):
         couple(Graph(model))
+
+
+def test_a_batch_that_is_fixed_by_a_convolution():
+    """Samples that are compared with one another lie along the channels: their number is that of the groups."""
+    model = Case("compared", "float[N,3,4,4] x", "float[M,1,2,2] y", """
+        a = Conv(x, w1)
+        r = Relu(a)
+        b = Conv(r, w2)
+        all = Reshape(b, row)
+        y = Conv<group=1>(all, w3)
+    """, {"w1": (6, 3, 1, 1), "w2": (4, 6, 1, 1), "row": [1, -1, 4, 4], "w3": (1, 4, 3, 3)}).model()  # fmt: skip
+    assert not Graph(model).batched
+    assert [g.channels for g in couple(Graph(model)).groups] == [6, 4]

@@ -26,7 +26,9 @@ Record = dict[str, Any]
 SAMPLES = 16
 METHODS = {"magnitude": "l1", "reap": "reap"}
 FORMS = ("basic", "extended", "slim")
-UNAVOIDABLE = r"(mixes all|along one axis with) channels( along another)?$|(is an output of the model|one channel)$"
+UNAVOIDABLE = (
+    r"(mixes all|along one axis with) channels( along another)?$|(is an (in|out)put of the model|one channel)$"
+)
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 
 

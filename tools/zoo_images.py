@@ -44,7 +44,7 @@ PriorTransformer Transformer2DModel AutoencoderDC SanaTransformer2DModel AuraFlo
 """
 
 EFFDET = "tf_efficientdet_lite0 efficientdet_d0"
-KORNIA = "LoFTR DISK TinyViT RRDBNet DexiNed LightGlue"
+KORNIA = "LoFTR DISK RRDBNet DexiNed LightGlue"
 
 
 @dataclass(frozen=True)
@@ -273,14 +273,20 @@ def kornia(torch: Any, name: str) -> Made:
     random, feature = torch.randn, importlib.import_module("kornia.feature")
     if name == "LightGlue":
         layer = importlib.import_module("kornia.feature.lightglue").TransformerLayer(64, 4, False)
-        turn = random(2, 2, 1, 9, 16)
-        return wrapped(torch, layer, lambda m, x, y, e, f: m(x, y, e, f)), [*random(2, 2, 9, 64), turn, turn + 1]
+        turn = random(2, 2, 1, 9, 16)  # cosines and sines
+        axes = {
+            "x": {0: "N"},
+            "y": {0: "N"},
+            "x_turn": {1: "N"},
+            "y_turn": {1: "N"},
+            "x_out": {0: "N"},
+            "y_out": {0: "N"},
+        }
+        return wrapped(torch, layer, torch.nn.Module.__call__, axes), [*random(2, 2, 9, 64), turn, turn + 1]
     if name == "LoFTR":
         return feature.LoFTR(pretrained=None).backbone, [random(2, 1, 64, 64)]
     if name == "DISK":
         return wrapped(torch, feature.DISK(), lambda m, x: m.heatmap_and_dense_descriptors(x)), [random(2, 3, 64, 64)]
-    if name == "TinyViT":
-        return importlib.import_module("kornia.models.tiny_vit").TinyViT.from_config("5m"), [random(2, 3, 224, 224)]
     if name == "RRDBNet":
         net = importlib.import_module("kornia.models.rrdbnet").RRDBNet(3, 3, 4, 16, 2, 8)
         return net, [random(2, 3, 24, 24)]

@@ -38,7 +38,8 @@ For `surgery` a random third of each group's channels goes. `magnitude` and `rea
 - forms: whether the groups are the same after onnxruntime's basic and extended optimizations (b, e) and onnxslim (s),
   and for dynamo as by TorchScript (t): `=`, groups lost and won (channels × number, /cells), `!` for a failure.
 - result: `none can` where every layer stays because a normalization takes in all its channels, a product combines
-  channels along one axis with channels along another, or it is an output (tests/test_topologies.py has both in small).
+  channels along one axis with channels along another, or it is an input or an output (tests/test_topologies.py has the
+  first two in small).
 """
 
 
