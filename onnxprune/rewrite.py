@@ -314,17 +314,13 @@ def without_feedback(mask: Mask, index: int, constant: Callable[[Array, str], st
 def silenced_input(
     mask: Mask, index: int, node: NodeProto, constant: Callable[[Array, str], str], new: Callable[[str], str]
 ) -> list[NodeProto]:
-    """A node that multiplies the removed channels of what `node` reads by zero, and `node` behind it.
-
-    For a mean the others are multiplied by what makes it the mean of these alone.
-    """
+    """A node that multiplies the removed channels of what `node` reads by zero, and `node` behind it."""
     node, notes = copied(node), mask.coupling.notes
     x = node.input[i := notes.places[index]]
     dtype = helper.tensor_dtype_to_np_dtype(mask.coupling.graph.types[x])
-    flags = narrow(mask.of(notes.ids[x]).astype(np.int64))
-    factors = (flags / flags.mean() if index in notes.averages else flags).astype(dtype)
+    flags = narrow(mask.of(notes.ids[x]).astype(np.int64)).astype(dtype)
     node.input[i] = new(f"{x}_silenced")
-    return [helper.make_node("Mul", [x, constant(factors, f"{x}_mask")], [node.input[i]]), node]
+    return [helper.make_node("Mul", [x, constant(flags, f"{x}_mask")], [node.input[i]]), node]
 
 
 # ---------------------------------------------------------------------------------------------- protobuf

@@ -76,9 +76,9 @@ class Ranking:
 def readers(coupling: Coupling, group: Group) -> list[Linear]:
     """The layers that read a group, loops included, if all are linear layers that can be refitted; else none.
 
-    Products that compare dims of heads and means, of which nothing is expected, don't count.
+    Products that compare dims of heads don't count, nor sums and means over channels.
     """
-    reads = [i for i in group.reads if not ((group.dims and i in coupling.by_rank) or i in coupling.notes.averages)]
+    reads = [i for i in group.reads if not ((group.dims and i in coupling.by_rank) or i in coupling.notes.totals)]
     found = [*(coupling.linear(i) for i in reads), *(coupling.loop(i) for i in group.loops)]
     fit = [linear for linear in found if linear is not None and linear.refittable]
     return fit if len(fit) == len(found) else []

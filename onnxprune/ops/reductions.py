@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
+from math import prod
 
+import numpy as np
+from onnx import helper
+
+from onnxprune.assembly import copied
 from onnxprune.contrib import DOMAIN
 from onnxprune.graph import Graph, key
 from onnxprune.ids import Ids
 from onnxprune.ops.elementwise import calculated
-from onnxprune.ops.registry import View, Visit, rule
+from onnxprune.ops.registry import Cut, View, Visit, rule
 
 
 @rule("MaxPool", "AveragePool", "LpPool")
@@ -24,34 +28,55 @@ def global_pool(v: Visit) -> None:
     pool(v)
 
 
-@rule("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2")
+def shrink_mean(cut: Cut) -> None:
+    """Of channels that go, the mean takes zeros in: it is that of the others, times the share that they are."""
+    x, axes = cut.node.input[0], reduced(cut.view)
+    kept, shape = cut.kept(x), cut.shape(x)
+    share = prod(kept[axis] / shape[axis] for axis in axes or ())
+    if share < 1:
+        mean = copied(cut.node)
+        mean.output[0] = cut.fresh(f"{cut.node.output[0]}_of_those_left")
+        cut.before.append(mean)
+        dtype = helper.tensor_dtype_to_np_dtype(cut.graph.types[x])
+        factor = cut.constant(np.asarray(share, dtype), f"{x}_share")
+        name = cut.fresh(f"{mean.output[0]}_scaled")
+        cut.node.CopyFrom(helper.make_node("Mul", [mean.output[0], factor], [cut.node.output[0]], name))
+
+
+@rule("ReduceMean", shrink=shrink_mean)
+@rule("ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2")
 @rule("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare")
 def reduce(v: Visit) -> None:
     """Mixes `axes`; of sizes it makes a number that is calculated from them.
 
-    Sums and means of channels are of those that stay, where they aren't parts of a normalization or a softmax.
+    Sums and means read channels like layers, where they aren't parts of a normalization or a softmax.
     """
     if (number := calculated(v)) is not None:
         v.set(number.max().reshape((1,) * len(v.out_shape())))
         return
-    ids = v.ids(0)
-    axes = v.value(1) if v.has(1) else v.attr("axes")
-    if axes is None and v.has(1):
+    ids, axes = v.ids(0), reduced(v)
+    if axes is None:
         v.freeze_all("mixes axes that are known only at run time")
         return
-    reduced = {int(a) % ids.ndim for a in axes} if axes is not None and len(axes) else set(range(ids.ndim))
-    if v.attr("noop_with_empty_axes", 0) and (axes is None or not len(axes)):
-        reduced = set()
     along = [axis for axis, n in enumerate(ids.shape) if n > 1]
     adds_up = v.node.op_type in ("ReduceMean", "ReduceSum") and not normalizes(v)
-    if adds_up and len(along) == 1 and reduced.issuperset(along):
+    if adds_up and len(along) == 1 and axes.issuperset(along):
         v.contracted(0, along[0])
-        if v.node.op_type == "ReduceMean":
-            v.notes.averages.add(v.index)
+        v.notes.totals.add(v.index)
         mixed = np.zeros((1,) * ids.ndim, np.int64)
     else:
-        mixed = mix(v, reduced)
-    v.set(mixed.reshape([n for a, n in enumerate(mixed.shape) if a not in reduced or v.attr("keepdims", 1)]))
+        mixed = mix(v, axes)
+    v.set(mixed.reshape([n for a, n in enumerate(mixed.shape) if a not in axes or v.attr("keepdims", 1)]))
+
+
+def reduced(v: View) -> set[int] | None:
+    """The axes over which a node reduces its input; None if they are known only at run time."""
+    axes, rank = v.value(1) if v.has(1) else v.attr("axes"), len(v.shape(0))
+    if axes is None and v.has(1):
+        return None
+    if axes is None or not len(axes):
+        return set() if v.attr("noop_with_empty_axes", 0) else set(range(rank))
+    return {int(a) % rank for a in axes}
 
 
 def normalizes(v: View) -> bool:

@@ -60,7 +60,7 @@ class Notes:
     uses: dict[tuple[int, int], dict[int, Ids]] = field(default_factory=dict)  # (node, input) -> axis -> ids
     readers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it contracts
     places: dict[int, int] = field(default_factory=dict)  # node index -> the input that has those channels
-    averages: set[int] = field(default_factory=set)  # readers that take the mean of what is left of the channels
+    totals: set[int] = field(default_factory=set)  # readers that only add up what is left of the channels
     writers: dict[int, Ids] = field(default_factory=dict)  # node index -> ids of the channels that it makes
     sums: list[tuple[Ids, Ids]] = field(default_factory=list)  # ids of the two activations that are added
     feedback: dict[int, dict[int, Ids]] = field(default_factory=dict)  # node index -> input -> ids of its own channels
