@@ -173,13 +173,14 @@ class Mask:
         return self.of(np.moveaxis(ids, axis, 0).reshape(length, -1)[:, 0])
 
     def kept(self, name: str, value: Array) -> Array:
-        """What stays of a value of the full size."""
+        """What stays of a value of the full size; samples may lie in front of channels along the same axis."""
         ids = self.coupling.notes.ids.get(name)
         if ids is None or not (axes := varying(self.coupling.components.free(ids))):
             return value
         *lanes, axis = axes
         if not lanes:
-            return value.compress(self(name, axis), axis)
+            flags = self(name, axis)
+            return value.compress(np.tile(flags, value.shape[axis] // len(flags)), axis)
         along = ids[tuple(slice(None) if a in axes else slice(1) for a in range(ids.ndim))]
         flags = np.broadcast_to(self.of(along), value.shape)
         return value[flags].reshape(*value.shape[:axis], -1, *value.shape[axis + 1 :])

@@ -233,3 +233,15 @@ def test_conv_groups_must_keep_equal_counts():
     rewrite(coupling, Plan({"a": np.asarray([0, 1, 6, 7])}))
     with pytest.raises(DataError, match="'a'"):
         rewrite(coupling, Plan({"a": np.asarray([0, 1, 2, 7])}))
+
+
+def test_samples_may_lie_in_front_of_channels_along_one_axis():
+    """As those of PyTorch's attention, whose heads are merged with the batch; its masks are told apart by hand."""
+    coupling = couple(Graph(CASES["mlp_matmul"].model()))
+    group = coupling.groups[0]
+    mask = coupling.mask({group.name: np.array([0, 2, 3])})
+    name = next(iter(coupling.graph.nodes[group.writers[0]].output))
+    x = np.arange(3.0 * group.channels).reshape(3, group.channels)
+    one = mask.kept(name, x)
+    assert one.shape == (3, 3)
+    np.testing.assert_array_equal(mask.kept(name, np.concatenate([x, -x], 1)), np.concatenate([one, -one], 1))
