@@ -227,7 +227,7 @@ def couple(graph: Graph, by_rank: Collection[int] = ()) -> Coupling:
         passing, copied = walks[0].passing, walks[0].copied
         moved = {i: (components.why(ids), components.one(ids)) for i, ids in (passing | copied).items()}
         stuck = {i: why or (SINGLE if i in passing else "") for i, (why, one) in moved.items() if why or one}
-        if not stuck:
+        if stuck.keys() <= apart.keys():
             groups = grouped(graph, ledger, walks[0], components)
             return Coupling(graph, groups, _left_alone(graph, walks[0], components, groups), walks[0], components)
         apart |= stuck

@@ -3533,6 +3533,13 @@ case("softmax_of_channels_in_pieces", "float[N,6] x", "float[N,3] y", """
     y = MatMul(p, w2)
 """, w1=(6, 8), w2=(8, 3), last=[-1])  # fmt: skip
 
+case("rows_of_a_stack_compared", "float[2,4,6] x", "int64[2,1,5] y", """
+    a = MatMul(x, w1)
+    t = Transpose<perm=[0,2,1]>(a)
+    b = MatMul(t, stack)
+    y = ArgMax<axis=1>(b)
+""", w1=(6, 8), stack=(2, 4, 5))  # fmt: skip
+
 case("class_token_of_a_batch", "float[N,3,4,4] x", "float[N,3] y", """
     p = Conv<strides=[2,2]>(x, wp)
     f = Reshape(p, flat)
