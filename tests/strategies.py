@@ -170,8 +170,9 @@ BLOCKS = [
     block("$t = Transpose<perm=[2,0,1,3]>($x); $g = GatherND($t, $s); $u = ScatterND($t, $s, $g); "
           "$y = Transpose<perm=[1,2,0,3]>($u)", since=13, s=np.asarray([[2], [0]])),
     block("$s = Shape($x); $p = Expand($k, $s); $y = GatherElements<axis=2>($x, $p)", since=11, k=[1]),
-    block("$s = Shape($x); $p = Expand($k, $s); $y = ScatterElements<axis=3>($z, $p, $x)", since=11, k=[1]),
-    block("$s = Shape($x); $p = Expand($k, $s); $y = Scatter<axis=3>($z, $p, $x)", until=10, k=[1]),
+    block("$s = Shape($x); $p = Expand($k, $s); $r = Neg($x); $y = ScatterElements<axis=3>($r, $p, $x)", since=11,
+          k=[1]),
+    block("$s = Shape($x); $p = Expand($k, $s); $r = Neg($x); $y = Scatter<axis=3>($r, $p, $x)", until=10, k=[1]),
     block("$t = Gather<axis=1>($x, $s); $u = Unsqueeze($t, $a); $y = Add($u, $x)", since=13, s=np.asarray(0), a=[1]),
     block("$t = ArgMax<axis=1, keepdims=0>($x); $e = Gather($k, $t); $y = Transpose<perm=[0,3,1,2]>($e)", "o", k="c o"),
     block("$y = Pad($x, $p)", "c+j", since=11, p=[0, "i", 0, 0, 0, "j-i", 0, 0]),
